@@ -1,0 +1,94 @@
+package io.github.reshard.checkpoint.pickle;
+
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * An object that a callable made, with what was done to it afterwards, in the order in which CPython's {@code save_reduce}
+ * writes it: construction, list items ({@code APPENDS}), dict items ({@code SETITEMS}), state ({@code BUILD}).
+ */
+public final class PyInstance implements PyObject {
+  /** How the object comes to be. */
+  public enum Construction {
+    /** {@code callable(*args)}. */
+    REDUCE,
+    /** {@code cls.__new__(cls, *args)}. */
+    NEWOBJ,
+    /** {@code cls.__new__(cls, *args, **kwargs)}. */
+    NEWOBJ_EX
+  }
+
+  private final Construction construction;
+  private final PyObject callable;
+  private PyObject args;
+  private final PyObject kwargs;
+  private final List<PyObject> listItems = new ArrayList<>();
+  private final PyEntries dictItems = new PyEntries();
+  private PyObject state;
+
+  public PyInstance(Construction construction, PyObject callable, PyObject args, PyObject kwargs) {
+    this.construction = construction;
+    this.callable = callable;
+    this.args = args;
+    this.kwargs = kwargs;
+  }
+
+  /** {@code callable(*args)}. */
+  public static PyInstance reduce(PyObject callable, PyTuple args) {
+    return new PyInstance(Construction.REDUCE, callable, args, null);
+  }
+
+  /** {@code cls.__new__(cls)} with {@code state}. */
+  public static PyInstance newObject(PyObject cls, PyObject state) {
+    PyInstance made = new PyInstance(Construction.NEWOBJ, cls, PyTuple.of(), null);
+    made.state = state;
+    return made;
+  }
+
+  public Construction construction() {
+    return construction;
+  }
+
+  /** Usually a {@link PyGlobal}. */
+  public PyObject callable() {
+    return callable;
+  }
+
+  /** Whether the callable is {@code module.name}. */
+  public boolean isOf(String module, String name) {
+    return callable instanceof PyGlobal g && g.is(module, name);
+  }
+
+  /** A {@link PyTuple} in every well-formed pickle. */
+  public PyObject args() {
+    return args;
+  }
+
+  public void setArgs(PyObject args) {
+    this.args = args;
+  }
+
+  /** Null unless {@link Construction#NEWOBJ_EX}. */
+  public PyObject kwargs() {
+    return kwargs;
+  }
+
+  /** The live list of appended items. */
+  public List<PyObject> listItems() {
+    return listItems;
+  }
+
+  /** The live entries of a dict subclass such as {@code OrderedDict}. */
+  public PyEntries dictItems() {
+    return dictItems;
+  }
+
+  /** What {@code BUILD} was given, or null. */
+  public PyObject state() {
+    return state;
+  }
+
+  public void setState(PyObject state) {
+    this.state = state;
+  }
+}

@@ -1,0 +1,6 @@
+package io.github.reshard.checkpoint.pickle;
+
+/** Python's {@code None}. */
+public enum PyNone implements PyObject {
+  NONE
+}

@@ -1,0 +1,14 @@
+package io.github.reshard.checkpoint.pickle;
+
+/** A reference to something outside the pickle; in torch files, a storage. */
+public final class PyPersistentId implements PyObject {
+  private final PyObject id;
+
+  public PyPersistentId(PyObject id) {
+    this.id = id;
+  }
+
+  public PyObject id() {
+    return id;
+  }
+}
