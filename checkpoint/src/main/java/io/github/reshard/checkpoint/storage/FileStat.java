@@ -1,0 +1,11 @@
+package io.github.reshard.checkpoint.storage;
+
+/**
+ * A file as it was seen when the work was planned.
+ *
+ * @param path the full path or URI
+ * @param name the last component of the path
+ * @param bytes the length in bytes
+ * @param version what changes when the content changes: a modification time, an object generation
+ */
+public record FileStat(String path, String name, long bytes, String version) {}

@@ -1,0 +1,28 @@
+package io.github.reshard.checkpoint.storage;
+
+import java.io.IOException;
+import java.util.List;
+
+/** Where a checkpoint is read from. */
+public interface SourceStore {
+  /** What lies directly in {@code directory}, sorted by name. */
+  Listing list(String directory) throws IOException;
+
+  /**
+   * Opens a file that was listed.
+   *
+   * @throws io.github.reshard.checkpoint.RefusedException if it is no longer the file that was listed
+   */
+  RangedFile open(FileStat file) throws IOException;
+
+  /** {@code directory} and {@code name} joined. */
+  String child(String directory, String name);
+
+  /**
+   * The content of a directory.
+   *
+   * @param files plain files, sorted by name
+   * @param directories names of sub-directories, sorted
+   */
+  record Listing(List<FileStat> files, List<String> directories) {}
+}
