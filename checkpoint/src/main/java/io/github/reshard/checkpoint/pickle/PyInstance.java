@@ -25,12 +25,21 @@ public final class PyInstance implements PyObject {
   private final List<PyObject> listItems = new ArrayList<>();
   private final PyEntries dictItems = new PyEntries();
   private PyObject state;
+  private boolean memoized = true;
 
   public PyInstance(Construction construction, PyObject callable, PyObject args, PyObject kwargs) {
     this.construction = construction;
     this.callable = callable;
     this.args = args;
     this.kwargs = kwargs;
+  }
+
+  /** As read from a stream, not yet followed by a memo opcode. */
+  static PyInstance read(
+      Construction construction, PyObject callable, PyTuple args, PyObject kwargs) {
+    PyInstance made = new PyInstance(construction, callable, args, kwargs);
+    made.memoized = false;
+    return made;
   }
 
   /** {@code callable(*args)}. */
@@ -90,5 +99,17 @@ public final class PyInstance implements PyObject {
 
   public void setState(PyObject state) {
     this.state = state;
+  }
+
+  /**
+   * Whether CPython memoizes the object. It does, except for the {@code getattr} call that stands for a nested class in
+   * protocols before 4.
+   */
+  boolean memoized() {
+    return memoized;
+  }
+
+  void setMemoized() {
+    memoized = true;
   }
 }
