@@ -2,7 +2,7 @@ package io.github.reshard.checkpoint.pickle;
 
 /** A reference to something outside the pickle; in torch files, a storage. */
 public final class PyPersistentId implements PyObject {
-  private final PyObject id;
+  private PyObject id;
 
   public PyPersistentId(PyObject id) {
     this.id = id;
@@ -10,5 +10,9 @@ public final class PyPersistentId implements PyObject {
 
   public PyObject id() {
     return id;
+  }
+
+  public void setId(PyObject id) {
+    this.id = id;
   }
 }

@@ -1,5 +1,7 @@
 package io.github.reshard.checkpoint.storage;
 
+import java.io.Serializable;
+
 /**
  * A file as it was seen when the work was planned.
  *
@@ -8,4 +10,5 @@ package io.github.reshard.checkpoint.storage;
  * @param bytes the length in bytes
  * @param version what changes when the content changes: a modification time, an object generation
  */
-public record FileStat(String path, String name, long bytes, String version) {}
+public record FileStat(String path, String name, long bytes, String version)
+    implements Serializable {}

@@ -15,6 +15,8 @@ import java.util.stream.Stream;
 
 /** The local file system; a file's version is its modification time. */
 public final class LocalSourceStore implements SourceStore {
+  private static final long serialVersionUID = 1L;
+
   @Override
   public Listing list(String directory) throws IOException {
     List<FileStat> files = new ArrayList<>();

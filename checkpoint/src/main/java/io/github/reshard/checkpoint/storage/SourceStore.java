@@ -1,10 +1,11 @@
 package io.github.reshard.checkpoint.storage;
 
 import java.io.IOException;
+import java.io.Serializable;
 import java.util.List;
 
 /** Where a checkpoint is read from. */
-public interface SourceStore {
+public interface SourceStore extends Serializable {
   /** What lies directly in {@code directory}, sorted by name. */
   Listing list(String directory) throws IOException;
 

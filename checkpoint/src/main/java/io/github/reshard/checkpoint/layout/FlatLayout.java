@@ -1,0 +1,244 @@
+package io.github.reshard.checkpoint.layout;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+
+/**
+ * ZeRO-1 and 2, and BF16_Optimizer: each param group is its parameters laid end to end, padded with zeros to a multiple of
+ * twice the number of ranks, and cut into one equal partition a rank (DeepSpeed 0.19.6, runtime/zero/stage_1_and_2.py,
+ * {@code flatten_dense_tensors_aligned}, {@code get_data_parallel_partitions}; runtime/bf16_optimizer.py).
+ */
+public final class FlatLayout implements ZeroLayout {
+  private static final long serialVersionUID = 1L;
+
+  /** {@code nccl_start_alignment_factor} of both optimizers. */
+  private static final int ALIGNMENT_ELEMENTS_PER_RANK = 2;
+
+  /**
+   * One param group.
+   *
+   * @param parameters how many parameters it has
+   * @param ranks the data-parallel ranks that share it, in partition order
+   */
+  public record Group(int parameters, int[] ranks) implements java.io.Serializable {
+    /** A group that all of {@code worldSize} ranks share. */
+    public static Group dense(int parameters, int worldSize) {
+      int[] ranks = new int[worldSize];
+      Arrays.setAll(ranks, i -> i);
+      return new Group(parameters, ranks);
+    }
+
+    @Override
+    public boolean equals(Object other) {
+      return other instanceof Group that
+          && parameters == that.parameters
+          && Arrays.equals(ranks, that.ranks);
+    }
+
+    @Override
+    public int hashCode() {
+      return 31 * parameters + Arrays.hashCode(ranks);
+    }
+
+    @Override
+    public String toString() {
+      return parameters + " parameters on ranks " + Arrays.toString(ranks);
+    }
+  }
+
+  private final int worldSize;
+  private final boolean roundRobin;
+  private final List<Parameter> parameters;
+  private final List<Group> groups;
+  private final int[] firstOfGroup;
+  private final int[][] flatOrder;
+  private final long[] groupElements;
+  private final long[] partitionElements;
+  private final long[] flatStart;
+
+  /**
+   * @param worldSize data-parallel ranks
+   * @param parameters all parameters, group after group, each group in the order in which the optimizer was given it
+   * @param groups the groups, in order
+   * @param roundRobin whether the flat order is that of {@code round_robin_gradients}
+   */
+  public FlatLayout(
+      int worldSize, List<Parameter> parameters, List<Group> groups, boolean roundRobin) {
+    this.worldSize = worldSize;
+    this.roundRobin = roundRobin;
+    this.parameters = List.copyOf(parameters);
+    this.groups = List.copyOf(groups);
+    int n = groups.size();
+    this.firstOfGroup = new int[n + 1];
+    this.flatOrder = new int[n][];
+    this.groupElements = new long[n];
+    this.partitionElements = new long[n];
+    this.flatStart = new long[parameters.size()];
+    for (int g = 0; g < n; g++) {
+      Group group = groups.get(g);
+      int ranks = group.ranks().length;
+      firstOfGroup[g + 1] = firstOfGroup[g] + group.parameters();
+      flatOrder[g] = new int[group.parameters()];
+      List<Integer> order = RoundRobin.flatOrder(group.parameters(), roundRobin ? ranks : 1);
+      long at = 0;
+      for (int place = 0; place < order.size(); place++) {
+        int parameter = firstOfGroup[g] + order.get(place);
+        flatOrder[g][place] = parameter;
+        flatStart[parameter] = at;
+        at = Math.addExact(at, parameters.get(parameter).elements());
+      }
+      groupElements[g] = at;
+      long alignment = (long) ALIGNMENT_ELEMENTS_PER_RANK * ranks;
+      long aligned = Math.multiplyExact(-Math.floorDiv(-at, alignment), alignment);
+      partitionElements[g] = aligned / ranks;
+    }
+    if (firstOfGroup[n] != parameters.size()) {
+      throw new IllegalArgumentException(
+          "groups have %d parameters, %d were given".formatted(firstOfGroup[n], parameters.size()));
+    }
+  }
+
+  @Override
+  public int worldSize() {
+    return worldSize;
+  }
+
+  @Override
+  public List<Parameter> parameters() {
+    return parameters;
+  }
+
+  @Override
+  public int buckets() {
+    return groups.size();
+  }
+
+  @Override
+  public int groupOf(int bucket) {
+    return bucket;
+  }
+
+  @Override
+  public boolean holds(int rank, int bucket) {
+    return partitionOf(rank, bucket) >= 0;
+  }
+
+  @Override
+  public long bucketElements(int bucket) {
+    return partitionElements[bucket];
+  }
+
+  /** How many ranks share {@code group}: {@code partition_count}. */
+  public int partitionCount(int group) {
+    return groups.get(group).ranks().length;
+  }
+
+  /** Elements of the flat buffer of {@code group}, padding included. */
+  public long flatElements(int group) {
+    return partitionElements[group] * partitionCount(group);
+  }
+
+  /** Elements of the parameters of {@code group}. */
+  public long groupElements(int group) {
+    return groupElements[group];
+  }
+
+  /** Where in its group's flat buffer {@code parameter} begins, in elements. */
+  public long flatStart(int parameter) {
+    return flatStart[parameter];
+  }
+
+  /** The parameters of {@code group} in the order of the flat buffer. */
+  public int[] flatOrder(int group) {
+    return flatOrder[group].clone();
+  }
+
+  /** The place of {@code rank} among the ranks that share {@code group}, or -1. */
+  public int partitionOf(int rank, int group) {
+    int[] ranks = groups.get(group).ranks();
+    for (int i = 0; i < ranks.length; i++) {
+      if (ranks[i] == rank) {
+        return i;
+      }
+    }
+    return -1;
+  }
+
+  /**
+   * How many elements at the end of {@code rank}'s partition of {@code group} are padding ({@code group_paddings} of ZeRO-1
+   * and 2, stage_1_and_2.py).
+   */
+  public long padding(int rank, int group) {
+    long start = partitionOf(rank, group) * partitionElements[group];
+    long data = Math.max(0, Math.min(partitionElements[group], groupElements[group] - start));
+    return partitionElements[group] - data;
+  }
+
+  /** {@code group_paddings} as BF16_Optimizer records it: all of it on the last rank (bf16_optimizer.py). */
+  public long paddingOnLastRank(int rank, int group) {
+    return partitionOf(rank, group) == partitionCount(group) - 1
+        ? flatElements(group) - groupElements[group]
+        : 0;
+  }
+
+  @Override
+  public List<Extent> extentsOf(int parameter) {
+    int group = parameters.get(parameter).group();
+    long elements = parameters.get(parameter).elements();
+    List<Extent> extents = new ArrayList<>();
+    long done = 0;
+    while (done < elements) {
+      long flat = flatStart[parameter] + done;
+      int partition = Math.toIntExact(flat / partitionElements[group]);
+      long start = flat % partitionElements[group];
+      long length = Math.min(elements - done, partitionElements[group] - start);
+      int rank = groups.get(group).ranks()[partition];
+      extents.add(new Extent(parameter, done, rank, group, start, length));
+      done += length;
+    }
+    return extents;
+  }
+
+  @Override
+  public List<Extent> extentsIn(int rank, int bucket) {
+    return extents(rank, bucket, flatOrder[bucket]);
+  }
+
+  /**
+   * What DeepSpeed records in {@code param_slice_mappings}: the extents as they would be in the original order of the
+   * parameters. Under round robin that is not where the elements are (stage_1_and_2.py, {@code _link_all_hp_params}
+   * walks {@code bit16_groups}), but it is what the file says.
+   */
+  public List<Extent> recordedExtentsIn(int rank, int group) {
+    int[] original = new int[groups.get(group).parameters()];
+    Arrays.setAll(original, i -> firstOfGroup[group] + i);
+    return extents(rank, group, original);
+  }
+
+  private List<Extent> extents(int rank, int group, int[] order) {
+    int partition = partitionOf(rank, group);
+    if (partition < 0) {
+      return List.of();
+    }
+    long from = partition * partitionElements[group];
+    long to = from + partitionElements[group];
+    List<Extent> extents = new ArrayList<>();
+    long at = 0;
+    for (int parameter : order) {
+      long end = at + parameters.get(parameter).elements();
+      long start = Math.max(at, from);
+      long stop = Math.min(end, to);
+      if (start < stop) {
+        extents.add(new Extent(parameter, start - at, rank, group, start - from, stop - start));
+      }
+      at = end;
+    }
+    return extents;
+  }
+
+  /** Whether the flat order is that of {@code round_robin_gradients}. */
+  public boolean roundRobin() {
+    return roundRobin;
+  }
+}

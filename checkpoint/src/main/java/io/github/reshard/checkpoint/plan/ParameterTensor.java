@@ -1,0 +1,99 @@
+package io.github.reshard.checkpoint.plan;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.torch.DType;
+import java.io.Serializable;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * A full tensor of each state of a parameter, as a list of where its elements are. That every element is there exactly once
+ * was proven when it was assembled.
+ *
+ * @param id the parameter
+ * @param elements elements of the parameter
+ * @param states for each state, its pieces in order
+ */
+public record ParameterTensor(ParamId id, long elements, Map<String, List<Piece>> states)
+    implements Serializable {
+  /**
+   * Elements that lie in one run in one file.
+   *
+   * @param start the first element of the parameter
+   * @param elements how many
+   * @param rank the data-parallel rank that held them, for messages
+   * @param dtype the type of an element
+   * @param address where the first one lies in the source
+   */
+  public record Piece(long start, long elements, int rank, DType dtype, Address address)
+      implements Serializable {}
+
+  /**
+   * Brings the slices of a parameter together.
+   *
+   * @param expected the states that must be there, with their types
+   * @throws RefusedException if an element of a state is missing or there twice, or a state is unknown or of another type
+   */
+  public static ParameterTensor assemble(
+      ParamId id, long elements, Map<String, DType> expected, Iterable<RankSlice> slices) {
+    Map<String, List<Piece>> states = new LinkedHashMap<>();
+    expected.keySet().forEach(state -> states.put(state, new ArrayList<>()));
+    for (RankSlice slice : slices) {
+      for (StateExtent extent : slice.states()) {
+        DType dtype = expected.get(extent.state());
+        if (dtype != extent.dtype()) {
+          throw refused(
+              id,
+              extent.state(),
+              "rank %d holds it as %s, expected %s"
+                  .formatted(slice.rank(), extent.dtype(), dtype == null ? "no such state" : dtype));
+        }
+        states
+            .get(extent.state())
+            .add(
+                new Piece(
+                    slice.start(),
+                    slice.elements(),
+                    slice.rank(),
+                    extent.dtype(),
+                    new Address(extent.file(), extent.entry(), extent.offset())));
+      }
+    }
+    states.forEach((state, pieces) -> requireCovered(id, state, elements, pieces));
+    return new ParameterTensor(id, elements, states);
+  }
+
+  private static void requireCovered(ParamId id, String state, long elements, List<Piece> pieces) {
+    pieces.sort(Comparator.comparingLong(Piece::start));
+    long covered = 0;
+    for (Piece piece : pieces) {
+      if (piece.start() != covered) {
+        throw refused(
+            id,
+            state,
+            "elements %d to %d are %s; rank %d holds elements %d to %d"
+                .formatted(
+                    Math.min(covered, piece.start()),
+                    Math.max(covered, piece.start()),
+                    piece.start() > covered ? "missing" : "there twice",
+                    piece.rank(),
+                    piece.start(),
+                    piece.start() + piece.elements()));
+      }
+      covered += piece.elements();
+    }
+    if (covered != elements) {
+      throw refused(
+          id, state, "expected %d elements, the shards hold %d".formatted(elements, covered));
+    }
+  }
+
+  private static RefusedException refused(ParamId id, String state, String problem) {
+    return new RefusedException(
+        "parameter " + id,
+        "state '" + state + "': " + problem + ". The shards are not all of one checkpoint, or one is missing.");
+  }
+}

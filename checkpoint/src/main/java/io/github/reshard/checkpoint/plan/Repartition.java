@@ -1,0 +1,191 @@
+package io.github.reshard.checkpoint.plan;
+
+import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
+import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.layout.Extent;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.function.Consumer;
+
+/** The arithmetic between source and target: who holds which elements, and what has to move. */
+public final class Repartition {
+  private Repartition() {}
+
+  /** Everything that {@code rank} of the source holds of the parameters of {@code model}. */
+  public static void slicesOfRank(
+      PartitionedModel model, int rank, java.util.function.ObjIntConsumer<RankSlice> out) {
+    for (int bucket = 0; bucket < model.source().buckets(); bucket++) {
+      for (Extent extent : model.source().extentsIn(rank, bucket)) {
+        List<StateExtent> states = new ArrayList<>();
+        Map<String, DType> types = model.statesOf(extent.parameter());
+        types.forEach(
+            (state, dtype) -> {
+              Address partition =
+                  model.sourcePartitions().get(new Partition(rank, extent.bucket(), state));
+              if (partition != null) {
+                states.add(
+                    new StateExtent(
+                        state,
+                        dtype,
+                        partition.file(),
+                        partition.entry(),
+                        partition.offset() + extent.bucketStart() * dtype.bytes()));
+              }
+            });
+        out.accept(
+            new RankSlice(rank, extent.parameterStart(), extent.elements(), states),
+            extent.parameter());
+      }
+    }
+  }
+
+  /** What the model files hold of {@code parameter} and moves by itself, or null. */
+  public static RankSlice moduleSlice(PartitionedModel model, int parameter) {
+    ModuleWeight weight = model.weights().get(parameter);
+    if (weight == null || weight.target() == null) {
+      return null;
+    }
+    return new RankSlice(
+        RankSlice.WHOLE,
+        0,
+        model.parameters().get(parameter).elements(),
+        List.of(
+            new StateExtent(
+                States.MODULE,
+                weight.dtype(),
+                weight.source().file(),
+                weight.source().entry(),
+                weight.source().offset())));
+  }
+
+  /** The states that the slices of {@code parameter} must show, with their types. */
+  public static Map<String, DType> expectedStates(PartitionedModel model, int parameter) {
+    Map<String, DType> states = new LinkedHashMap<>(model.statesOf(parameter));
+    ModuleWeight weight = model.weights().get(parameter);
+    if (weight != null && weight.target() != null) {
+      states.put(States.MODULE, weight.dtype());
+    }
+    return states;
+  }
+
+  /** Cuts a full tensor along the target's partitions. */
+  public static void copies(
+      PartitionedModel model, int parameter, ParameterTensor tensor, Consumer<SliceCopy> out) {
+    List<Extent> extents = model.target().extentsOf(parameter);
+    ModuleWeight weight = model.weights().get(parameter);
+    tensor
+        .states()
+        .forEach(
+            (state, pieces) -> {
+              if (state.equals(States.MODULE)) {
+                for (Piece piece : pieces) {
+                  long bytes = piece.elements() * piece.dtype().bytes();
+                  Address target =
+                      weight.target().plus(piece.start() * (long) piece.dtype().bytes());
+                  out.accept(SliceCopy.of(piece.address(), target, bytes, true));
+                }
+              } else {
+                ModuleWeight claim = state.equals(States.MASTER) ? weight : null;
+                copiesOfState(model, parameter, state, pieces, extents, claim, out);
+              }
+            });
+  }
+
+  private static void copiesOfState(
+      PartitionedModel model,
+      int parameter,
+      String state,
+      List<Piece> pieces,
+      List<Extent> extents,
+      ModuleWeight weight,
+      Consumer<SliceCopy> out) {
+    String name = model.parameters().get(parameter).name();
+    int e = 0;
+    for (Piece piece : pieces) {
+      long at = piece.start();
+      long end = piece.start() + piece.elements();
+      int width = piece.dtype().bytes();
+      while (at < end) {
+        Extent extent = extents.get(e);
+        long extentEnd = extent.parameterStart() + extent.elements();
+        long stop = Math.min(end, extentEnd);
+        Address partition =
+            model.targetPartitions().get(new Partition(extent.rank(), extent.bucket(), state));
+        Address target =
+            partition.plus((extent.bucketStart() + at - extent.parameterStart()) * width);
+        CastCheck cast =
+            weight == null
+                ? null
+                : new CastCheck(
+                    name,
+                    at,
+                    piece.dtype(),
+                    weight.dtype(),
+                    weight.source().plus(at * weight.dtype().bytes()));
+        out.accept(
+            new SliceCopy(
+                piece.address().plus((at - piece.start()) * width),
+                target,
+                (stop - at) * width,
+                true,
+                0,
+                1,
+                cast));
+        at = stop;
+        if (at == extentEnd) {
+          e++;
+        }
+      }
+    }
+  }
+
+  /** The padding of every partition that {@code rank} of the target holds. */
+  public static void targetPadding(
+      ReshardPlan plan, int modelIndex, int rank, Consumer<SliceCopy> out) {
+    PartitionedModel model = plan.models().get(modelIndex);
+    for (int b = 0; b < model.target().buckets(); b++) {
+      int bucket = b;
+      int group = model.target().groupOf(bucket);
+      gaps(
+          model.target().extentsIn(rank, bucket),
+          model.target().holds(rank, bucket) ? model.target().bucketElements(bucket) : 0,
+          (start, elements) ->
+              model
+                  .states()
+                  .get(group)
+                  .forEach(
+                      (state, dtype) -> {
+                        Address partition =
+                            model.targetPartitions().get(new Partition(rank, bucket, state));
+                        out.accept(
+                            SliceCopy.padding(
+                                partition.plus(start * dtype.bytes()),
+                                elements * dtype.bytes(),
+                                plan.paddingBits(modelIndex, group, state),
+                                dtype.bytes()));
+                      }));
+    }
+  }
+
+  /** Receives a run of elements. */
+  interface Run {
+    void accept(long start, long elements);
+  }
+
+  private static void gaps(List<Extent> extents, long elements, Run out) {
+    long at = 0;
+    for (Extent extent : extents) {
+      if (extent.bucketStart() > at) {
+        out.accept(at, extent.bucketStart() - at);
+      }
+      at = extent.bucketStart() + extent.elements();
+    }
+    if (at < elements) {
+      out.accept(at, elements - at);
+    }
+  }
+}

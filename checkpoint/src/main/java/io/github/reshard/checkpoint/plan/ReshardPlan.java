@@ -1,0 +1,69 @@
+package io.github.reshard.checkpoint.plan;
+
+import java.io.Serializable;
+import java.util.List;
+
+/**
+ * Everything that is known before the first byte moves. It grows with the number of files and parameters, never with
+ * their bytes, and is made once and handed to every worker.
+ *
+ * @param checkpoint names the source in a {@link ParamId}
+ * @param tag the tag that is resharded
+ * @param sourceWorldSize data-parallel ranks of the source
+ * @param targetWorldSize data-parallel ranks of the output
+ * @param sources every file that is read
+ * @param targets every file that is written
+ * @param models the partitioned parameters
+ * @param carried what is copied without being partitioned: whole storages, and files as they are
+ * @param padding what fills the target's partitions behind their parameters: the elements of which state
+ * @param notes what the user should know
+ * @param partBytes the size of a part of a target file
+ */
+public record ReshardPlan(
+    String checkpoint,
+    String tag,
+    int sourceWorldSize,
+    int targetWorldSize,
+    List<SourceFile> sources,
+    List<TargetFile> targets,
+    List<PartitionedModel> models,
+    List<SliceCopy> carried,
+    List<Padding> padding,
+    List<String> notes,
+    long partBytes)
+    implements Serializable {
+
+  /**
+   * The elements behind the parameters in the partitions of one state.
+   *
+   * @param model index into {@link ReshardPlan#models()}
+   * @param group the param group
+   * @param state the state
+   * @param bits one element, little endian, in the low bytes
+   */
+  public record Padding(int model, int group, String state, long bits) implements Serializable {}
+
+  public ReshardPlan {
+    sources = List.copyOf(sources);
+    targets = List.copyOf(targets);
+    models = List.copyOf(models);
+    carried = List.copyOf(carried);
+    padding = List.copyOf(padding);
+    notes = List.copyOf(notes);
+  }
+
+  /** The elements behind the parameters of {@code group} in {@code state}: zero unless the source shows another value. */
+  public long paddingBits(int model, int group, String state) {
+    for (Padding p : padding) {
+      if (p.model() == model && p.group() == group && p.state().equals(state)) {
+        return p.bits();
+      }
+    }
+    return 0;
+  }
+
+  /** Bytes of all target files. */
+  public long targetBytes() {
+    return targets.stream().mapToLong(TargetFile::bytes).sum();
+  }
+}

@@ -1,0 +1,63 @@
+package io.github.reshard.checkpoint.plan;
+
+import java.io.Serializable;
+
+/**
+ * A run of bytes that moves in one piece: it crosses no boundary of a source storage, target storage or part.
+ *
+ * @param source where it is read from, or null for padding that has no source
+ * @param target where it is written to, or null if it is only read to be proven
+ * @param bytes its length in bytes
+ * @param proves whether its CRC counts towards the proof of the source entry; every source byte is counted once
+ * @param fill for padding, the bits of one element, little endian, in the low {@code fillBytes} bytes
+ * @param fillBytes for padding, the bytes of one element
+ * @param cast what is claimed of the bytes beside their identity, or null
+ */
+public record SliceCopy(
+    Address source, Address target, long bytes, boolean proves, long fill, int fillBytes, CastCheck cast)
+    implements Serializable {
+
+  public SliceCopy {
+    if (bytes < 0 || (source == null && target == null)) {
+      throw new IllegalArgumentException("a slice of %d bytes from %s to %s".formatted(bytes, source, target));
+    }
+  }
+
+  /** Bytes that move. */
+  public static SliceCopy of(Address source, Address target, long bytes, boolean proves) {
+    return new SliceCopy(source, target, bytes, proves, 0, 1, null);
+  }
+
+  /** Bytes that are only read, so that the storage's CRC can be checked. */
+  public static SliceCopy readOnly(Address source, long bytes) {
+    return new SliceCopy(source, null, bytes, true, 0, 1, null);
+  }
+
+  /** Padding: {@code bytes} bytes of repeated elements. */
+  public static SliceCopy padding(Address target, long bytes, long fill, int fillBytes) {
+    return new SliceCopy(null, target, bytes, false, fill, fillBytes, null);
+  }
+
+  /** The part of this slice that begins {@code from} bytes in and is {@code length} bytes long. */
+  SliceCopy part(long from, long length) {
+    CastCheck claim = cast;
+    if (cast != null) {
+      long elements = from / cast.master().bytes();
+      claim =
+          new CastCheck(
+              cast.parameter(),
+              cast.start() + elements,
+              cast.master(),
+              cast.module(),
+              cast.weights().plus(elements * cast.module().bytes()));
+    }
+    return new SliceCopy(
+        source == null ? null : source.plus(from),
+        target == null ? null : target.plus(from),
+        length,
+        proves,
+        fill,
+        fillBytes,
+        claim);
+  }
+}

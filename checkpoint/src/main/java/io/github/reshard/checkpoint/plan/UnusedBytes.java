@@ -1,0 +1,92 @@
+package io.github.reshard.checkpoint.plan;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.checkpoint.layout.Extent;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * The payload bytes of a source file that go nowhere: padding, and what another rank's file already provides. They are read all
+ * the same, because a storage's CRC covers them.
+ */
+public final class UnusedBytes {
+  private UnusedBytes() {}
+
+  private record Use(int entry, long from, long to) {}
+
+  /**
+   * The runs of {@code file} that no proving slice reads.
+   *
+   * @throws RefusedException if two tensors claim the same bytes
+   */
+  public static List<SliceCopy> of(ReshardPlan plan, int file) {
+    SourceFile source = plan.sources().get(file);
+    List<Use> uses = new ArrayList<>();
+    for (SliceCopy carried : plan.carried()) {
+      if (carried.proves() && carried.source() != null && carried.source().file() == file) {
+        long from = carried.source().offset();
+        uses.add(new Use(carried.source().entry(), from, from + carried.bytes()));
+      }
+    }
+    for (PartitionedModel model : plan.models()) {
+      addPartitions(model, file, uses);
+      addWeights(model, file, uses);
+    }
+    uses.sort(Comparator.comparingInt(Use::entry).thenComparingLong(Use::from));
+    List<SliceCopy> unused = new ArrayList<>();
+    int next = 0;
+    for (int e = 0; e < source.entries().size(); e++) {
+      TorchFile.Entry entry = source.entries().get(e);
+      long at = entry.payloadOffset();
+      for (; next < uses.size() && uses.get(next).entry() == e; next++) {
+        Use use = uses.get(next);
+        if (use.from() < at) {
+          throw new RefusedException(
+              source.stat().path() + ", entry " + entry.name(),
+              "bytes %d to %d belong to two tensors of the optimizer, and only one can be right"
+                  .formatted(use.from(), Math.min(at, use.to())));
+        }
+        if (use.from() > at) {
+          unused.add(SliceCopy.readOnly(new Address(file, e, at), use.from() - at));
+        }
+        at = use.to();
+      }
+      long end = entry.payloadOffset() + entry.bytes();
+      if (at < end) {
+        unused.add(SliceCopy.readOnly(new Address(file, e, at), end - at));
+      }
+    }
+    return unused;
+  }
+
+  private static void addPartitions(PartitionedModel model, int file, List<Use> uses) {
+    for (Map.Entry<Partition, Address> p : model.sourcePartitions().entrySet()) {
+      Address address = p.getValue();
+      if (address.file() == file) {
+        int bucket = p.getKey().bucket();
+        DType dtype = model.states().get(model.source().groupOf(bucket)).get(p.getKey().state());
+        for (Extent extent : model.source().extentsIn(p.getKey().rank(), bucket)) {
+          long from = address.offset() + extent.bucketStart() * dtype.bytes();
+          uses.add(new Use(address.entry(), from, from + extent.elements() * dtype.bytes()));
+        }
+      }
+    }
+  }
+
+  private static void addWeights(PartitionedModel model, int file, List<Use> uses) {
+    for (int p = 0; p < model.weights().size(); p++) {
+      ModuleWeight weight = model.weights().get(p);
+      if (weight != null && weight.target() != null && weight.source().file() == file) {
+        long from = weight.source().offset();
+        long bytes = model.parameters().get(p).elements() * weight.dtype().bytes();
+        uses.add(new Use(weight.source().entry(), from, from + bytes));
+      }
+    }
+  }
+}

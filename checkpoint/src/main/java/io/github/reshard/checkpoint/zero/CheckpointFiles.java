@@ -1,0 +1,238 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import java.io.FileNotFoundException;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.NotDirectoryException;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Optional;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+
+/**
+ * Which files a checkpoint has, sorted by what they are for. Names are those of DeepSpeed 0.19.6, runtime/engine.py
+ * ({@code _get_ckpt_name}, {@code _get_zero_ckpt_name}) and runtime/pipe/module.py ({@code ckpt_layer_path}).
+ *
+ * @param directory what {@code save_checkpoint} was given
+ * @param tag the tag
+ * @param models {@code mp_rank_MM_model_states.pt} by mp rank
+ * @param rankModels {@code zero_pp_rank_D_mp_rank_MM_model_states.pt} (ZeRO-3) by mp rank and data-parallel rank
+ * @param optimizers {@code [bf16_]zero_pp_rank_D_mp_rank_MM_optim_states.pt} by mp rank and data-parallel rank
+ * @param layers {@code layer_LL-model_states.pt} and {@code layer_LL-model_TT-model_states.pt}
+ * @param experts files of a mixture of experts
+ * @param others files in the tag directory that are none of these
+ * @param beside files around the tag directory
+ */
+public record CheckpointFiles(
+    String directory,
+    String tag,
+    SortedMap<Integer, FileStat> models,
+    SortedMap<Integer, SortedMap<Integer, FileStat>> rankModels,
+    SortedMap<Integer, SortedMap<Integer, FileStat>> optimizers,
+    List<FileStat> layers,
+    List<FileStat> experts,
+    List<Carried> others,
+    List<Carried> beside) {
+
+  /**
+   * A file that is carried over as it is.
+   *
+   * @param path relative to the checkpoint directory, with {@code /}
+   * @param stat the file
+   */
+  public record Carried(String path, FileStat stat) {}
+
+  private static final Pattern MODEL = Pattern.compile("mp_rank_(\\d+)_model_states\\.pt");
+  private static final Pattern RANK_MODEL =
+      Pattern.compile("zero_pp_rank_(\\d+)_mp_rank_(\\d+)_model_states\\.pt");
+  private static final Pattern OPTIMIZER =
+      Pattern.compile("(?:bf16_)?zero_pp_rank_(\\d+)_mp_rank_(\\d+)_?optim_states\\.pt");
+  private static final Pattern LAYER =
+      Pattern.compile("layer_(\\d+)(?:-model_(\\d+))?-model_states\\.pt");
+  private static final Pattern EXPERT =
+      Pattern.compile("layer_\\d+_expert_\\d+_mp_rank_\\d+_model_states\\.pt|expp_rank_\\d+_mp_rank_\\d+_optim_states\\.pt");
+
+  static final String LATEST = "latest";
+
+  /** DeepSpeed's name of the tag of a Universal Checkpoint (checkpoint/ds_to_universal.py). */
+  private static final String LATEST_UNIVERSAL = "latest_universal";
+
+  /**
+   * Looks at a checkpoint directory.
+   *
+   * @param tag the tag, or empty for what {@code latest} says
+   * @throws RefusedException if there is no checkpoint, or more than one file claims to be the same thing
+   */
+  public static CheckpointFiles discover(SourceStore store, String directory, Optional<String> tag)
+      throws IOException {
+    SourceStore.Listing top = list(store, directory);
+    String name = tag.isPresent() ? tag.get() : latest(store, directory, top);
+    if (!top.directories().contains(name)) {
+      throw new RefusedException(
+          directory,
+          "%s names the tag '%s', but there is no such directory; found %s"
+              .formatted(tag.isPresent() ? "--tag" : "'latest'", name, top.directories()));
+    }
+    String tagDirectory = store.child(directory, name);
+    Sorted sorted = new Sorted();
+    SourceStore.Listing inTag = list(store, tagDirectory);
+    for (FileStat file : inTag.files()) {
+      sorted.add(name, file);
+    }
+    for (String sub : inTag.directories()) {
+      carryTree(store, store.child(tagDirectory, sub), name + "/" + sub, sorted.others);
+    }
+    List<Carried> beside = new ArrayList<>();
+    for (FileStat file : top.files()) {
+      if (!file.name().equals(LATEST) && !file.name().equals(LATEST_UNIVERSAL)) {
+        beside.add(new Carried(file.name(), file));
+      }
+    }
+    for (String sub : top.directories()) {
+      if (!sub.equals(name) && !isTag(store, store.child(directory, sub))) {
+        carryTree(store, store.child(directory, sub), sub, beside);
+      }
+    }
+    return new CheckpointFiles(
+        directory,
+        name,
+        sorted.models,
+        sorted.rankModels,
+        sorted.optimizers,
+        sorted.layers,
+        sorted.experts,
+        sorted.others,
+        beside);
+  }
+
+  private static SourceStore.Listing list(SourceStore store, String directory) throws IOException {
+    try {
+      return store.list(directory);
+    } catch (NoSuchFileException | NotDirectoryException | FileNotFoundException e) {
+      throw new RefusedException(
+          directory, "there is no such directory. --input is what save_checkpoint was given.", e);
+    }
+  }
+
+  private static String latest(SourceStore store, String directory, SourceStore.Listing top)
+      throws IOException {
+    for (FileStat file : top.files()) {
+      if (file.name().equals(LATEST)) {
+        return readText(store, file).strip();
+      }
+    }
+    if (top.files().stream().anyMatch(f -> OPTIMIZER.matcher(f.name()).matches())) {
+      throw new RefusedException(
+          directory,
+          "this is the directory of a tag. --input is the directory above it; name the tag with --tag.");
+    }
+    List<String> tags = new ArrayList<>();
+    for (String sub : top.directories()) {
+      if (isTag(store, store.child(directory, sub))) {
+        tags.add(sub);
+      }
+    }
+    throw new RefusedException(
+        directory,
+        tags.isEmpty()
+            ? "there is no file 'latest' and no directory with ZeRO files. --input is what save_checkpoint was given."
+            : "there is no file 'latest'. Name the tag with --tag; found " + tags);
+  }
+
+  private static String readText(SourceStore store, FileStat file) throws IOException {
+    long limit = 4096;
+    if (file.bytes() > limit) {
+      throw new RefusedException(
+          file.path(), "expected the name of a tag, found a file of %d bytes".formatted(file.bytes()));
+    }
+    ByteBuffer text = ByteBuffer.allocate((int) file.bytes());
+    try (RangedFile open = store.open(file)) {
+      open.readFully(0, text);
+    }
+    return new String(text.array(), StandardCharsets.UTF_8);
+  }
+
+  private static boolean isTag(SourceStore store, String directory) throws IOException {
+    SourceStore.Listing listing = store.list(directory);
+    return listing.directories().contains("zero")
+        || listing.files().stream()
+            .anyMatch(
+                f ->
+                    OPTIMIZER.matcher(f.name()).matches()
+                        || MODEL.matcher(f.name()).matches()
+                        || RANK_MODEL.matcher(f.name()).matches());
+  }
+
+  private static void carryTree(
+      SourceStore store, String directory, String path, List<Carried> into) throws IOException {
+    SourceStore.Listing listing = store.list(directory);
+    for (FileStat file : listing.files()) {
+      into.add(new Carried(path + "/" + file.name(), file));
+    }
+    for (String sub : listing.directories()) {
+      carryTree(store, store.child(directory, sub), path + "/" + sub, into);
+    }
+  }
+
+  /** The layer that a layer file holds and, under tensor parallelism, the tensor-parallel rank; else null. */
+  record LayerName(int layer, int tensorRank) {
+    static LayerName parse(String fileName) {
+      Matcher m = LAYER.matcher(fileName);
+      if (!m.matches()) {
+        return null;
+      }
+      return new LayerName(
+          Integer.parseInt(m.group(1)), m.group(2) == null ? 0 : Integer.parseInt(m.group(2)));
+    }
+  }
+
+  private static final class Sorted {
+    final SortedMap<Integer, FileStat> models = new TreeMap<>();
+    final SortedMap<Integer, SortedMap<Integer, FileStat>> rankModels = new TreeMap<>();
+    final SortedMap<Integer, SortedMap<Integer, FileStat>> optimizers = new TreeMap<>();
+    final List<FileStat> layers = new ArrayList<>();
+    final List<FileStat> experts = new ArrayList<>();
+    final List<Carried> others = new ArrayList<>();
+
+    void add(String tag, FileStat file) {
+      Matcher m;
+      if ((m = MODEL.matcher(file.name())).matches()) {
+        put(models, Integer.parseInt(m.group(1)), file);
+      } else if ((m = RANK_MODEL.matcher(file.name())).matches()) {
+        put(ofMpRank(rankModels, m), Integer.parseInt(m.group(1)), file);
+      } else if ((m = OPTIMIZER.matcher(file.name())).matches()) {
+        put(ofMpRank(optimizers, m), Integer.parseInt(m.group(1)), file);
+      } else if (LAYER.matcher(file.name()).matches()) {
+        layers.add(file);
+      } else if (EXPERT.matcher(file.name()).matches()) {
+        experts.add(file);
+      } else {
+        others.add(new Carried(tag + "/" + file.name(), file));
+      }
+    }
+
+    private static SortedMap<Integer, FileStat> ofMpRank(
+        SortedMap<Integer, SortedMap<Integer, FileStat>> files, Matcher m) {
+      return files.computeIfAbsent(Integer.parseInt(m.group(2)), k -> new TreeMap<>());
+    }
+
+    private static void put(SortedMap<Integer, FileStat> files, int rank, FileStat file) {
+      FileStat other = files.put(rank, file);
+      if (other != null) {
+        throw new RefusedException(
+            file.path(),
+            "'%s' in the same directory is for the same rank. Two checkpoints are mixed here; keep the files of one."
+                .formatted(other.name()));
+      }
+    }
+  }
+}

@@ -1,0 +1,114 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+
+/** Turns the model file of an mp rank at one data-parallel size into that at another. */
+final class ModelRewrite {
+  private ModelRewrite() {}
+
+  /**
+   * A param group of the file at both sizes.
+   *
+   * @param source how it lies in the source
+   * @param target how it lies in the target
+   * @param group the group in these layouts
+   */
+  record Group(FlatLayout source, FlatLayout target, int group) {}
+
+  static Rewritten rewrite(TorchFile template, List<Group> groups, int targetWorldSize) {
+    PyObject root = template.parse().root();
+    ModelStates states = new ModelStates(PickledValue.root(template.path(), root));
+    states.root().entries().replace(ModelStates.DP_WORLD_SIZE, PyInt.of(targetWorldSize));
+    Map<String, Rewritten.Storage> moved = new HashMap<>();
+    for (int g = 0; g < groups.size(); g++) {
+      Group group = groups.get(g);
+      String storage = flatStorage(states.module(), group);
+      if (storage != null) {
+        moveFlat(root, storage, g, group, moved);
+      }
+      PickledValue shapes = states.root().get(ModelStates.PARAM_SHAPES).items().get(g);
+      List<PyEntries.Entry> entries = shapes.entries().list();
+      List<PyEntries.Entry> reordered = new ArrayList<>();
+      int[] sourceOrder = group.source().flatOrder(group.group());
+      for (int parameter : group.target().flatOrder(group.group())) {
+        reordered.add(entries.get(indexOf(sourceOrder, parameter)));
+      }
+      entries.clear();
+      entries.addAll(reordered);
+    }
+    return StorageList.of(template, root, moved);
+  }
+
+  private static int indexOf(int[] order, int parameter) {
+    for (int i = 0; i < order.length; i++) {
+      if (order[i] == parameter) {
+        return i;
+      }
+    }
+    throw new IllegalArgumentException("parameter " + parameter + " is not in the group");
+  }
+
+  /**
+   * The key of the storage that is the flat buffer of {@code group}, or null if the module's weights are not views of
+   * one (stage_1_and_2.py, {@code _update_model_bit16_weights}, makes them so).
+   */
+  static String flatStorage(Map<String, TensorNode> module, Group group) {
+    FlatLayout layout = group.source();
+    String key = null;
+    for (int p : layout.flatOrder(group.group())) {
+      Parameter parameter = layout.parameters().get(p);
+      TensorNode weight = module.get(parameter.name());
+      if (weight == null
+          || !Arrays.equals(weight.shape(), parameter.shape())
+          || !weight.isContiguous()
+          || weight.storageOffset() != layout.flatStart(p)
+          || weight.storageElements() != layout.flatElements(group.group())
+          || (key != null && !key.equals(weight.storageKey()))) {
+        return null;
+      }
+      key = weight.storageKey();
+    }
+    return key;
+  }
+
+  private static void moveFlat(
+      PyObject root, String storage, int g, Group group, Map<String, Rewritten.Storage> moved) {
+    long elements = group.target().flatElements(group.group());
+    String key = "flat weights of group " + g;
+    for (TensorNode tensor : StorageKeys.tensors(root)) {
+      if (tensor.storageKey().equals(storage) && tensor.numel() > 0) {
+        long offset = moveOffset(group, tensor.storageOffset());
+        StorageKeys.move(tensor, key, elements);
+        tensor.setGeometry(offset, tensor.shape());
+        moved.put(
+            key,
+            new Rewritten.Storage(
+                key,
+                elements * tensor.dtype().bytes(),
+                new Rewritten.Content.FlatWeights(g)));
+      }
+    }
+  }
+
+  /** Where the element at {@code offset} of the source's flat buffer lies in the target's. */
+  private static long moveOffset(Group group, long offset) {
+    for (int p : group.source().flatOrder(group.group())) {
+      long start = group.source().flatStart(p);
+      if (offset >= start && offset < start + group.source().parameters().get(p).elements()) {
+        return group.target().flatStart(p) + offset - start;
+      }
+    }
+    throw new IllegalArgumentException("element " + offset + " is in no parameter of the group");
+  }
+}

@@ -1,0 +1,148 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.layout.Extent;
+import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyGlobal;
+import io.github.reshard.checkpoint.pickle.PyDict;
+import io.github.reshard.checkpoint.pickle.PyInstance;
+import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.pickle.PyList;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyStr;
+import io.github.reshard.checkpoint.pickle.PyTuple;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+
+/** Turns the optimizer file of one source rank into that of a target rank. */
+final class OptimizerRewrite {
+  private static final PyGlobal ORDERED_DICT = new PyGlobal("collections", "OrderedDict");
+  private static final PyGlobal FRAGMENT_ADDRESS =
+      new PyGlobal("deepspeed.utils.tensor_fragment", "fragment_address");
+
+  private OptimizerRewrite() {}
+
+  /**
+   * @param template the source rank's file
+   * @param layouts for each param group of the file, the target layout that it is in
+   * @param groups for each param group of the file, its group in that layout
+   * @param rank the target rank
+   */
+  static Rewritten rewrite(
+      TorchFile template, List<FlatLayout> layouts, List<Integer> groups, int rank) {
+    PyObject root = template.parse().root();
+    OptimizerStates states = new OptimizerStates(PickledValue.root(template.path(), root));
+    Map<String, Rewritten.Storage> moved = new HashMap<>();
+    for (int g = 0; g < layouts.size(); g++) {
+      FlatLayout layout = layouts.get(g);
+      int group = groups.get(g);
+      long partition = layout.bucketElements(group);
+      for (OptimizerStates.GroupTensor part : states.tensors(g)) {
+        TensorNode tensor = part.tensor();
+        if (Replicated.isReplicated(tensor)) {
+          continue;
+        }
+        String key = "group " + g + " " + part.state();
+        StorageKeys.move(tensor, key, partition);
+        tensor.setGeometry(
+            0, new long[] {part.cut() ? partition - layout.padding(rank, group) : partition});
+        moved.put(
+            key,
+            new Rewritten.Storage(
+                key,
+                partition * tensor.dtype().bytes(),
+                new Rewritten.Content.PartitionOf(g, part.state())));
+      }
+    }
+    PickledValue stateDict = states.stateDict();
+    setNumbers(
+        stateDict,
+        OptimizerStates.GROUP_PADDINGS,
+        layouts.size(),
+        g ->
+            states.isBf16Optimizer()
+                ? layouts.get(g).paddingOnLastRank(rank, groups.get(g))
+                : layouts.get(g).padding(rank, groups.get(g)));
+    setNumbers(
+        stateDict,
+        OptimizerStates.PARTITION_COUNT,
+        layouts.size(),
+        g -> layouts.get(g).partitionCount(groups.get(g)));
+    stateDict
+        .findPresent(OptimizerStates.PARAM_SLICE_MAPPINGS)
+        .ifPresent(
+            mappings -> {
+              SliceMappings writer = new SliceMappings(mappings);
+              List<PyObject> list = ((PyList) mappings.node()).items();
+              for (int g = 0; g < layouts.size(); g++) {
+                list.set(
+                    g,
+                    writer.mapping(
+                        layouts.get(g), layouts.get(g).recordedExtentsIn(rank, groups.get(g))));
+              }
+            });
+    return StorageList.of(template, root, moved);
+  }
+
+  private static void setNumbers(
+      PickledValue stateDict, String key, int groups, java.util.function.IntToLongFunction value) {
+    PickledValue numbers = stateDict.get(key);
+    if (numbers.node() instanceof PyList list) {
+      for (int g = 0; g < groups; g++) {
+        list.items().set(g, PyInt.of(value.applyAsLong(g)));
+      }
+    } else {
+      stateDict.entries().replace(key, PyInt.of(value.applyAsLong(0)));
+    }
+  }
+
+  /** Writes {@code param_slice_mappings} with the key objects that the file already shares. */
+  private static final class SliceMappings {
+    private PyStr numel = new PyStr("numel");
+    private PyStr start = new PyStr("start");
+    private boolean numelFirst = true;
+
+    SliceMappings(PickledValue mappings) {
+      for (PickledValue group : mappings.items()) {
+        for (PickledValue.Entry entry : group.children()) {
+          if (entry.value().node() instanceof PyInstance address
+              && address.state() instanceof PyDict fields) {
+            boolean first = true;
+            for (PyEntries.Entry field : fields.entries()) {
+              PyStr name = (PyStr) field.key();
+              if (name.value().equals("numel")) {
+                numel = name;
+                numelFirst = first;
+              } else if (name.value().equals("start")) {
+                start = name;
+              }
+              first = false;
+            }
+            return;
+          }
+        }
+      }
+    }
+
+    PyInstance mapping(FlatLayout layout, List<Extent> extents) {
+      PyInstance mapping = PyInstance.reduce(ORDERED_DICT, PyTuple.of());
+      for (Extent extent : extents) {
+        PyDict fields = new PyDict();
+        List<PyEntries.Entry> both = new ArrayList<>();
+        both.add(new PyEntries.Entry(numel, PyInt.of(extent.elements())));
+        both.add(numelFirst ? 1 : 0, new PyEntries.Entry(start, PyInt.of(extent.bucketStart())));
+        both.forEach(e -> fields.entries().add(e.key(), e.value()));
+        mapping
+            .dictItems()
+            .add(
+                new PyStr(layout.parameters().get(extent.parameter()).name()),
+                PyInstance.newObject(FRAGMENT_ADDRESS, fields));
+      }
+      return mapping;
+    }
+  }
+}

@@ -1,0 +1,129 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.pickle.PyNone;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.plan.States;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Optional;
+
+/**
+ * What an optimizer file of ZeRO-1 or 2 says (DeepSpeed 0.19.6, runtime/zero/stage_1_and_2.py and
+ * runtime/bf16_optimizer.py, {@code state_dict}).
+ *
+ * @param root the pickled dict, either what {@code save_checkpoint} wraps or the bare {@code state_dict()}
+ */
+record OptimizerStates(PickledValue root) {
+  static final String GROUP_PADDINGS = "group_paddings";
+  static final String PARTITION_COUNT = "partition_count";
+  static final String PARAM_SLICE_MAPPINGS = "param_slice_mappings";
+  private static final String WRAPPER = "optimizer_state_dict";
+  private static final String MASTERS = "single_partition_of_fp32_groups";
+  private static final String BASE_STATE = "base_optimizer_state";
+
+  /** The optimizer's own {@code state_dict()}. */
+  PickledValue stateDict() {
+    return root.find(WRAPPER).orElse(root);
+  }
+
+  /** Whether BF16_Optimizer wrote it: it alone records no stage. */
+  boolean isBf16Optimizer() {
+    return stateDict().find("zero_stage").isEmpty();
+  }
+
+  /** ZeRO stage, or 1 for BF16_Optimizer. */
+  int stage() {
+    Optional<PickledValue> stage = stateDict().find("zero_stage");
+    if (stage.isEmpty()) {
+      return 1;
+    }
+    PyObject node = stage.get().node();
+    if (node instanceof io.github.reshard.checkpoint.pickle.PyInstance made
+        && made.args() instanceof io.github.reshard.checkpoint.pickle.PyTuple args
+        && args.size() == 1) {
+      return new PickledValue(root.file(), stage.get().path(), args.get(0)).asInt();
+    }
+    return stage.get().asInt();
+  }
+
+  int groups() {
+    return masters().size();
+  }
+
+  private List<PickledValue> masters() {
+    return stateDict().get(MASTERS).items();
+  }
+
+  /** {@code elastic_checkpoint}: a list of states, each cut to the elements that are not padding. */
+  boolean isElastic() {
+    return stateDict().get(BASE_STATE).isList();
+  }
+
+  List<Long> numbers(String key) {
+    return stateDict().get(key).items().stream().map(PickledValue::asLong).toList();
+  }
+
+  /** {@code partition_count} of each group; older files have one number for all. */
+  List<Long> partitionCounts() {
+    PickledValue counts = stateDict().get(PARTITION_COUNT);
+    return counts.isList()
+        ? numbers(PARTITION_COUNT)
+        : java.util.Collections.nCopies(groups(), counts.asLong());
+  }
+
+  /**
+   * A tensor that belongs to a param group.
+   *
+   * @param state its state: {@link States#MASTER} or a key of the optimizer
+   * @param value the tensor
+   * @param cut whether padding is cut off the tensor (not off its storage)
+   */
+  record GroupTensor(String state, PickledValue value, boolean cut) {
+    TensorNode tensor() {
+      return value.tensor();
+    }
+  }
+
+  /** All tensors of {@code group} that have a dimension, the master weights last. */
+  List<GroupTensor> tensors(int group) {
+    List<GroupTensor> tensors = new ArrayList<>();
+    Optional<PickledValue> state = state(group);
+    if (state.isPresent()) {
+      for (PickledValue.Entry entry : state.get().children()) {
+        PickledValue value = entry.value();
+        if (value.asTensor().isPresent() && value.tensor().shape().length > 0) {
+          tensors.add(new GroupTensor(entry.key(), value, isElastic()));
+        }
+      }
+    }
+    tensors.add(new GroupTensor(States.MASTER, masters().get(group), !isBf16Optimizer()));
+    return tensors;
+  }
+
+  /** The optimizer's state of {@code group}: none if it keeps none, as SGD without momentum. */
+  private Optional<PickledValue> state(int group) {
+    PickledValue base = stateDict().get(BASE_STATE);
+    if (base.isList()) {
+      return Optional.of(base.items().get(group));
+    }
+    PickledValue param = onlyItem(base.get("param_groups").items().get(group).get("params"));
+    PickledValue states = base.get("state");
+    PyObject state = states.entries().get(param.asLong());
+    if (state == null || state == PyNone.NONE) {
+      return Optional.empty();
+    }
+    return Optional.of(
+        new PickledValue(root.file(), states.path() + "[" + param.asLong() + "]", state));
+  }
+
+  private static PickledValue onlyItem(PickledValue list) {
+    List<PickledValue> items = list.items();
+    if (items.size() != 1) {
+      throw list.refused(
+          "expected the one flat partition of the group, found %d parameters. This is not the state of a ZeRO optimizer."
+              .formatted(items.size()));
+    }
+    return items.get(0);
+  }
+}

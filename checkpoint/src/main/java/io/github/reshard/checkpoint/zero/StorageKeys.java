@@ -1,0 +1,125 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.pickle.PyDict;
+import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyInstance;
+import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.pickle.PyList;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyPersistentId;
+import io.github.reshard.checkpoint.pickle.PySet;
+import io.github.reshard.checkpoint.pickle.PyStr;
+import io.github.reshard.checkpoint.pickle.PyTuple;
+import io.github.reshard.checkpoint.torch.StorageNode;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.IdentityHashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.function.Consumer;
+
+/**
+ * The keys of storages in a pickle. {@code torch.save} numbers storages as the pickler meets them (PyTorch 2.6,
+ * torch/serialization.py, {@code _save.persistent_id}), so a changed graph is numbered anew.
+ */
+final class StorageKeys {
+  private StorageKeys() {}
+
+  /**
+   * Gives a tensor a storage of its own.
+   *
+   * @param tensor edited in place
+   * @param temporaryKey names the storage until {@link #renumber}; equal keys are one storage
+   * @param elements of the storage
+   */
+  static void move(TensorNode tensor, String temporaryKey, long elements) {
+    PyTuple id = (PyTuple) tensor.storage().id();
+    List<PyObject> items = new ArrayList<>(id.items());
+    items.set(2, new PyStr(temporaryKey));
+    items.set(4, PyInt.of(elements));
+    tensor.setStorage(new PyPersistentId(new PyTuple(items)));
+  }
+
+  /** Numbers all storages of {@code root} in the order in which they are pickled; the old key of each new one. */
+  static Map<String, String> renumber(PyObject root) {
+    Map<String, PyStr> keys = new LinkedHashMap<>();
+    Map<String, String> oldKeys = new LinkedHashMap<>();
+    inPickledOrder(
+        root,
+        node -> {
+          if (node instanceof PyPersistentId reference) {
+            StorageNode storage = StorageNode.of(reference);
+            PyStr key =
+                keys.computeIfAbsent(
+                    storage.key(), k -> new PyStr(Integer.toString(keys.size())));
+            oldKeys.put(key.value(), storage.key());
+            List<PyObject> items = new ArrayList<>(((PyTuple) reference.id()).items());
+            items.set(2, key);
+            reference.setId(new PyTuple(items));
+          }
+        });
+    return oldKeys;
+  }
+
+  /** Every tensor of {@code root}, once, in pickled order. */
+  static List<TensorNode> tensors(PyObject root) {
+    List<TensorNode> tensors = new ArrayList<>();
+    inPickledOrder(root, node -> TensorNode.of(node).ifPresent(tensors::add));
+    return tensors;
+  }
+
+  /** Visits every node once, an object before its content, in the order in which CPython pickles them. */
+  private static void inPickledOrder(PyObject root, Consumer<PyObject> visitor) {
+    Set<PyObject> seen = Collections.newSetFromMap(new IdentityHashMap<>());
+    List<PyObject> stack = new ArrayList<>();
+    stack.add(root);
+    List<PyObject> children = new ArrayList<>();
+    while (!stack.isEmpty()) {
+      PyObject node = stack.remove(stack.size() - 1);
+      if (!seen.add(node)) {
+        continue;
+      }
+      visitor.accept(node);
+      children.clear();
+      addChildren(node, children);
+      for (int i = children.size() - 1; i >= 0; i--) {
+        stack.add(children.get(i));
+      }
+    }
+  }
+
+  private static void addChildren(PyObject node, List<PyObject> into) {
+    if (node instanceof PyTuple tuple) {
+      into.addAll(tuple.items());
+    } else if (node instanceof PyList list) {
+      into.addAll(list.items());
+    } else if (node instanceof PyDict dict) {
+      addEntries(dict.entries(), into);
+    } else if (node instanceof PySet set) {
+      into.addAll(set.items());
+    } else if (node instanceof PyInstance instance) {
+      into.add(instance.callable());
+      into.add(instance.args());
+      if (instance.kwargs() != null) {
+        into.add(instance.kwargs());
+      }
+      into.addAll(instance.listItems());
+      addEntries(instance.dictItems(), into);
+      if (instance.state() != null) {
+        into.add(instance.state());
+      }
+    } else if (node instanceof PyPersistentId reference) {
+      into.add(reference.id());
+    }
+  }
+
+  private static void addEntries(PyEntries entries, List<PyObject> into) {
+    for (PyEntries.Entry entry : entries) {
+      into.add(entry.key());
+      into.add(entry.value());
+    }
+  }
+}

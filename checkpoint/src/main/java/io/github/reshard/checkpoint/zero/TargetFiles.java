@@ -1,0 +1,121 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.pickle.PickleWriter;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.Recipe;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.TargetFile;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.ByteSegment;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.checkpoint.torch.TorchFileLayout;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+
+/** Target files around their payloads: pickles, zip headers and directories. */
+public final class TargetFiles {
+  private TargetFiles() {}
+
+  /** A file's layout and the storages in it. */
+  record Planned(TorchFileLayout layout, List<Rewritten.Storage> storages) {}
+
+  /** Rewrites {@code template} as {@code recipe} says and lays the result out. */
+  static Planned plan(
+      TorchFile template,
+      String fileName,
+      Recipe recipe,
+      List<PartitionedModel> models,
+      int sourceWorldSize,
+      int targetWorldSize) {
+    Rewritten rewritten;
+    if (recipe instanceof Recipe.OptimizerFile optimizer) {
+      List<FlatLayout> layouts = new ArrayList<>();
+      List<Integer> groups = new ArrayList<>();
+      for (Recipe.GroupRef group : optimizer.groups()) {
+        layouts.add((FlatLayout) models.get(group.model()).target());
+        groups.add(group.group());
+      }
+      rewritten = OptimizerRewrite.rewrite(template, layouts, groups, optimizer.rank());
+    } else if (recipe instanceof Recipe.ModelFile model) {
+      List<ModelRewrite.Group> groups = new ArrayList<>();
+      for (Recipe.GroupRef group : model.groups()) {
+        PartitionedModel partitioned = models.get(group.model());
+        groups.add(
+            new ModelRewrite.Group(
+                (FlatLayout) partitioned.source(),
+                (FlatLayout) partitioned.target(),
+                group.group()));
+      }
+      rewritten = ModelRewrite.rewrite(template, groups, targetWorldSize);
+    } else {
+      throw new IllegalArgumentException("a file that is copied as it is has no layout: " + recipe);
+    }
+    byte[] pickle = PickleWriter.write(rewritten.root(), template.pickleProtocol());
+    List<TorchFileLayout.StorageSize> sizes =
+        rewritten.storages().stream()
+            .map(s -> new TorchFileLayout.StorageSize(s.key(), s.bytes()))
+            .toList();
+    byte[] serializationId =
+        sourceWorldSize == targetWorldSize
+            ? template.serializationId()
+            : TorchFileLayout.serializationId(pickle);
+    return new Planned(
+        TorchFileLayout.plan(
+            template.style(), archiveName(template, fileName), pickle, sizes, serializationId),
+        rewritten.storages());
+  }
+
+  /** {@code torch.save} names the archive after the file; what was named otherwise keeps its name. */
+  private static String archiveName(TorchFile template, String fileName) {
+    String stem = stem(Path.of(template.path()).getFileName().toString());
+    return template.archiveName().equals(stem) ? stem(fileName) : template.archiveName();
+  }
+
+  private static String stem(String fileName) {
+    int dot = fileName.lastIndexOf('.');
+    return dot < 0 ? fileName : fileName.substring(0, dot);
+  }
+
+  /**
+   * Every byte of a target file that is not payload.
+   *
+   * @param crcs for each entry of the file, the CRC-32 of its payload
+   * @return none for a file that is copied as it is
+   */
+  public static List<ByteSegment> skeleton(
+      ReshardPlan plan, SourceStore store, int target, List<Integer> crcs) throws IOException {
+    TargetFile file = plan.targets().get(target);
+    if (file.recipe() instanceof Recipe.AsIs) {
+      return List.of();
+    }
+    TorchFile template;
+    try (RangedFile source =
+        store.open(plan.sources().get(file.recipe().template()).stat())) {
+      template = TorchFile.read(source);
+    }
+    Planned planned =
+        plan(
+            template,
+            file.path().substring(file.path().lastIndexOf('/') + 1),
+            file.recipe(),
+            plan.models(),
+            plan.sourceWorldSize(),
+            plan.targetWorldSize());
+    if (planned.layout().totalBytes() != file.bytes()) {
+      throw new IllegalStateException(
+          "%s was planned with %d bytes and now has %d"
+              .formatted(file.path(), file.bytes(), planned.layout().totalBytes()));
+    }
+    Map<String, Integer> byKey = new HashMap<>();
+    for (int e = 0; e < crcs.size(); e++) {
+      byKey.put(file.entries().get(e).key(), crcs.get(e));
+    }
+    return planned.layout().segments(byKey);
+  }
+}
