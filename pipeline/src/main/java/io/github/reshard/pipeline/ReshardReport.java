@@ -1,0 +1,44 @@
+package io.github.reshard.pipeline;
+
+import java.util.List;
+
+/**
+ * What a finished run did.
+ *
+ * @param tag the tag that was resharded
+ * @param sourceWorldSize data-parallel ranks that saved the input
+ * @param targetWorldSize data-parallel ranks that will load the output
+ * @param modelParallelRanks model-parallel ranks ({@code mp_rank_*}), which stay as saved
+ * @param pipelineDegree pipeline-parallel degree, or 0 when the checkpoint does not say
+ * @param tensorDegree tensor-parallel degree, or 0 when the checkpoint does not say
+ * @param parameters parameters, over all model-parallel ranks
+ * @param elements elements of those parameters, each counted once, optimizer state not included
+ * @param bytesRead bytes read from the source
+ * @param bytesWritten bytes written to the output
+ * @param files files written
+ * @param seconds wall time in seconds
+ * @param output where the output lies
+ * @param proven what was proven, a sentence each
+ * @param notes what the user should know, a sentence each
+ */
+public record ReshardReport(
+    String tag,
+    int sourceWorldSize,
+    int targetWorldSize,
+    int modelParallelRanks,
+    int pipelineDegree,
+    int tensorDegree,
+    long parameters,
+    long elements,
+    long bytesRead,
+    long bytesWritten,
+    long files,
+    double seconds,
+    String output,
+    List<String> proven,
+    List<String> notes) {
+  public ReshardReport {
+    proven = List.copyOf(proven);
+    notes = List.copyOf(notes);
+  }
+}

@@ -1,0 +1,163 @@
+package io.github.reshard.runners;
+
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+
+/**
+ * A command line, understood but not yet acted on.
+ *
+ * @param command what to do: one of {@link #COMMANDS}
+ * @param options option values by name, in the order given; for a name that is given several times
+ *     all values, as Beam's list options allow
+ */
+record CommandLine(String command, Map<String, List<String>> options) {
+  static final String RESHARD = "reshard";
+
+  /** The commands that there are; the first is meant when none is given. */
+  static final List<String> COMMANDS = List.of(RESHARD);
+
+  private static final Pattern SIZE = Pattern.compile("(\\d+)([KMGT]i?B?)?");
+
+  /** Whether the user asks for help and nothing else matters; needs no Beam. */
+  static boolean asksForHelp(String... args) {
+    return List.of(args).stream()
+            .anyMatch(arg -> arg.equals("--help") || arg.equals("-h") || arg.equals("--help=true"))
+        || (args.length == 1 && args[0].equals("help"));
+  }
+
+  /** Whether {@code --debug} is on; must be known before the first logger is made. */
+  static boolean asksForDebug(String... args) {
+    List<String> list = List.of(args);
+    int bare = list.indexOf("--debug");
+    boolean off = bare >= 0 && bare + 1 < list.size() && list.get(bare + 1).equals("false");
+    return list.contains("--debug=true") || (bare >= 0 && !off);
+  }
+
+  /**
+   * Understands {@code --name=value}, {@code --name value} and, for yes/no options, {@code --name}.
+   *
+   * @throws UsageException for an unknown command or option, and for a value that is missing or
+   *     cannot be
+   */
+  static CommandLine parse(KnownOptions known, String... args) {
+    int next = 0;
+    String command = RESHARD;
+    if (args.length > 0 && !args[0].startsWith("-")) {
+      command = args[0];
+      next = 1;
+      if (!COMMANDS.contains(command)) {
+        throw new UsageException(
+            "unknown command "
+                + command
+                + Spelling.nearest(command, COMMANDS)
+                    .map(near -> "; did you mean " + near + "?")
+                    .orElse("; --help lists what there is"));
+      }
+    }
+    Map<String, List<String>> options = new LinkedHashMap<>();
+    while (next < args.length) {
+      String arg = args[next++];
+      if (!arg.startsWith("--") || arg.length() == 2) {
+        throw new UsageException("unexpected argument '" + arg + "'; options start with --");
+      }
+      int equals = arg.indexOf('=');
+      String name = equals < 0 ? arg.substring(2) : arg.substring(2, equals);
+      if (!known.contains(name)) {
+        throw new UsageException(
+            "unknown option --"
+                + name
+                + known
+                    .nearest(name)
+                    .map(near -> "; did you mean --" + near + "?")
+                    .orElse("; --help lists the options"));
+      }
+      String value;
+      if (equals >= 0) {
+        value = arg.substring(equals + 1);
+      } else if (known.isFlag(name)) {
+        boolean given = next < args.length && isTruth(args[next]);
+        value = given ? args[next++] : "true";
+      } else if (next < args.length && !args[next].startsWith("--")) {
+        value = args[next++];
+      } else {
+        throw new UsageException("--" + name + " needs a value: --" + name + "=...");
+      }
+      if (known.own().containsKey(name)) {
+        value = checked(name, value, known.own().get(name));
+        if (options.containsKey(name)) {
+          throw new UsageException("--" + name + " is given twice");
+        }
+      }
+      options.computeIfAbsent(name, n -> new ArrayList<>()).add(value);
+    }
+    return new CommandLine(command, options);
+  }
+
+  private static boolean isTruth(String value) {
+    return value.equals("true") || value.equals("false");
+  }
+
+  private static String checked(String name, String value, Class<?> type) {
+    if (value.isBlank()) {
+      throw new UsageException("--" + name + " needs a value: --" + name + "=...");
+    }
+    if (type == boolean.class && !isTruth(value)) {
+      throw new UsageException("--" + name + " is either true or false, not '" + value + "'");
+    }
+    if (type == Integer.class || type == int.class) {
+      try {
+        return Integer.toString(Integer.parseInt(value));
+      } catch (NumberFormatException e) {
+        throw new UsageException("--" + name + " is a whole number, not '" + value + "'", e);
+      }
+    }
+    if (type == Long.class || type == long.class) {
+      return Long.toString(bytes(name, value));
+    }
+    return value;
+  }
+
+  /**
+   * {@code 67108864}, {@code 64MiB}, {@code 64M} and the like; K, M, G and T are powers of 1024.
+   */
+  private static long bytes(String name, String value) {
+    Matcher matcher = SIZE.matcher(value);
+    if (matcher.matches()) {
+      String unit = Optional.ofNullable(matcher.group(2)).orElse("");
+      int shift = unit.isEmpty() ? 0 : 10 * (1 + "KMGT".indexOf(unit.charAt(0)));
+      try {
+        return Math.multiplyExact(Long.parseLong(matcher.group(1)), 1L << shift);
+      } catch (ArithmeticException | NumberFormatException e) {
+        throw new UsageException("--" + name + "=" + value + " is more than a file can hold", e);
+      }
+    }
+    throw new UsageException(
+        "--" + name + " is a number of bytes such as 67108864 or 64MiB, not '" + value + "'");
+  }
+
+  boolean has(String name) {
+    return options.containsKey(name);
+  }
+
+  /** The options as Beam wants them: {@code --name=value}. */
+  String[] beamArgs() {
+    return options.entrySet().stream()
+        .flatMap(option -> option.getValue().stream().map(v -> "--" + option.getKey() + "=" + v))
+        .toArray(String[]::new);
+  }
+
+  /** This command line, with {@code value} for an option that is not given. */
+  CommandLine orElse(String name, String value) {
+    if (has(name)) {
+      return this;
+    }
+    Map<String, List<String>> more = new LinkedHashMap<>(options);
+    more.put(name, List.of(value));
+    return new CommandLine(command, more);
+  }
+}

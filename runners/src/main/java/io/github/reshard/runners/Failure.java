@@ -1,0 +1,96 @@
+package io.github.reshard.runners;
+
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.RefusedException;
+import java.util.ArrayDeque;
+import java.util.Collections;
+import java.util.Deque;
+import java.util.IdentityHashMap;
+import java.util.Optional;
+import java.util.Set;
+import java.util.function.Predicate;
+import org.apache.flink.util.SerializedThrowable;
+
+/**
+ * How a run that threw ends.
+ *
+ * @param exitCode the exit code of the process
+ * @param message the one message for the user
+ */
+record Failure(int exitCode, String message) {
+  static final int OTHER = 1;
+  static final int USAGE = 2;
+  static final int REFUSED = 3;
+  static final int OUTPUT = 4;
+
+  /**
+   * What {@code thrown} means. Runners wrap what a transform throws, Flink even serializes it, so
+   * causes and suppressed exceptions are searched for the one that says why.
+   */
+  static Failure of(Throwable thrown) {
+    return find(thrown, UsageException.class)
+        .map(message -> new Failure(USAGE, message))
+        .or(() -> find(thrown, RefusedException.class).map(m -> new Failure(REFUSED, m)))
+        .or(() -> find(thrown, OutputException.class).map(m -> new Failure(OUTPUT, m)))
+        .or(() -> first(thrown, OutOfMemoryError.class::isInstance).map(Failure::outOfMemory))
+        .orElseGet(() -> new Failure(OTHER, unexpected(thrown)));
+  }
+
+  private static Failure outOfMemory(Throwable error) {
+    return new Failure(
+        OTHER,
+        "out of memory ("
+            + error.getMessage()
+            + "); give the program more, for example RESHARD_JAVA_OPTS=-Xmx1g");
+  }
+
+  private static String unexpected(Throwable thrown) {
+    Throwable root = thrown;
+    while (root.getCause() != null && root.getCause() != root) {
+      root = root.getCause();
+    }
+    String message = root.getMessage();
+    return "failed unexpectedly: "
+        + root.getClass().getSimpleName()
+        + (message == null ? "" : ": " + message)
+        + " (--debug shows where)";
+  }
+
+  private static Optional<String> find(Throwable thrown, Class<? extends Throwable> type) {
+    return first(thrown, candidate -> isA(candidate, type)).map(found -> messageOf(found, type));
+  }
+
+  private static boolean isA(Throwable candidate, Class<? extends Throwable> type) {
+    return type.isInstance(candidate)
+        || (candidate instanceof SerializedThrowable serialized
+            && serialized.getOriginalErrorClassName().equals(type.getName()));
+  }
+
+  private static String messageOf(Throwable found, Class<? extends Throwable> type) {
+    String message = String.valueOf(found.getMessage());
+    String prefix = type.getName() + ": ";
+    return message.startsWith(prefix) ? message.substring(prefix.length()) : message;
+  }
+
+  private static Optional<Throwable> first(Throwable thrown, Predicate<Throwable> wanted) {
+    Set<Throwable> seen = Collections.newSetFromMap(new IdentityHashMap<>());
+    Deque<Throwable> open = new ArrayDeque<>();
+    open.add(thrown);
+    while (!open.isEmpty()) {
+      Throwable next = open.removeFirst();
+      if (!seen.add(next)) {
+        continue;
+      }
+      if (wanted.test(next)) {
+        return Optional.of(next);
+      }
+      if (next.getCause() != null) {
+        open.addLast(next.getCause());
+      }
+      for (Throwable suppressed : next.getSuppressed()) {
+        open.addLast(suppressed);
+      }
+    }
+    return Optional.empty();
+  }
+}

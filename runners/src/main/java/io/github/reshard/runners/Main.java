@@ -1,0 +1,125 @@
+package io.github.reshard.runners;
+
+import io.github.reshard.pipeline.ReshardOptions;
+import io.github.reshard.pipeline.ReshardPipeline;
+import io.github.reshard.pipeline.ReshardReport;
+import java.io.FileDescriptor;
+import java.io.FileOutputStream;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.util.List;
+import org.apache.beam.sdk.options.PipelineOptionsFactory;
+
+/**
+ * The command {@code reshard}. Exit codes: 0 done, 2 wrong usage, 3 the input was refused, 4 the
+ * output cannot be written, 1 anything else.
+ */
+public final class Main {
+  /**
+   * Set by the launcher when stderr is a terminal; Java 17 itself can only tell for all streams.
+   */
+  private static final String TERMINAL_VARIABLE = "RESHARD_TERMINAL";
+
+  /** Chooses the runner where there is no argument, as in {@code mvn -Drunner=FlinkRunner}. */
+  private static final String RUNNER_PROPERTY = "runner";
+
+  /** What {@code simplelogger.properties} keeps down. */
+  private static final List<String> QUIET_LOGGERS =
+      List.of("defaultLogLevel", "log.org.apache.flink", "log.org.apache.beam.runners.flink");
+
+  private final PrintStream out;
+  private final PrintStream err;
+  private final boolean terminal;
+  private final String defaultRunner;
+
+  Main(PrintStream out, PrintStream err, boolean terminal, String defaultRunner) {
+    this.out = out;
+    this.err = err;
+    this.terminal = terminal;
+    this.defaultRunner = defaultRunner;
+  }
+
+  /** Runs the command. */
+  public static void main(String[] args) {
+    boolean debug = CommandLine.asksForDebug(args);
+    if (debug) {
+      for (String logger : QUIET_LOGGERS) {
+        System.setProperty("org.slf4j.simpleLogger." + logger, "info");
+      }
+    }
+    // Names of files and the arrow are not ASCII, whatever the locale.
+    PrintStream out = utf8(FileDescriptor.out);
+    PrintStream err = utf8(FileDescriptor.err);
+    boolean terminal = "1".equals(System.getenv(TERMINAL_VARIABLE));
+    int code = new Main(out, err, terminal, System.getProperty(RUNNER_PROPERTY, "")).run(args);
+    out.flush();
+    err.flush();
+    // A runner's threads may live on. Inside Maven a plain return is what lets Maven end well.
+    boolean embedded = Main.class.getClassLoader() != ClassLoader.getSystemClassLoader();
+    if (code != 0 || !embedded) {
+      System.exit(code);
+    }
+  }
+
+  private static PrintStream utf8(FileDescriptor descriptor) {
+    return new PrintStream(new FileOutputStream(descriptor), true, StandardCharsets.UTF_8);
+  }
+
+  /** Runs the command and returns the exit code; whatever is thrown becomes one message. */
+  int run(String... args) {
+    if (CommandLine.asksForHelp(args)) {
+      out.print(HelpText.TEXT);
+      return 0;
+    }
+    try {
+      reshard(options(args));
+      return 0;
+    } catch (Exception | LinkageError | OutOfMemoryError | StackOverflowError e) {
+      Failure failure = Failure.of(e);
+      err.println("reshard: " + failure.message());
+      if (CommandLine.asksForDebug(args)) {
+        e.printStackTrace(err);
+      }
+      return failure.exitCode();
+    }
+  }
+
+  /** The options that {@code args} ask for, checked, with what the runner needs filled in. */
+  ReshardOptions options(String... args) {
+    CommandLine commandLine = CommandLine.parse(KnownOptions.registered(), args);
+    if (!defaultRunner.isBlank()) {
+      commandLine = commandLine.orElse("runner", defaultRunner);
+    }
+    for (String required : List.of("input", "output", "targetWorldSize")) {
+      if (!commandLine.has(required)) {
+        throw new UsageException("--" + required + " is missing; --help shows an example");
+      }
+    }
+    ReshardOptions options;
+    try {
+      options =
+          PipelineOptionsFactory.fromArgs(commandLine.beamArgs())
+              .withValidation()
+              .as(ReshardOptions.class);
+      RunnerDefaults.apply(options, commandLine);
+    } catch (IllegalArgumentException e) {
+      throw new UsageException(e.getMessage(), e);
+    }
+    if (options.getTargetWorldSize() < 1) {
+      throw new UsageException(
+          "--targetWorldSize is at least 1, not " + options.getTargetWorldSize());
+    }
+    if (options.getPartBytes() < 1) {
+      throw new UsageException("--partBytes is at least 1, not " + options.getPartBytes());
+    }
+    return options;
+  }
+
+  private void reshard(ReshardOptions options) {
+    ReshardReport report;
+    try (Progress progress = new Progress(err, terminal, System::nanoTime).start()) {
+      report = ReshardPipeline.run(options, progress);
+    }
+    out.println(Summary.of(report));
+  }
+}

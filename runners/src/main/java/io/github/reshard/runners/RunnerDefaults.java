@@ -1,0 +1,85 @@
+package io.github.reshard.runners;
+
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.net.URL;
+import java.net.URLClassLoader;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.stream.Collectors;
+import org.apache.beam.runners.direct.DirectOptions;
+import org.apache.beam.runners.flink.FlinkPipelineOptions;
+import org.apache.beam.sdk.options.PipelineOptions;
+
+/** What a runner needs to be told for this job, unless the user told it something else. */
+final class RunnerDefaults {
+  private static final String DIRECT = "DirectRunner";
+  private static final String FLINK = "FlinkRunner";
+
+  private RunnerDefaults() {}
+
+  /**
+   * @param given the command line: what it sets is left alone
+   */
+  static void apply(PipelineOptions options, CommandLine given) {
+    switch (options.getRunner().getSimpleName()) {
+      case DIRECT -> direct(options.as(DirectOptions.class), given);
+      case FLINK -> flink(options.as(FlinkPipelineOptions.class), given);
+      default -> {}
+    }
+  }
+
+  private static void direct(DirectOptions options, CommandLine given) {
+    // Both encode every element again and again to catch mistakes of a transform's author; the
+    // tests have them on.
+    if (!given.has("enforceImmutability")) {
+      options.setEnforceImmutability(false);
+    }
+    if (!given.has("enforceEncodability")) {
+      options.setEnforceEncodability(false);
+    }
+    if (!given.has("targetParallelism")) {
+      options.setTargetParallelism(Runtime.getRuntime().availableProcessors());
+    }
+    // Counters can be asked for while it runs only if run() does not wait.
+    if (!given.has("blockOnRun")) {
+      options.setBlockOnRun(false);
+    }
+  }
+
+  private static void flink(FlinkPipelineOptions options, CommandLine given) {
+    // Elements are immutable, so there is no need to copy them between operators.
+    if (!given.has("fasterCopy")) {
+      options.setFasterCopy(true);
+    }
+    boolean embedded =
+        options.getFlinkMaster().equals("[auto]") || options.getFlinkMaster().equals("[local]");
+    if (embedded && !given.has("flinkConfDir")) {
+      ClassLoader loader = Thread.currentThread().getContextClassLoader();
+      if (loader instanceof URLClassLoader urls && loader != ClassLoader.getSystemClassLoader()) {
+        options.setFlinkConfDir(configurationWith(urls.getURLs()).toString());
+      }
+    }
+  }
+
+  /**
+   * A Flink configuration that names the classpath. Under Maven the program lives in a class loader
+   * of its own; Flink's task threads look in the system class loader and, through this, here.
+   */
+  private static Path configurationWith(URL[] classpath) {
+    String jars =
+        Arrays.stream(classpath).map(URL::toExternalForm).collect(Collectors.joining(";"));
+    try {
+      Path directory = Files.createTempDirectory("reshard-flink");
+      // Deleted in the reverse order.
+      directory.toFile().deleteOnExit();
+      Path file = directory.resolve("flink-conf.yaml");
+      file.toFile().deleteOnExit();
+      Files.writeString(file, "pipeline.classpaths: " + jars + "\n");
+      return directory;
+    } catch (IOException e) {
+      throw new UncheckedIOException("cannot write a temporary Flink configuration", e);
+    }
+  }
+}

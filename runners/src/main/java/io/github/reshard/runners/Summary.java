@@ -1,0 +1,80 @@
+package io.github.reshard.runners;
+
+import io.github.reshard.pipeline.ReshardReport;
+import java.util.ArrayList;
+import java.util.List;
+
+/** What is said at the end of a run. */
+final class Summary {
+  private Summary() {}
+
+  static String of(ReshardReport report) {
+    List<String> lines = new ArrayList<>();
+    lines.add("Resharded " + report.tag());
+    lines.add(
+        row(
+            "ranks",
+            report.sourceWorldSize() + " → " + report.targetWorldSize() + " data-parallel ranks"));
+    if (report.modelParallelRanks() > 1) {
+      lines.add(row("GPUs", gpus(report)));
+    }
+    lines.add(
+        row(
+            "parameters",
+            Quantity.count(report.parameters())
+                + ", "
+                + Quantity.count(report.elements(), "element")));
+    lines.add(
+        row(
+            "bytes",
+            Quantity.bytes(report.bytesRead())
+                + " read, "
+                + Quantity.bytes(report.bytesWritten())
+                + " written to "
+                + Quantity.count(report.files(), "file")));
+    lines.add(
+        row(
+            "time",
+            Quantity.seconds(report.seconds())
+                + (report.seconds() > 0
+                    ? ", " + Quantity.bytes(report.bytesWritten() / report.seconds()) + "/s"
+                    : "")));
+    lines.add(row("output", report.output()));
+    rows("proven", report.proven(), lines);
+    rows("note", report.notes(), lines);
+    return String.join("\n", lines);
+  }
+
+  /** {@code 2 data-parallel x 2 tensor-parallel = 4 GPUs}. */
+  static String gpus(ReshardReport report) {
+    StringBuilder product = new StringBuilder(report.targetWorldSize() + " data-parallel");
+    boolean known =
+        report.pipelineDegree() > 0
+            && report.tensorDegree() > 0
+            && report.pipelineDegree() * report.tensorDegree() == report.modelParallelRanks();
+    if (!known) {
+      product.append(" x ").append(report.modelParallelRanks()).append(" model-parallel");
+    } else {
+      if (report.pipelineDegree() > 1) {
+        product.append(" x ").append(report.pipelineDegree()).append(" pipeline-parallel");
+      }
+      if (report.tensorDegree() > 1) {
+        product.append(" x ").append(report.tensorDegree()).append(" tensor-parallel");
+      }
+    }
+    int gpus = report.targetWorldSize() * report.modelParallelRanks();
+    return product + " = " + Quantity.count(gpus, "GPU");
+  }
+
+  private static void rows(String name, List<String> values, List<String> lines) {
+    String label = name;
+    for (String value : values) {
+      lines.add(row(label, value));
+      label = "";
+    }
+  }
+
+  private static String row(String name, String value) {
+    return "  " + name + " ".repeat(Math.max(1, 12 - name.length())) + value;
+  }
+}
