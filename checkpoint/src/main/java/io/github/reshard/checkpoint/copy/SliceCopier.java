@@ -3,6 +3,7 @@ package io.github.reshard.checkpoint.copy;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.CastCheck;
 import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import java.io.EOFException;
 import java.io.IOException;
@@ -27,12 +28,6 @@ public final class SliceCopier {
     RangedFile open(int file) throws IOException;
   }
 
-  /** Where the bytes go. */
-  public interface Sink {
-    /** Writes all of {@code bytes} at {@code position} of the target file. */
-    void write(long position, ByteBuffer bytes) throws IOException;
-  }
-
   /**
    * Copies one slice.
    *
@@ -40,7 +35,7 @@ public final class SliceCopier {
    * @return the CRC-32 of its bytes
    * @throws RefusedException if the source ends too early, or the slice's claim about the weights is false
    */
-  public int copy(SliceCopy slice, Sources sources, Sink sink) throws IOException {
+  public int copy(SliceCopy slice, Sources sources, PositionalFile sink) throws IOException {
     CRC32 crc = new CRC32();
     RangedFile source = slice.source() == null ? null : sources.open(slice.source().file());
     if (source == null) {

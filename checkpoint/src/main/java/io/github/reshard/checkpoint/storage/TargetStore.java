@@ -1,0 +1,34 @@
+package io.github.reshard.checkpoint.storage;
+
+import java.io.IOException;
+import java.io.Serializable;
+
+/**
+ * Where a checkpoint is written. Nothing that is written is part of the output until it is published, and every call may be
+ * repeated: runners retry, and two workers may do the same work.
+ */
+public interface TargetStore extends Serializable {
+  /**
+   * Makes the place ready and removes what an earlier run left unpublished.
+   *
+   * @throws io.github.reshard.checkpoint.OutputException if the tag is there and may not be replaced
+   */
+  void begin() throws IOException;
+
+  /** Opens an unpublished file; {@code path} is relative to the output, with {@code /}. */
+  PositionalFile open(String path) throws IOException;
+
+  /**
+   * Makes the content of an unpublished file durable.
+   *
+   * @param bytes the length that it must have
+   */
+  void finish(String path, long bytes) throws IOException;
+
+  /**
+   * Makes all unpublished files the output, and its {@code latest} last.
+   *
+   * @param paths all of them, those of the tag and those beside it
+   */
+  void publish(Iterable<String> paths) throws IOException;
+}

@@ -1,0 +1,265 @@
+package io.github.reshard.transforms;
+
+import static io.github.reshard.transforms.RecordCoder.readInt;
+import static io.github.reshard.transforms.RecordCoder.readLong;
+import static io.github.reshard.transforms.RecordCoder.writeInt;
+import static io.github.reshard.transforms.RecordCoder.writeLong;
+
+import io.github.reshard.checkpoint.copy.SliceCrc;
+import io.github.reshard.checkpoint.plan.Address;
+import io.github.reshard.checkpoint.plan.CastCheck;
+import io.github.reshard.checkpoint.plan.ParamId;
+import io.github.reshard.checkpoint.plan.ParameterTensor;
+import io.github.reshard.checkpoint.plan.PartId;
+import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.plan.StateExtent;
+import io.github.reshard.checkpoint.torch.DType;
+import java.io.DataInputStream;
+import java.io.DataOutputStream;
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.apache.beam.sdk.coders.Coder;
+
+/** How the elements travel between workers. */
+final class Coders {
+  static final Coder<ParamId> PARAM_ID = new ParamIdCoder();
+  static final Coder<RankSlice> RANK_SLICE = new RankSliceCoder();
+  static final Coder<ParameterTensor> PARAMETER_TENSOR = new ParameterTensorCoder();
+  static final Coder<PartId> PART_ID = new PartIdCoder();
+  static final Coder<SliceCopy> SLICE_COPY = new SliceCopyCoder();
+  static final Coder<SliceCrc> SLICE_CRC = new SliceCrcCoder();
+  static final Coder<ShardId> SHARD_ID = new ShardIdCoder();
+  static final Coder<EntryId> ENTRY_ID = new EntryIdCoder();
+
+  private static final DType[] DTYPES = DType.values();
+
+  private Coders() {}
+
+  private static final class ParamIdCoder extends RecordCoder<ParamId> {
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    void write(ParamId id, DataOutputStream out) throws IOException {
+      out.writeUTF(id.checkpoint());
+      writeInt(id.mpRank(), out);
+      writeInt(id.expertRank(), out);
+      out.writeUTF(id.name());
+    }
+
+    @Override
+    ParamId read(DataInputStream in) throws IOException {
+      return new ParamId(in.readUTF(), readInt(in), readInt(in), in.readUTF());
+    }
+  }
+
+  private static final class RankSliceCoder extends RecordCoder<RankSlice> {
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    void write(RankSlice slice, DataOutputStream out) throws IOException {
+      writeInt(slice.rank(), out);
+      writeLong(slice.start(), out);
+      writeLong(slice.elements(), out);
+      writeInt(slice.states().size(), out);
+      for (StateExtent state : slice.states()) {
+        out.writeUTF(state.state());
+        out.writeByte(state.dtype().ordinal());
+        writeInt(state.file(), out);
+        writeInt(state.entry(), out);
+        writeLong(state.offset(), out);
+      }
+    }
+
+    @Override
+    RankSlice read(DataInputStream in) throws IOException {
+      int rank = readInt(in);
+      long start = readLong(in);
+      long elements = readLong(in);
+      int count = readInt(in);
+      List<StateExtent> states = new ArrayList<>(count);
+      for (int i = 0; i < count; i++) {
+        states.add(
+            new StateExtent(
+                in.readUTF(), DTYPES[in.readByte()], readInt(in), readInt(in), readLong(in)));
+      }
+      return new RankSlice(rank, start, elements, states);
+    }
+  }
+
+  private static final class ParameterTensorCoder extends RecordCoder<ParameterTensor> {
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    void write(ParameterTensor tensor, DataOutputStream out) throws IOException {
+      PARAM_ID.encode(tensor.id(), out);
+      writeLong(tensor.elements(), out);
+      writeInt(tensor.states().size(), out);
+      for (Map.Entry<String, List<ParameterTensor.Piece>> state : tensor.states().entrySet()) {
+        out.writeUTF(state.getKey());
+        writeInt(state.getValue().size(), out);
+        for (ParameterTensor.Piece piece : state.getValue()) {
+          writeLong(piece.start(), out);
+          writeLong(piece.elements(), out);
+          writeInt(piece.rank(), out);
+          out.writeByte(piece.dtype().ordinal());
+          writeAddress(piece.address(), out);
+        }
+      }
+    }
+
+    @Override
+    ParameterTensor read(DataInputStream in) throws IOException {
+      ParamId id = PARAM_ID.decode(in);
+      long elements = readLong(in);
+      int count = readInt(in);
+      Map<String, List<ParameterTensor.Piece>> states = new LinkedHashMap<>();
+      for (int s = 0; s < count; s++) {
+        String state = in.readUTF();
+        int pieces = readInt(in);
+        List<ParameterTensor.Piece> list = new ArrayList<>(pieces);
+        for (int p = 0; p < pieces; p++) {
+          list.add(
+              new ParameterTensor.Piece(
+                  readLong(in),
+                  readLong(in),
+                  readInt(in),
+                  DTYPES[in.readByte()],
+                  readAddress(in)));
+        }
+        states.put(state, list);
+      }
+      return new ParameterTensor(id, elements, states);
+    }
+  }
+
+  private static final class PartIdCoder extends RecordCoder<PartId> {
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    void write(PartId part, DataOutputStream out) throws IOException {
+      out.writeBoolean(part.source());
+      writeInt(part.file(), out);
+      writeInt(part.part(), out);
+    }
+
+    @Override
+    PartId read(DataInputStream in) throws IOException {
+      return new PartId(in.readBoolean(), readInt(in), readInt(in));
+    }
+  }
+
+  private static final class SliceCopyCoder extends RecordCoder<SliceCopy> {
+    private static final long serialVersionUID = 1L;
+    private static final int SOURCE = 1;
+    private static final int TARGET = 2;
+    private static final int PROVES = 4;
+    private static final int CAST = 8;
+
+    @Override
+    void write(SliceCopy slice, DataOutputStream out) throws IOException {
+      out.writeByte(
+          (slice.source() == null ? 0 : SOURCE)
+              | (slice.target() == null ? 0 : TARGET)
+              | (slice.proves() ? PROVES : 0)
+              | (slice.cast() == null ? 0 : CAST));
+      if (slice.source() != null) {
+        writeAddress(slice.source(), out);
+      }
+      if (slice.target() != null) {
+        writeAddress(slice.target(), out);
+      }
+      writeLong(slice.bytes(), out);
+      out.writeLong(slice.fill());
+      out.writeByte(slice.fillBytes());
+      if (slice.cast() != null) {
+        CastCheck cast = slice.cast();
+        out.writeUTF(cast.parameter());
+        writeLong(cast.start(), out);
+        out.writeByte(cast.master().ordinal());
+        out.writeByte(cast.module().ordinal());
+        writeAddress(cast.weights(), out);
+      }
+    }
+
+    @Override
+    SliceCopy read(DataInputStream in) throws IOException {
+      int flags = in.readByte();
+      Address source = (flags & SOURCE) == 0 ? null : readAddress(in);
+      Address target = (flags & TARGET) == 0 ? null : readAddress(in);
+      long bytes = readLong(in);
+      long fill = in.readLong();
+      int fillBytes = in.readByte();
+      CastCheck cast =
+          (flags & CAST) == 0
+              ? null
+              : new CastCheck(
+                  in.readUTF(),
+                  readLong(in),
+                  DTYPES[in.readByte()],
+                  DTYPES[in.readByte()],
+                  readAddress(in));
+      return new SliceCopy(
+          source, target, bytes, (flags & PROVES) != 0, fill, fillBytes, cast);
+    }
+  }
+
+  private static final class SliceCrcCoder extends RecordCoder<SliceCrc> {
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    void write(SliceCrc run, DataOutputStream out) throws IOException {
+      writeLong(run.offset(), out);
+      writeLong(run.bytes(), out);
+      out.writeInt(run.crc32());
+    }
+
+    @Override
+    SliceCrc read(DataInputStream in) throws IOException {
+      return new SliceCrc(readLong(in), readLong(in), in.readInt());
+    }
+  }
+
+  private static final class ShardIdCoder extends RecordCoder<ShardId> {
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    void write(ShardId shard, DataOutputStream out) throws IOException {
+      writeInt(shard.model(), out);
+      writeInt(shard.rank(), out);
+    }
+
+    @Override
+    ShardId read(DataInputStream in) throws IOException {
+      return new ShardId(readInt(in), readInt(in));
+    }
+  }
+
+  private static final class EntryIdCoder extends RecordCoder<EntryId> {
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    void write(EntryId entry, DataOutputStream out) throws IOException {
+      writeInt(entry.file(), out);
+      writeInt(entry.entry(), out);
+    }
+
+    @Override
+    EntryId read(DataInputStream in) throws IOException {
+      return new EntryId(readInt(in), readInt(in));
+    }
+  }
+
+  private static void writeAddress(Address address, DataOutputStream out) throws IOException {
+    writeInt(address.file(), out);
+    writeInt(address.entry(), out);
+    writeLong(address.offset(), out);
+  }
+
+  private static Address readAddress(DataInputStream in) throws IOException {
+    return new Address(readInt(in), readInt(in), readLong(in));
+  }
+}

@@ -1,0 +1,14 @@
+package io.github.reshard.transforms;
+
+/** The names of the Beam counters that say how far a job is. */
+public final class Counters {
+  public static final String NAMESPACE = "reshard";
+
+  /** Bytes read from the source to be moved or proven. */
+  public static final String BYTES_READ = "bytesRead";
+
+  /** Payload bytes written to the target. */
+  public static final String BYTES_WRITTEN = "bytesWritten";
+
+  private Counters() {}
+}

@@ -1,0 +1,70 @@
+package io.github.reshard.transforms;
+
+import io.github.reshard.checkpoint.plan.ParamId;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.Repartition;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import org.apache.beam.sdk.coders.KvCoder;
+import org.apache.beam.sdk.transforms.DoFn;
+import org.apache.beam.sdk.transforms.PTransform;
+import org.apache.beam.sdk.transforms.ParDo;
+import org.apache.beam.sdk.values.KV;
+import org.apache.beam.sdk.values.PCollection;
+import org.apache.beam.sdk.values.PCollectionView;
+
+/**
+ * Says of each shard which elements of which parameters it holds and where they are. The headers were read when the job was
+ * planned; here they are spread out, one element for each parameter and rank.
+ */
+public final class ReadShards
+    extends PTransform<PCollection<ShardId>, PCollection<KV<ParamId, RankSlice>>> {
+  private static final long serialVersionUID = 1L;
+
+  private final PCollectionView<ReshardPlan> plan;
+
+  /**
+   * @param plan the plan that the shards are of
+   */
+  public ReadShards(PCollectionView<ReshardPlan> plan) {
+    this.plan = plan;
+  }
+
+  @Override
+  public PCollection<KV<ParamId, RankSlice>> expand(PCollection<ShardId> shards) {
+    return shards
+        .apply("ReadShard", ParDo.of(new ReadShard(plan)).withSideInputs(plan))
+        .setCoder(KvCoder.of(Coders.PARAM_ID, Coders.RANK_SLICE));
+  }
+
+  private static final class ReadShard extends DoFn<ShardId, KV<ParamId, RankSlice>> {
+    private static final long serialVersionUID = 1L;
+    private final PCollectionView<ReshardPlan> planView;
+
+    ReadShard(PCollectionView<ReshardPlan> planView) {
+      this.planView = planView;
+    }
+
+    @ProcessElement
+    public void process(
+        @Element ShardId shard,
+        OutputReceiver<KV<ParamId, RankSlice>> out,
+        ProcessContext context) {
+      ReshardPlan plan = context.sideInput(planView);
+      PartitionedModel model = plan.models().get(shard.model());
+      if (shard.rank() == RankSlice.WHOLE) {
+        for (int p = 0; p < model.parameters().size(); p++) {
+          RankSlice slice = Repartition.moduleSlice(model, p);
+          if (slice != null) {
+            out.output(KV.of(model.id(plan.checkpoint(), p), slice));
+          }
+        }
+      } else {
+        Repartition.slicesOfRank(
+            model,
+            shard.rank(),
+            (slice, p) -> out.output(KV.of(model.id(plan.checkpoint(), p), slice)));
+      }
+    }
+  }
+}
