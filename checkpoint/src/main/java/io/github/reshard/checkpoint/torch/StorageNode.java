@@ -38,6 +38,10 @@ public final class StorageNode {
     this.location = location;
     this.elements = TensorNode.size(numel, WHERE, "number of elements");
     this.dtype = dtypeOf(type);
+    if (elements > Long.MAX_VALUE / dtype.bytes()) {
+      throw new RefusedException(
+          WHERE, "expected a storage of less than 2^63 bytes, found %d elements".formatted(elements));
+    }
   }
 
   /**
@@ -102,7 +106,7 @@ public final class StorageNode {
 
   /** Length in bytes. */
   public long bytes() {
-    return Math.multiplyExact(elements, (long) dtype.bytes());
+    return elements * dtype.bytes();
   }
 
   /** The element type that the class names; {@link DType#UINT8} for an {@code UntypedStorage}. */
