@@ -41,7 +41,7 @@ public final class PickleWriter {
   private final int protocol;
   private final Set<PyObject> memoizeAnyway;
   private final Deque<Object> todo = new ArrayDeque<>();
-  private final Map<PyObject, Integer> memo = new IdentityHashMap<>();
+  private final IdentityHashMap<PyObject, Integer> memo = new IdentityHashMap<>();
   private final Map<GlobalKey, Integer> globals = new HashMap<>();
   private final Set<PyObject> underConstruction = Collections.newSetFromMap(new IdentityHashMap<>());
   private final Set<PyObject> notMemoized = Collections.newSetFromMap(new IdentityHashMap<>());
@@ -536,7 +536,7 @@ public final class PickleWriter {
   private void littleEndian(long value, int bytes) {
     reserve(bytes);
     for (int i = 0; i < bytes; i++) {
-      out[length++] = (byte) (value >> 8 * i);
+      out[length++] = (byte) (value >> (8 * i));
     }
   }
 

@@ -8,7 +8,6 @@ import java.util.Deque;
 import java.util.HashSet;
 import java.util.IdentityHashMap;
 import java.util.List;
-import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
 import java.util.function.BiPredicate;
@@ -54,8 +53,8 @@ public final class PyEquality {
   private final BiPredicate<PyObject, PyObject> same;
   private final KeyOrder keyOrder;
   private final Deque<Pair> todo = new ArrayDeque<>();
-  private final Map<PyObject, Seen> ofA = new IdentityHashMap<>();
-  private final Map<PyObject, Seen> ofB = new IdentityHashMap<>();
+  private final IdentityHashMap<PyObject, Seen> ofA = new IdentityHashMap<>();
+  private final IdentityHashMap<PyObject, Seen> ofB = new IdentityHashMap<>();
   private final Set<PairKey> compared = new HashSet<>();
 
   private PyEquality(BiPredicate<PyObject, PyObject> same, KeyOrder keyOrder) {
@@ -250,7 +249,7 @@ public final class PyEquality {
         || node instanceof PyFloat
         || node instanceof PyStr
         || node instanceof PyGlobal
-        || node instanceof PyBytes b && !b.mutable();
+        || (node instanceof PyBytes b && !b.mutable());
   }
 
   private static boolean atomsEqual(PyObject a, PyObject b) {

@@ -1,0 +1,57 @@
+package io.github.reshard.checkpoint.torch;
+
+/** CRC-32 of concatenations, without the bytes: zlib's {@code crc32_combine}, arithmetic in GF(2)[x] modulo the polynomial. */
+public final class Crc32Combine {
+  private static final int POLYNOMIAL = 0xedb88320;
+
+  /** Entry {@code k} is x to the power of 2^k, bits reflected; the powers repeat after 32. */
+  private static final int[] POWERS = new int[32];
+
+  static {
+    int power = 1 << 30;
+    for (int k = 0; k < POWERS.length; k++) {
+      POWERS[k] = power;
+      power = multiply(power, power);
+    }
+  }
+
+  private Crc32Combine() {}
+
+  /** The CRC-32 of A followed by B, given theirs and the length of B in bytes. */
+  public static int combine(int crcA, int crcB, long bytesB) {
+    return multiply(zeroBytes(bytesB), crcA) ^ crcB;
+  }
+
+  /** The CRC-32 of {@code bytes} zero bytes. */
+  public static int ofZeros(long bytes) {
+    return ~multiply(zeroBytes(bytes), ~0);
+  }
+
+  /** What shifting a CRC register by {@code bytes} zero bytes multiplies it with. */
+  private static int zeroBytes(long bytes) {
+    if (bytes < 0) {
+      throw new IllegalArgumentException("negative length " + bytes);
+    }
+    int product = 1 << 31;
+    int k = 3;
+    for (long rest = bytes; rest != 0; rest >>>= 1) {
+      if ((rest & 1) != 0) {
+        product = multiply(POWERS[k & 31], product);
+      }
+      k++;
+    }
+    return product;
+  }
+
+  private static int multiply(int a, int b) {
+    int product = 0;
+    int factor = b;
+    for (int bit = 1 << 31; bit != 0; bit >>>= 1) {
+      if ((a & bit) != 0) {
+        product ^= factor;
+      }
+      factor = (factor & 1) != 0 ? (factor >>> 1) ^ POLYNOMIAL : factor >>> 1;
+    }
+    return product;
+  }
+}

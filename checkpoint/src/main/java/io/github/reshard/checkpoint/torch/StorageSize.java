@@ -1,0 +1,9 @@
+package io.github.reshard.checkpoint.torch;
+
+/**
+ * A storage to be laid out.
+ *
+ * @param key its key in the pickle; the entry is {@code data/KEY}
+ * @param bytes its length in bytes
+ */
+public record StorageSize(String key, long bytes) {}

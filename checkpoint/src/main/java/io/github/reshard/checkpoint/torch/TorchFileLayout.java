@@ -1,0 +1,303 @@
+package io.github.reshard.checkpoint.torch;
+
+import io.github.reshard.checkpoint.RefusedException;
+import java.nio.charset.StandardCharsets;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.zip.CRC32;
+
+/**
+ * Where every byte of a {@code torch.save} file lies, known before one is written: PyTorch's own writer ({@code
+ * caffe2/serialize/inline_container.cc} and {@code third_party/miniz-3.0.2}) as a pure function. All entries are stored.
+ * A local header has no sizes; a descriptor follows the payload, except that of 0 bytes. An {@code FB} extra field aligns
+ * every payload. An entry of 4 GiB or beyond offset 4 GiB has a zip64 extra in both headers and a 24-byte descriptor.
+ */
+public final class TorchFileLayout {
+  static final long ZIP64_FROM = 0xffffffffL;
+  static final int LOCAL_HEADER = 30;
+  static final int FLAG_DESCRIPTOR = 0x0008;
+  static final int FLAG_UTF8 = 0x0800;
+  private static final String STORAGE_PREFIX = "data/";
+
+  /** An entry with its place; {@code content} is null for a storage, {@code storageKey} for any other. */
+  @SuppressWarnings("ArrayRecordComponent") // Never compared.
+  record Planned(
+      byte[] fullName,
+      long headerOffset,
+      long payloadOffset,
+      long bytes,
+      int padding,
+      byte[] content,
+      String storageKey) {
+    boolean zip64() {
+      return bytes >= ZIP64_FROM || headerOffset >= ZIP64_FROM;
+    }
+
+    int flags() {
+      return bytes == 0 ? FLAG_UTF8 : FLAG_UTF8 | FLAG_DESCRIPTOR;
+    }
+
+    long end() {
+      return payloadOffset + bytes + (bytes == 0 ? 0 : zip64() ? 24 : 16);
+    }
+  }
+
+  private final ContainerStyle style;
+  private final List<Planned> entries;
+  private final Map<String, Planned> storages;
+  private final long directoryOffset;
+  private final int directoryBytes;
+
+  private TorchFileLayout(ContainerStyle style, List<Planned> entries) {
+    this.style = style;
+    this.entries = entries;
+    this.storages = new HashMap<>();
+    for (Planned entry : entries) {
+      if (entry.storageKey() != null) {
+        storages.put(entry.storageKey(), entry);
+      }
+    }
+    this.directoryOffset = entries.get(entries.size() - 1).end();
+    this.directoryBytes = directory(Map.of(), false).length;
+  }
+
+  /**
+   * Plans a file.
+   *
+   * @param archiveName the prefix of all entry names: the file's name up to its last dot
+   * @param pickle the bytes of {@code data.pkl}
+   * @param storages in the order in which the pickle first mentions them; laid out in the order of {@code style}
+   * @param serializationId the 40 bytes of {@code .data/serialization_id}; not looked at for a style without it
+   */
+  public static TorchFileLayout plan(
+      ContainerStyle style,
+      String archiveName,
+      byte[] pickle,
+      List<StorageSize> storages,
+      byte[] serializationId) {
+    Planner planner = new Planner(archiveName, style.alignment());
+    planner.add("data.pkl", pickle);
+    style.formatVersion().ifPresent(text -> planner.add(".format_version", text(text)));
+    style.storageAlignment().ifPresent(text -> planner.add(".storage_alignment", text(text)));
+    style.byteorder().ifPresent(text -> planner.add("byteorder", text(text)));
+    List<StorageSize> ordered = new ArrayList<>(storages);
+    if (style.order() == ContainerStyle.StorageOrder.LEXICOGRAPHIC) {
+      ordered.sort(Comparator.comparing(StorageSize::key));
+    }
+    Set<String> keys = new HashSet<>();
+    for (StorageSize storage : ordered) {
+      if (!keys.add(storage.key())) {
+        throw new IllegalArgumentException("storage '" + storage.key() + "' is there twice");
+      }
+      planner.addStorage(storage);
+    }
+    planner.add("version", text(style.version()));
+    if (style.serializationId()) {
+      planner.add(".data/serialization_id", serializationId);
+    }
+    return new TorchFileLayout(style, planner.entries);
+  }
+
+  private static byte[] text(String text) {
+    return text.getBytes(StandardCharsets.ISO_8859_1);
+  }
+
+  private static final class Planner {
+    private final String prefix;
+    private final int alignment;
+    private final List<Planned> entries = new ArrayList<>();
+    private long cursor;
+
+    Planner(String archiveName, int alignment) {
+      this.prefix = archiveName + "/";
+      this.alignment = alignment;
+    }
+
+    void add(String name, byte[] content) {
+      place(name, content.length, content, null);
+    }
+
+    void addStorage(StorageSize storage) {
+      if (storage.bytes() < 0) {
+        throw new IllegalArgumentException("storage '" + storage.key() + "' of " + storage.bytes() + " bytes");
+      }
+      place(STORAGE_PREFIX + storage.key(), storage.bytes(), null, storage.key());
+    }
+
+    private void place(String name, long bytes, byte[] content, String storageKey) {
+      byte[] fullName = (prefix + name).getBytes(StandardCharsets.UTF_8);
+      if (fullName.length > 0xffff) {
+        throw new RefusedException(prefix, "entry names of more than 65535 bytes can not be written");
+      }
+      // getPadding of inline_container.cc: the FB field's own 4 bytes count, then what is missing to the alignment.
+      long start = cursor + LOCAL_HEADER + fullName.length + 4;
+      start += zip64Extra(bytes, cursor).length;
+      int padding = (int) ((alignment - start % alignment) % alignment);
+      Planned entry =
+          new Planned(fullName, cursor, start + padding, bytes, padding, content, storageKey);
+      entries.add(entry);
+      if (entry.end() < cursor) {
+        throw new RefusedException(prefix, "the file would be larger than 2^63 bytes");
+      }
+      cursor = entry.end();
+    }
+  }
+
+  /** The same in the local header as in the directory: both sizes if one is large, the offset if it is. */
+  private static byte[] zip64Extra(long bytes, long headerOffset) {
+    boolean largeBytes = bytes >= ZIP64_FROM;
+    boolean largeOffset = headerOffset >= ZIP64_FROM;
+    if (!largeBytes && !largeOffset) {
+      return new byte[0];
+    }
+    LittleEndian out = new LittleEndian();
+    out.u16(1).u16((largeBytes ? 16 : 0) + (largeOffset ? 8 : 0));
+    if (largeBytes) {
+      out.u64(bytes).u64(bytes);
+    }
+    if (largeOffset) {
+      out.u64(headerOffset);
+    }
+    return out.toByteArray();
+  }
+
+  /** The length of the file. */
+  public long totalBytes() {
+    return directoryOffset + directoryBytes + 56 + 20 + 22;
+  }
+
+  /** Where the payload of a storage starts, in bytes from the start of the file. */
+  public long payloadOffset(String storageKey) {
+    Planned storage = storages.get(storageKey);
+    if (storage == null) {
+      throw new IllegalArgumentException("no storage '" + storageKey + "'");
+    }
+    return storage.payloadOffset();
+  }
+
+  /** All entries in the order of the file. */
+  List<Planned> entries() {
+    return entries;
+  }
+
+  long directoryOffset() {
+    return directoryOffset;
+  }
+
+  /**
+   * Every byte of the file that is not payload of a storage, in ascending runs as long as possible.
+   *
+   * @param storageCrcs the CRC-32 of every storage; not looked at for a style without CRCs
+   */
+  public List<ByteSegment> segments(Map<String, Integer> storageCrcs) {
+    List<ByteSegment> segments = new ArrayList<>();
+    long start = 0;
+    LittleEndian run = new LittleEndian();
+    for (Planned entry : entries) {
+      addLocalHeader(run, entry);
+      if (entry.content() != null) {
+        run.raw(entry.content());
+      } else if (entry.bytes() > 0) {
+        segments.add(new ByteSegment(start, run.toByteArray()));
+        run = new LittleEndian();
+        start = entry.payloadOffset() + entry.bytes();
+      }
+      if (entry.bytes() > 0) {
+        run.u32(0x08074b50).u32(crc(entry, storageCrcs, true));
+        if (entry.zip64()) {
+          run.u64(entry.bytes()).u64(entry.bytes());
+        } else {
+          run.u32(entry.bytes()).u32(entry.bytes());
+        }
+      }
+    }
+    run.raw(directory(storageCrcs, true));
+    run.raw(endRecords());
+    segments.add(new ByteSegment(start, run.toByteArray()));
+    return segments;
+  }
+
+  private static void addLocalHeader(LittleEndian out, Planned entry) {
+    byte[] zip64 = zip64Extra(entry.bytes(), entry.headerOffset());
+    out.u32(0x04034b50).u16(0).u16(entry.flags()).u16(0).u32(0).u32(0).u32(0).u32(0);
+    out.u16(entry.fullName().length).u16(zip64.length + 4 + entry.padding());
+    out.raw(entry.fullName()).raw(zip64);
+    out.u16('F' | 'B' << 8).u16(entry.padding()).fill('Z', entry.padding());
+  }
+
+  /** The central directory and all that follows it. */
+  byte[] directoryAndEnd(Map<String, Integer> storageCrcs) {
+    return new LittleEndian().raw(directory(storageCrcs, true)).raw(endRecords()).toByteArray();
+  }
+
+  private byte[] directory(Map<String, Integer> storageCrcs, boolean withCrcs) {
+    LittleEndian out = new LittleEndian();
+    for (Planned entry : entries) {
+      byte[] zip64 = zip64Extra(entry.bytes(), entry.headerOffset());
+      long bytes = Math.min(entry.bytes(), ZIP64_FROM);
+      out.u32(0x02014b50).u16(0).u16(0).u16(entry.flags()).u16(0).u32(0);
+      out.u32(crc(entry, storageCrcs, withCrcs)).u32(bytes).u32(bytes);
+      out.u16(entry.fullName().length).u16(zip64.length).u16(0).u16(0).u16(0).u32(0);
+      out.u32(Math.min(entry.headerOffset(), ZIP64_FROM)).raw(entry.fullName()).raw(zip64);
+    }
+    return out.toByteArray();
+  }
+
+  private int crc(Planned entry, Map<String, Integer> storageCrcs, boolean withCrcs) {
+    if (!withCrcs || !style.crcs() || entry.bytes() == 0) {
+      return 0;
+    }
+    if (entry.content() != null) {
+      CRC32 crc = new CRC32();
+      crc.update(entry.content());
+      return (int) crc.getValue();
+    }
+    Integer known = storageCrcs.get(entry.storageKey());
+    if (known == null) {
+      throw new IllegalArgumentException("no CRC for storage '" + entry.storageKey() + "'");
+    }
+    return known;
+  }
+
+  private byte[] endRecords() {
+    int count = entries.size();
+    LittleEndian out = new LittleEndian();
+    out.u32(0x06064b50).u64(44).u16(0x031e).u16(45).u32(0).u32(0).u64(count).u64(count);
+    out.u64(directoryBytes).u64(directoryOffset);
+    out.u32(0x07064b50).u32(0).u64(directoryOffset + directoryBytes).u32(1);
+    out.u32(0x06054b50).u16(0).u16(0).u16(Math.min(count, 0xffff)).u16(Math.min(count, 0xffff));
+    out.u32(directoryBytes).u32(Math.min(directoryOffset, ZIP64_FROM)).u16(0);
+    return out.toByteArray();
+  }
+
+  /**
+   * A {@code .data/serialization_id} for a new file: 40 digits that depend on its content alone. PyTorch's own are hashes
+   * of names and of CRCs that depend on its C++ library; nothing checks them.
+   */
+  public static byte[] serializationId(byte[] pickle, List<StorageSize> storages) {
+    MessageDigest digest;
+    try {
+      digest = MessageDigest.getInstance("SHA-256");
+    } catch (NoSuchAlgorithmException e) {
+      throw new IllegalStateException("every Java platform has SHA-256", e);
+    }
+    digest.update(pickle);
+    for (StorageSize storage : storages) {
+      digest.update((storage.key() + "=" + storage.bytes() + "\n").getBytes(StandardCharsets.UTF_8));
+    }
+    byte[] hash = digest.digest();
+    return text(twentyDigits(LittleEndian.u64(hash, 0)) + twentyDigits(LittleEndian.u64(hash, 8)));
+  }
+
+  private static String twentyDigits(long unsigned) {
+    String digits = Long.toUnsignedString(unsigned);
+    return "0".repeat(20 - digits.length()) + digits;
+  }
+}
