@@ -1,8 +1,9 @@
 package io.github.reshard.checkpoint;
 
 /**
- * The input is missing, damaged, inconsistent or not supported, and nothing was guessed. The message names the file, the
- * entry, offset or parameter, what was expected, what was found and what to do. The command exits with 3.
+ * The input is missing, damaged, inconsistent or not supported, and nothing was guessed. The
+ * message names the file, the entry, offset or parameter, what was expected, what was found and
+ * what to do. The command exits with 3.
  */
 public final class RefusedException extends RuntimeException {
   private static final long serialVersionUID = 1L;

@@ -1,22 +1,199 @@
 package io.github.reshard.pipeline;
 
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SourceFile;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.storage.LocalTargetStore;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.checkpoint.zero.CheckpointFiles;
+import io.github.reshard.checkpoint.zero.ReshardPlanner;
+import io.github.reshard.transforms.AssembleParameters;
+import io.github.reshard.transforms.CarryOver;
+import io.github.reshard.transforms.Counters;
+import io.github.reshard.transforms.ProveAndPublish;
+import io.github.reshard.transforms.ReadShards;
+import io.github.reshard.transforms.RepartitionToRanks;
+import io.github.reshard.transforms.ShardCoders;
+import io.github.reshard.transforms.ShardId;
+import io.github.reshard.transforms.WriteParts;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Optional;
+import java.util.stream.Collectors;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.PipelineResult;
-import org.apache.beam.sdk.transforms.Count;
+import org.apache.beam.sdk.coders.SerializableCoder;
+import org.apache.beam.sdk.metrics.MetricNameFilter;
+import org.apache.beam.sdk.metrics.MetricQueryResults;
+import org.apache.beam.sdk.metrics.MetricResult;
+import org.apache.beam.sdk.metrics.MetricsFilter;
 import org.apache.beam.sdk.transforms.Create;
+import org.apache.beam.sdk.transforms.Flatten;
+import org.apache.beam.sdk.transforms.View;
+import org.apache.beam.sdk.values.PCollectionList;
+import org.apache.beam.sdk.values.PCollectionView;
 
-/** The main job: one checkpoint from N ranks to M ranks. */
+/**
+ * The main job: one checkpoint from N ranks to M ranks.
+ *
+ * <p>Metadata is read and the plan is made here; then shards are spread out into slices, slices
+ * grouped into full tensors, tensors cut for the target's ranks, and parts of files written;
+ * checksums of what was read prove the source, checksums of what was written complete the files,
+ * and when both hold the tag is published.
+ */
 public final class ReshardPipeline {
   private ReshardPipeline() {}
 
-  /** Runs the job to its end, whatever the runner, and returns what it did. */
+  /**
+   * Runs the job to its end, whatever the runner, and returns what it did.
+   *
+   * @throws RefusedException if the input is refused
+   * @throws OutputException if the output cannot be written
+   */
   public static ReshardReport run(ReshardOptions options, ProgressListener progress) {
-    progress.phase("starting", 0);
+    long begin = System.nanoTime();
+    progress.phase("reading headers", 0);
+    SourceStore source = new LocalSourceStore();
+    requireDistinct(options.getInput(), options.getOutput());
+    ReshardPlan plan;
+    TargetStore target;
+    try {
+      CheckpointFiles files =
+          CheckpointFiles.discover(
+              source, options.getInput(), Optional.ofNullable(options.getTag()));
+      plan =
+          ReshardPlanner.plan(source, files, options.getTargetWorldSize(), options.getPartBytes());
+      target = new LocalTargetStore(options.getOutput(), plan.tag(), options.getOverwrite());
+      target.begin();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+    progress.phase("moving bytes", payloadBytes(plan));
     Pipeline pipeline = Pipeline.create(options);
-    pipeline.apply(Create.of(options.getTargetWorldSize())).apply(Count.perElement());
+    apply(pipeline, plan, source, target);
     PipelineResult result = pipeline.run();
     progress.running(result);
     PipelineResult.State state = result.waitUntilFinish();
-    throw new UnsupportedOperationException("the pipeline does nothing yet; it ended as " + state);
+    if (state != PipelineResult.State.DONE) {
+      throw new IllegalStateException("the pipeline ended as " + state);
+    }
+    return report(plan, options, result, (System.nanoTime() - begin) / 1e9);
+  }
+
+  /** Builds the graph; what comes out last are the paths of the published files. */
+  static void apply(Pipeline pipeline, ReshardPlan plan, SourceStore source, TargetStore target) {
+    PCollectionView<ReshardPlan> view =
+        pipeline
+            .apply("Plan", Create.of(plan).withCoder(SerializableCoder.of(ReshardPlan.class)))
+            .apply("PlanView", View.asSingleton());
+    List<ShardId> shards = new ArrayList<>();
+    for (int m = 0; m < plan.models().size(); m++) {
+      shards.add(new ShardId(m, RankSlice.WHOLE));
+      for (int rank = 0; rank < plan.sourceWorldSize(); rank++) {
+        shards.add(new ShardId(m, rank));
+      }
+    }
+    PCollectionList.of(
+            pipeline
+                .apply("Shards", Create.of(shards).withCoder(ShardCoders.shardId()))
+                .apply("ReadShards", new ReadShards(view))
+                .apply("AssembleParameters", new AssembleParameters(view))
+                .apply("RepartitionToRanks", new RepartitionToRanks(view)))
+        .and(pipeline.apply("CarryOver", new CarryOver(view, plan)))
+        .apply("Slices", Flatten.pCollections())
+        .apply("WriteParts", new WriteParts(view, source, target))
+        .apply("ProveAndPublish", new ProveAndPublish(view, plan, source, target));
+  }
+
+  private static void requireDistinct(String input, String output) {
+    Path from = Path.of(input).toAbsolutePath().normalize();
+    Path to = Path.of(output).toAbsolutePath().normalize();
+    if (from.equals(to)) {
+      throw new OutputException(output, "--output may not be --input; name another directory.");
+    }
+  }
+
+  private static long payloadBytes(ReshardPlan plan) {
+    return plan.targets().stream()
+        .flatMap(file -> file.entries().stream())
+        .mapToLong(entry -> entry.bytes())
+        .sum();
+  }
+
+  private static ReshardReport report(
+      ReshardPlan plan, ReshardOptions options, PipelineResult result, double seconds) {
+    long parameters = 0;
+    long elements = 0;
+    long provenWeights = 0;
+    for (PartitionedModel model : plan.models()) {
+      parameters += model.parameters().size();
+      elements += model.parameters().stream().mapToLong(Parameter::elements).sum();
+      provenWeights += model.weights().stream().filter(w -> w != null).count();
+    }
+    List<String> proven = new ArrayList<>();
+    proven.add("every element of %d parameters is there once".formatted(parameters));
+    long entries =
+        plan.sources().stream()
+            .filter(SourceFile::hasCrcs)
+            .flatMap(file -> file.entries().stream())
+            .filter(entry -> entry.bytes() > 0)
+            .count();
+    proven.add("the bytes of %d entries have the CRC-32 that was saved".formatted(entries));
+    if (provenWeights > 0) {
+      proven.add(
+          "the master weights of %d parameters, cast to the module's type, are its weights bit for bit"
+              .formatted(provenWeights));
+    }
+    List<String> notes = new ArrayList<>(plan.notes());
+    List<String> withoutCrcs =
+        plan.sources().stream()
+            .filter(file -> !file.entries().isEmpty() && !file.hasCrcs())
+            .map(file -> file.stat().name())
+            .toList();
+    if (!withoutCrcs.isEmpty()) {
+      notes.add(
+          "saved without CRCs, so what was read could not be proven: "
+              + withoutCrcs.stream().collect(Collectors.joining(", ")));
+    }
+    return new ReshardReport(
+        plan.tag(),
+        plan.sourceWorldSize(),
+        plan.targetWorldSize(),
+        (int) plan.models().stream().map(PartitionedModel::mpRank).distinct().count(),
+        0,
+        0,
+        parameters,
+        elements,
+        counter(result, Counters.BYTES_READ),
+        plan.targetBytes(),
+        plan.targets().size(),
+        seconds,
+        options.getOutput(),
+        proven,
+        notes);
+  }
+
+  private static long counter(PipelineResult result, String name) {
+    MetricQueryResults found =
+        result
+            .metrics()
+            .queryMetrics(
+                MetricsFilter.builder()
+                    .addNameFilter(MetricNameFilter.named(Counters.NAMESPACE, name))
+                    .build());
+    long sum = 0;
+    for (MetricResult<Long> counter : found.getCounters()) {
+      sum += counter.getAttempted();
+    }
+    return sum;
   }
 }

@@ -14,7 +14,10 @@ import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.PCollectionView;
 
-/** Brings the slices of each parameter together and proves that they cover every element of every state once. */
+/**
+ * Brings the slices of each parameter together and proves that they cover every element of every
+ * state once.
+ */
 public final class AssembleParameters
     extends PTransform<PCollection<KV<ParamId, RankSlice>>, PCollection<ParameterTensor>> {
   private static final long serialVersionUID = 1L;

@@ -14,18 +14,18 @@ import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.coders.VarIntCoder;
 import org.apache.beam.sdk.transforms.Create;
 import org.apache.beam.sdk.transforms.DoFn;
+import org.apache.beam.sdk.transforms.Flatten;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PBegin;
 import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.PCollectionList;
-import org.apache.beam.sdk.transforms.Flatten;
 import org.apache.beam.sdk.values.PCollectionView;
 
 /**
- * The slices that belong to no parameter: storages and files that are copied whole, the padding of the target's partitions,
- * and the source bytes that go nowhere but have to be proven.
+ * The slices that belong to no parameter: storages and files that are copied whole, the padding of
+ * the target's partitions, and the source bytes that go nowhere but have to be proven.
  */
 public final class CarryOver extends PTransform<PBegin, PCollection<KV<PartId, SliceCopy>>> {
   private static final long serialVersionUID = 1L;
@@ -88,9 +88,7 @@ public final class CarryOver extends PTransform<PBegin, PCollection<KV<PartId, S
 
     @ProcessElement
     public void process(
-        @Element ShardId shard,
-        OutputReceiver<KV<PartId, SliceCopy>> out,
-        ProcessContext context) {
+        @Element ShardId shard, OutputReceiver<KV<PartId, SliceCopy>> out, ProcessContext context) {
       ReshardPlan plan = context.sideInput(planView);
       if (shard.rank() == RankSlice.WHOLE) {
         plan.carried().forEach(cut(plan, out));

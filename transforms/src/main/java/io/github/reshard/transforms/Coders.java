@@ -35,8 +35,6 @@ final class Coders {
   static final Coder<ShardId> SHARD_ID = new ShardIdCoder();
   static final Coder<EntryId> ENTRY_ID = new EntryIdCoder();
 
-  private static final DType[] DTYPES = DType.values();
-
   private Coders() {}
 
   private static final class ParamIdCoder extends RecordCoder<ParamId> {
@@ -67,7 +65,7 @@ final class Coders {
       writeInt(slice.states().size(), out);
       for (StateExtent state : slice.states()) {
         out.writeUTF(state.state());
-        out.writeByte(state.dtype().ordinal());
+        out.writeUTF(state.dtype().name());
         writeInt(state.file(), out);
         writeInt(state.entry(), out);
         writeLong(state.offset(), out);
@@ -84,7 +82,7 @@ final class Coders {
       for (int i = 0; i < count; i++) {
         states.add(
             new StateExtent(
-                in.readUTF(), DTYPES[in.readByte()], readInt(in), readInt(in), readLong(in)));
+                in.readUTF(), DType.valueOf(in.readUTF()), readInt(in), readInt(in), readLong(in)));
       }
       return new RankSlice(rank, start, elements, states);
     }
@@ -105,7 +103,7 @@ final class Coders {
           writeLong(piece.start(), out);
           writeLong(piece.elements(), out);
           writeInt(piece.rank(), out);
-          out.writeByte(piece.dtype().ordinal());
+          out.writeUTF(piece.dtype().name());
           writeAddress(piece.address(), out);
         }
       }
@@ -127,7 +125,7 @@ final class Coders {
                   readLong(in),
                   readLong(in),
                   readInt(in),
-                  DTYPES[in.readByte()],
+                  DType.valueOf(in.readUTF()),
                   readAddress(in)));
         }
         states.put(state, list);
@@ -179,8 +177,8 @@ final class Coders {
         CastCheck cast = slice.cast();
         out.writeUTF(cast.parameter());
         writeLong(cast.start(), out);
-        out.writeByte(cast.master().ordinal());
-        out.writeByte(cast.module().ordinal());
+        out.writeUTF(cast.master().name());
+        out.writeUTF(cast.module().name());
         writeAddress(cast.weights(), out);
       }
     }
@@ -199,11 +197,10 @@ final class Coders {
               : new CastCheck(
                   in.readUTF(),
                   readLong(in),
-                  DTYPES[in.readByte()],
-                  DTYPES[in.readByte()],
+                  DType.valueOf(in.readUTF()),
+                  DType.valueOf(in.readUTF()),
                   readAddress(in));
-      return new SliceCopy(
-          source, target, bytes, (flags & PROVES) != 0, fill, fillBytes, cast);
+      return new SliceCopy(source, target, bytes, (flags & PROVES) != 0, fill, fillBytes, cast);
     }
   }
 

@@ -26,8 +26,9 @@ import org.apache.beam.sdk.values.PCollectionList;
 import org.apache.beam.sdk.values.PCollectionView;
 
 /**
- * Writes what surrounds the payloads of a target file (pickle, zip headers and directory, with the CRCs of what was written)
- * and makes the file durable. The index of a file comes out once it is whole.
+ * Writes what surrounds the payloads of a target file (pickle, zip headers and directory, with the
+ * CRCs of what was written) and makes the file durable. The index of a file comes out once it is
+ * whole.
  */
 final class FinishFiles
     extends PTransform<PCollection<KV<EntryId, SliceCrc>>, PCollection<Integer>> {
@@ -66,9 +67,7 @@ final class FinishFiles
         .and(all)
         .apply(Flatten.pCollections())
         .apply("ByTargetFile", GroupByKey.create())
-        .apply(
-            "FinishFile",
-            ParDo.of(new FinishFile(plan, source, target)).withSideInputs(plan))
+        .apply("FinishFile", ParDo.of(new FinishFile(plan, source, target)).withSideInputs(plan))
         .setCoder(VarIntCoder.of());
   }
 

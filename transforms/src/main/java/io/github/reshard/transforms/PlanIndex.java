@@ -30,6 +30,9 @@ final class PlanIndex {
   }
 
   /** {@code last} if it is of {@code plan}, else a new one. */
+  @SuppressWarnings(
+      "ReferenceEquality") // the same object is what tells; comparing two plans costs more than an
+  // index
   static PlanIndex of(ReshardPlan plan, PlanIndex last) {
     return last != null && last.plan == plan ? last : new PlanIndex(plan);
   }

@@ -23,8 +23,8 @@ import org.apache.beam.sdk.values.PCollectionTuple;
 import org.apache.beam.sdk.values.PCollectionView;
 
 /**
- * The commit step: when every source entry is proven and every target file is whole, and only then, the tag is published. What
- * comes out is the path of each file.
+ * The commit step: when every source entry is proven and every target file is whole, and only then,
+ * the tag is published. What comes out is the path of each file.
  */
 public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollection<String>> {
   private static final long serialVersionUID = 1L;
@@ -62,8 +62,7 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
             .setCoder(coder);
     PCollection<KV<String, EntryId>> finished =
         crcs.get(WriteParts.WRITTEN)
-            .apply(
-                "FinishFiles", new FinishFiles(planView, source, target, plan.targets().size()))
+            .apply("FinishFiles", new FinishFiles(planView, source, target, plan.targets().size()))
             .apply("Finished", ParDo.of(new Finished(checkpoint)))
             .setCoder(coder);
     return PCollectionList.of(proven)

@@ -16,8 +16,9 @@ import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.PCollectionView;
 
 /**
- * Proves that what was read is what was saved: the checksums of all slices of an entry, in the order of the source, are the
- * CRC-32 that the source's zip directory recorded. An entry comes out once it is proven.
+ * Proves that what was read is what was saved: the checksums of all slices of an entry, in the
+ * order of the source, are the CRC-32 that the source's zip directory recorded. An entry comes out
+ * once it is proven.
  */
 final class ProveSources
     extends PTransform<PCollection<KV<EntryId, SliceCrc>>, PCollection<EntryId>> {

@@ -14,8 +14,9 @@ import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.PCollectionView;
 
 /**
- * Says of each shard which elements of which parameters it holds and where they are. The headers were read when the job was
- * planned; here they are spread out, one element for each parameter and rank.
+ * Says of each shard which elements of which parameters it holds and where they are. The headers
+ * were read when the job was planned; here they are spread out, one element for each parameter and
+ * rank.
  */
 public final class ReadShards
     extends PTransform<PCollection<ShardId>, PCollection<KV<ParamId, RankSlice>>> {

@@ -29,8 +29,9 @@ import org.apache.beam.sdk.values.TupleTag;
 import org.apache.beam.sdk.values.TupleTagList;
 
 /**
- * Moves the bytes: one part of a target file at a time, each slice read once, checksummed, checked and written once. The
- * checksums come out twice, by source entry ({@link #READ}) and by target entry ({@link #WRITTEN}).
+ * Moves the bytes: one part of a target file at a time, each slice read once, checksummed, checked
+ * and written once. The checksums come out twice, by source entry ({@link #READ}) and by target
+ * entry ({@link #WRITTEN}).
  */
 public final class WriteParts
     extends PTransform<PCollection<KV<PartId, SliceCopy>>, PCollectionTuple> {
@@ -72,7 +73,7 @@ public final class WriteParts
     return crcs;
   }
 
-  private static final class WritePart
+  static final class WritePart
       extends DoFn<KV<PartId, Iterable<SliceCopy>>, KV<EntryId, SliceCrc>> {
     private static final long serialVersionUID = 1L;
     private final PCollectionView<ReshardPlan> planView;
@@ -98,7 +99,9 @@ public final class WriteParts
 
     @ProcessElement
     public void process(
-        @Element KV<PartId, Iterable<SliceCopy>> part, ProcessContext context, MultiOutputReceiver out)
+        @Element KV<PartId, Iterable<SliceCopy>> part,
+        ProcessContext context,
+        MultiOutputReceiver out)
         throws IOException {
       ReshardPlan plan = context.sideInput(planView);
       List<SliceCopy> slices = new ArrayList<>();
@@ -120,10 +123,10 @@ public final class WriteParts
           Comparator.comparing(
                   SliceCopy::source,
                   Comparator.nullsFirst(
-                      Comparator.comparingInt(Address::file)
-                          .thenComparingLong(Address::offset)))
+                      Comparator.comparingInt(Address::file).thenComparingLong(Address::offset)))
               .thenComparing(
-                  SliceCopy::target, Comparator.nullsFirst(Comparator.comparingLong(Address::offset))));
+                  SliceCopy::target,
+                  Comparator.nullsFirst(Comparator.comparingLong(Address::offset))));
       Runs read = new Runs();
       Runs written = new Runs();
       for (SliceCopy slice : slices) {

@@ -12,10 +12,14 @@ import java.nio.ByteOrder;
 import java.util.zip.CRC32;
 
 /**
- * Copies slices through one buffer, so that a slice of any length takes the same memory. Not safe for use by several threads.
+ * Copies slices through one buffer, so that a slice of any length takes the same memory. Not safe
+ * for use by several threads.
  */
 public final class SliceCopier {
-  /** Large enough that a call's cost vanishes, small enough to stay in the cache between CRC and write. */
+  /**
+   * Large enough that a call's cost vanishes, small enough to stay in the cache between CRC and
+   * write.
+   */
   private static final int BUFFER_BYTES = 1 << 20;
 
   private final ByteBuffer data =
@@ -33,7 +37,8 @@ public final class SliceCopier {
    *
    * @param sink where the bytes go; not used by a slice that is only read
    * @return the CRC-32 of its bytes
-   * @throws RefusedException if the source ends too early, or the slice's claim about the weights is false
+   * @throws RefusedException if the source ends too early, or the slice's claim about the weights
+   *     is false
    */
   public int copy(SliceCopy slice, Sources sources, PositionalFile sink) throws IOException {
     CRC32 crc = new CRC32();
@@ -95,8 +100,7 @@ public final class SliceCopier {
                   cast.start() + firstElement + mismatch,
                   cast.module(),
                   module.path(),
-                  cast.weights().offset()
-                      + (firstElement + mismatch) * cast.module().bytes()));
+                  cast.weights().offset() + (firstElement + mismatch) * cast.module().bytes()));
     }
   }
 }

@@ -28,7 +28,10 @@ public record SliceCrc(long offset, long bytes, int crc32) implements Serializab
     record Broken(long expected, long found) implements Sum {}
   }
 
-  /** The CRC-32 of the bytes {@code from} to {@code from + bytes}, which {@code runs} must cover once. */
+  /**
+   * The CRC-32 of the bytes {@code from} to {@code from + bytes}, which {@code runs} must cover
+   * once.
+   */
   public static Sum sum(long from, long bytes, List<SliceCrc> runs) {
     List<SliceCrc> sorted =
         runs.stream()

@@ -4,8 +4,9 @@ import io.github.reshard.checkpoint.torch.DType;
 import java.nio.ByteBuffer;
 
 /**
- * The cast of master weights to the module's type as PyTorch does it: round to nearest, ties to even (PyTorch 2.6,
- * c10/util/BFloat16.h and Half.h). Which bits a NaN has is up to the device that made it, so any NaN equals any other.
+ * The cast of master weights to the module's type as PyTorch does it: round to nearest, ties to
+ * even (PyTorch 2.6, c10/util/BFloat16.h and Half.h). Which bits a NaN has is up to the device that
+ * made it, so any NaN equals any other.
  */
 public final class WeightCast {
   private WeightCast() {}
@@ -71,7 +72,8 @@ public final class WeightCast {
       int rounded = magnitude + 0xfff + ((magnitude >>> 13) & 1);
       return sign | ((rounded - 0x38000000) >>> 13);
     }
-    // Below the smallest normal half a unit in the last place is 2^-24: adding 0.5 aligns the float's last bit with it,
+    // Below the smallest normal half a unit in the last place is 2^-24: adding 0.5 aligns the
+    // float's last bit with it,
     // and the addition itself rounds to nearest even.
     float aligned = Float.intBitsToFloat(magnitude) + 0.5f;
     return sign | (Float.floatToRawIntBits(aligned) - 0x3f000000);

@@ -8,7 +8,8 @@ import java.io.Serializable;
  * @param parameter index of the parameter in its layout
  * @param parameterStart the first element of the parameter that it holds
  * @param rank the data-parallel rank that holds it
- * @param bucket which of the rank's partitions: the param group in ZeRO-1 and 2, the sub-group in ZeRO-3
+ * @param bucket which of the rank's partitions: the param group in ZeRO-1 and 2, the sub-group in
+ *     ZeRO-3
  * @param bucketStart where in that partition it begins
  * @param elements its length, at least 1
  */

@@ -1,13 +1,15 @@
 package io.github.reshard.checkpoint.layout;
 
+import java.io.Serializable;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 
 /**
- * ZeRO-1 and 2, and BF16_Optimizer: each param group is its parameters laid end to end, padded with zeros to a multiple of
- * twice the number of ranks, and cut into one equal partition a rank (DeepSpeed 0.19.6, runtime/zero/stage_1_and_2.py,
- * {@code flatten_dense_tensors_aligned}, {@code get_data_parallel_partitions}; runtime/bf16_optimizer.py).
+ * ZeRO-1 and 2, and BF16_Optimizer: each param group is its parameters laid end to end, padded with
+ * zeros to a multiple of twice the number of ranks, and cut into one equal partition a rank
+ * (DeepSpeed 0.19.6, runtime/zero/stage_1_and_2.py, {@code flatten_dense_tensors_aligned}, {@code
+ * get_data_parallel_partitions}; runtime/bf16_optimizer.py).
  */
 public final class FlatLayout implements ZeroLayout {
   private static final long serialVersionUID = 1L;
@@ -16,34 +18,24 @@ public final class FlatLayout implements ZeroLayout {
   private static final int ALIGNMENT_ELEMENTS_PER_RANK = 2;
 
   /**
-   * One param group.
+   * One param group. Its partition i is held by data-parallel rank {@code firstRank + i *
+   * rankStep}.
    *
    * @param parameters how many parameters it has
-   * @param ranks the data-parallel ranks that share it, in partition order
+   * @param firstRank the rank of the first partition
+   * @param rankStep from one partition's rank to the next: 1 for dense groups, the expert-parallel
+   *     size for experts
+   * @param partitions how many ranks share it
    */
-  public record Group(int parameters, int[] ranks) implements java.io.Serializable {
+  public record Group(int parameters, int firstRank, int rankStep, int partitions)
+      implements Serializable {
     /** A group that all of {@code worldSize} ranks share. */
     public static Group dense(int parameters, int worldSize) {
-      int[] ranks = new int[worldSize];
-      Arrays.setAll(ranks, i -> i);
-      return new Group(parameters, ranks);
+      return new Group(parameters, 0, 1, worldSize);
     }
 
-    @Override
-    public boolean equals(Object other) {
-      return other instanceof Group that
-          && parameters == that.parameters
-          && Arrays.equals(ranks, that.ranks);
-    }
-
-    @Override
-    public int hashCode() {
-      return 31 * parameters + Arrays.hashCode(ranks);
-    }
-
-    @Override
-    public String toString() {
-      return parameters + " parameters on ranks " + Arrays.toString(ranks);
+    int rankOf(int partition) {
+      return firstRank + partition * rankStep;
     }
   }
 
@@ -59,7 +51,8 @@ public final class FlatLayout implements ZeroLayout {
 
   /**
    * @param worldSize data-parallel ranks
-   * @param parameters all parameters, group after group, each group in the order in which the optimizer was given it
+   * @param parameters all parameters, group after group, each group in the order in which the
+   *     optimizer was given it
    * @param groups the groups, in order
    * @param roundRobin whether the flat order is that of {@code round_robin_gradients}
    */
@@ -77,7 +70,7 @@ public final class FlatLayout implements ZeroLayout {
     this.flatStart = new long[parameters.size()];
     for (int g = 0; g < n; g++) {
       Group group = groups.get(g);
-      int ranks = group.ranks().length;
+      int ranks = group.partitions();
       firstOfGroup[g + 1] = firstOfGroup[g] + group.parameters();
       flatOrder[g] = new int[group.parameters()];
       List<Integer> order = RoundRobin.flatOrder(group.parameters(), roundRobin ? ranks : 1);
@@ -131,7 +124,7 @@ public final class FlatLayout implements ZeroLayout {
 
   /** How many ranks share {@code group}: {@code partition_count}. */
   public int partitionCount(int group) {
-    return groups.get(group).ranks().length;
+    return groups.get(group).partitions();
   }
 
   /** Elements of the flat buffer of {@code group}, padding included. */
@@ -156,18 +149,18 @@ public final class FlatLayout implements ZeroLayout {
 
   /** The place of {@code rank} among the ranks that share {@code group}, or -1. */
   public int partitionOf(int rank, int group) {
-    int[] ranks = groups.get(group).ranks();
-    for (int i = 0; i < ranks.length; i++) {
-      if (ranks[i] == rank) {
-        return i;
-      }
-    }
-    return -1;
+    Group shared = groups.get(group);
+    int from = rank - shared.firstRank();
+    boolean among =
+        from >= 0
+            && from % shared.rankStep() == 0
+            && from / shared.rankStep() < shared.partitions();
+    return among ? from / shared.rankStep() : -1;
   }
 
   /**
-   * How many elements at the end of {@code rank}'s partition of {@code group} are padding ({@code group_paddings} of ZeRO-1
-   * and 2, stage_1_and_2.py).
+   * How many elements at the end of {@code rank}'s partition of {@code group} are padding ({@code
+   * group_paddings} of ZeRO-1 and 2, stage_1_and_2.py).
    */
   public long padding(int rank, int group) {
     long start = partitionOf(rank, group) * partitionElements[group];
@@ -175,7 +168,10 @@ public final class FlatLayout implements ZeroLayout {
     return partitionElements[group] - data;
   }
 
-  /** {@code group_paddings} as BF16_Optimizer records it: all of it on the last rank (bf16_optimizer.py). */
+  /**
+   * {@code group_paddings} as BF16_Optimizer records it: all of it on the last rank
+   * (bf16_optimizer.py).
+   */
   public long paddingOnLastRank(int rank, int group) {
     return partitionOf(rank, group) == partitionCount(group) - 1
         ? flatElements(group) - groupElements[group]
@@ -193,7 +189,7 @@ public final class FlatLayout implements ZeroLayout {
       int partition = Math.toIntExact(flat / partitionElements[group]);
       long start = flat % partitionElements[group];
       long length = Math.min(elements - done, partitionElements[group] - start);
-      int rank = groups.get(group).ranks()[partition];
+      int rank = groups.get(group).rankOf(partition);
       extents.add(new Extent(parameter, done, rank, group, start, length));
       done += length;
     }
@@ -206,9 +202,10 @@ public final class FlatLayout implements ZeroLayout {
   }
 
   /**
-   * What DeepSpeed records in {@code param_slice_mappings}: the extents as they would be in the original order of the
-   * parameters. Under round robin that is not where the elements are (stage_1_and_2.py, {@code _link_all_hp_params}
-   * walks {@code bit16_groups}), but it is what the file says.
+   * What DeepSpeed records in {@code param_slice_mappings}: the extents as they would be in the
+   * original order of the parameters. Under round robin that is not where the elements are
+   * (stage_1_and_2.py, {@code _link_all_hp_params} walks {@code bit16_groups}), but it is what the
+   * file says.
    */
   public List<Extent> recordedExtentsIn(int rank, int group) {
     int[] original = new int[groups.get(group).parameters()];

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.layout;
 
 import java.io.Serializable;
 import java.util.Arrays;
+import java.util.List;
 
 /**
  * A trainable parameter of the model.
@@ -10,31 +11,18 @@ import java.util.Arrays;
  * @param shape the full shape, elements per dimension
  * @param group the index of its param group
  */
-public record Parameter(String name, long[] shape, int group) implements Serializable {
+public record Parameter(String name, List<Long> shape, int group) implements Serializable {
+  public Parameter {
+    shape = List.copyOf(shape);
+  }
+
   /** How many elements it has. */
   public long elements() {
-    long product = 1;
-    for (long dimension : shape) {
-      product = Math.multiplyExact(product, dimension);
-    }
-    return product;
+    return shape.stream().reduce(1L, Math::multiplyExact);
   }
 
-  @Override
-  public boolean equals(Object other) {
-    return other instanceof Parameter that
-        && name.equals(that.name)
-        && group == that.group
-        && Arrays.equals(shape, that.shape);
-  }
-
-  @Override
-  public int hashCode() {
-    return name.hashCode() * 31 + Arrays.hashCode(shape);
-  }
-
-  @Override
-  public String toString() {
-    return name + Arrays.toString(shape);
+  /** Whether a tensor of {@code dimensions} has this parameter's shape. */
+  public boolean hasShape(long[] dimensions) {
+    return shape.equals(Arrays.stream(dimensions).boxed().toList());
   }
 }

@@ -5,8 +5,8 @@ import java.util.List;
 
 /**
  * The order of parameters in a flat group under {@code round_robin_gradients} (DeepSpeed 0.19.6,
- * runtime/zero/stage_1_and_2.py, {@code _round_robin_reorder}): position i of the original order goes to pile i modulo the
- * number of ranks, and the piles follow one another.
+ * runtime/zero/stage_1_and_2.py, {@code _round_robin_reorder}): position i of the original order
+ * goes to pile i modulo the number of ranks, and the piles follow one another.
  */
 public final class RoundRobin {
   private RoundRobin() {}

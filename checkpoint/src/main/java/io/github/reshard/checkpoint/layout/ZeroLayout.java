@@ -4,8 +4,9 @@ import java.io.Serializable;
 import java.util.List;
 
 /**
- * How the parameters of one model-parallel rank lie in the partitions of its data-parallel ranks: a pure function of
- * shapes, groups, config and world size, so that one class describes source and target alike.
+ * How the parameters of one model-parallel rank lie in the partitions of its data-parallel ranks: a
+ * pure function of shapes, groups, config and world size, so that one class describes source and
+ * target alike.
  */
 public interface ZeroLayout extends Serializable {
   /** The number of data-parallel ranks. */
@@ -23,12 +24,20 @@ public interface ZeroLayout extends Serializable {
   /** Whether {@code rank} holds a partition of {@code bucket}. */
   boolean holds(int rank, int bucket);
 
-  /** Elements of one rank's partition of {@code bucket}, padding included; the same on every rank that holds one. */
+  /**
+   * Elements of one rank's partition of {@code bucket}, padding included; the same on every rank
+   * that holds one.
+   */
   long bucketElements(int bucket);
 
-  /** Where the elements of {@code parameter} lie, by {@code parameterStart}, without gap or overlap. */
+  /**
+   * Where the elements of {@code parameter} lie, by {@code parameterStart}, without gap or overlap.
+   */
   List<Extent> extentsOf(int parameter);
 
-  /** What {@code rank}'s partition of {@code bucket} holds, by {@code bucketStart}; what lies between is padding. */
+  /**
+   * What {@code rank}'s partition of {@code bucket} holds, by {@code bucketStart}; what lies
+   * between is padding.
+   */
   List<Extent> extentsIn(int rank, int bucket);
 }

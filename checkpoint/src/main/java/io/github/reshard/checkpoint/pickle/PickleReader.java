@@ -10,11 +10,12 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Reads a pickle as an object graph, without running anything. The opcodes of protocols 2 to 5 are understood as CPython's
- * {@code pickle.py} (3.11) defines them, and of protocols 0 and 1 those that C picklers of Python 3 write.
+ * Reads a pickle as an object graph, without running anything. The opcodes of protocols 2 to 5 are
+ * understood as CPython's {@code pickle.py} (3.11) defines them, and of protocols 0 and 1 those
+ * that C picklers of Python 3 write.
  *
- * <p>Every opcode makes at most one node and the nesting of the graph costs no Java stack, so memory is linear in the
- * length of the input.
+ * <p>Every opcode makes at most one node and the nesting of the graph costs no Java stack, so
+ * memory is linear in the length of the input.
  */
 public final class PickleReader {
   private static final int HIGHEST_PROTOCOL = 5;
@@ -38,8 +39,8 @@ public final class PickleReader {
    * Reads the one pickle that {@code bytes} is.
    *
    * @param where the file and entry, for messages
-   * @throws RefusedException if the bytes are damaged, or need something that is not understood; the message has the
-   *     byte offset in the pickle and the opcode
+   * @throws RefusedException if the bytes are damaged, or need something that is not understood;
+   *     the message has the byte offset in the pickle and the opcode
    */
   public static Pickle read(byte[] bytes, String where) {
     PickleReader reader = new PickleReader(bytes, where);
@@ -66,7 +67,8 @@ public final class PickleReader {
         }
         if (position != in.length) {
           throw refused(
-              "expected the end, found %d more bytes after the object".formatted(in.length - position));
+              "expected the end, found %d more bytes after the object"
+                  .formatted(in.length - position));
         }
         return root;
       }
@@ -79,7 +81,8 @@ public final class PickleReader {
       case PROTO -> {
         protocol = byteAt();
         if (protocol > HIGHEST_PROTOCOL) {
-          throw refused("expected protocol 0 to %d, found %d".formatted(HIGHEST_PROTOCOL, protocol));
+          throw refused(
+              "expected protocol 0 to %d, found %d".formatted(HIGHEST_PROTOCOL, protocol));
         }
       }
       case FRAME -> {
@@ -187,7 +190,8 @@ public final class PickleReader {
           throw refused(
               "a class of the copyreg extension registry, whose name is not in the file; save again without it");
       case NEXT_BUFFER, READONLY_BUFFER ->
-          throw refused("an out-of-band buffer, which is not in the file; save again without buffer_callback");
+          throw refused(
+              "an out-of-band buffer, which is not in the file; save again without buffer_callback");
       case INST, OBJ, STRING, UNICODE, PERSID ->
           throw refused(
               "an opcode that torch.save does not write; save again with torch.save's default protocol 2");
@@ -201,7 +205,8 @@ public final class PickleReader {
       list.items().addAll(items);
     } else if (target instanceof PyInstance instance) {
       if (instance.dictItems().size() > 0 || instance.state() != null) {
-        throw refused("items for " + PyEquality.describe(target) + " after its dict items or state");
+        throw refused(
+            "items for " + PyEquality.describe(target) + " after its dict items or state");
       }
       instance.listItems().addAll(items);
     } else {
@@ -249,9 +254,10 @@ public final class PickleReader {
   }
 
   /**
-   * CPython drops an object for one of three reasons. Parts of a tuple that contains itself: the tuple is fetched from the
-   * memo next, so nothing is lost. An object whose arguments contain it, or the call of a state setter: what was dropped
-   * had an effect, which a symbolic graph can not keep.
+   * CPython drops an object for one of three reasons. Parts of a tuple that contains itself: the
+   * tuple is fetched from the memo next, so nothing is lost. An object whose arguments contain it,
+   * or the call of a state setter: what was dropped had an effect, which a symbolic graph can not
+   * keep.
    */
   private void popOne() {
     int fence = marks.isEmpty() ? 0 : marks.get(marks.size() - 1);
@@ -447,6 +453,7 @@ public final class PickleReader {
   private RefusedException refused(String problem) {
     return new RefusedException(
         where,
-        "pickle byte %d%s: %s".formatted(opcodeAt, opcode == null ? "" : ", opcode " + opcode, problem));
+        "pickle byte %d%s: %s"
+            .formatted(opcodeAt, opcode == null ? "" : ", opcode " + opcode, problem));
   }
 }

@@ -15,8 +15,9 @@ import java.util.Map;
 import java.util.Set;
 
 /**
- * Writes an object graph byte for byte as the C pickler of CPython 3.11 does ({@code Modules/_pickle.c}), which is what
- * {@code torch.save} uses: its memo, its batches, its choice of opcodes, and from protocol 4 on its frames.
+ * Writes an object graph byte for byte as the C pickler of CPython 3.11 does ({@code
+ * Modules/_pickle.c}), which is what {@code torch.save} uses: its memo, its batches, its choice of
+ * opcodes, and from protocol 4 on its frames.
  *
  * <p>The nesting of the graph costs no Java stack.
  */
@@ -43,7 +44,8 @@ public final class PickleWriter {
   private final Deque<Object> todo = new ArrayDeque<>();
   private final IdentityHashMap<PyObject, Integer> memo = new IdentityHashMap<>();
   private final Map<GlobalKey, Integer> globals = new HashMap<>();
-  private final Set<PyObject> underConstruction = Collections.newSetFromMap(new IdentityHashMap<>());
+  private final Set<PyObject> underConstruction =
+      Collections.newSetFromMap(new IdentityHashMap<>());
   private final Set<PyObject> notMemoized = Collections.newSetFromMap(new IdentityHashMap<>());
   private final PyStr latin1 = new PyStr("latin1");
   private byte[] out = new byte[1024];
@@ -66,7 +68,9 @@ public final class PickleWriter {
   public static byte[] write(PyObject root, int protocol) {
     if (protocol < 2 || protocol > 5) {
       throw new RefusedException(
-          "pickle", "expected protocol 2 to 5, found %d; save again with torch.save's default".formatted(protocol));
+          "pickle",
+          "expected protocol 2 to 5, found %d; save again with torch.save's default"
+              .formatted(protocol));
     }
     Set<PyObject> memoizeAnyway = Collections.newSetFromMap(new IdentityHashMap<>());
     while (true) {
@@ -227,7 +231,10 @@ public final class PickleWriter {
     schedule(steps);
   }
 
-  /** A tuple that is in the memo by now contains itself: its parts are dropped and the finished one is fetched. */
+  /**
+   * A tuple that is in the memo by now contains itself: its parts are dropped and the finished one
+   * is fetched.
+   */
   private void closeTuple(PyTuple tuple) {
     int size = tuple.size();
     Integer finished = memo.get(tuple);
@@ -404,13 +411,15 @@ public final class PickleWriter {
 
   private void saveInstance(PyInstance instance) {
     if (notMemoized.contains(instance)) {
-      // Met twice: it has to be one object, so this attempt is void and the next one gives it a memo entry.
+      // Met twice: it has to be one object, so this attempt is void and the next one gives it a
+      // memo entry.
       memoizeAnyway.add(instance);
     }
     if (!underConstruction.add(instance)) {
       throw new RefusedException(
           "pickle",
-          PyEquality.describe(instance) + " is among its own constructor arguments, which can not be pickled");
+          PyEquality.describe(instance)
+              + " is among its own constructor arguments, which can not be pickled");
     }
     List<Object> steps = new ArrayList<>();
     steps.add(instance.callable());
@@ -452,7 +461,9 @@ public final class PickleWriter {
   private void saveAsReduce(PyObject node, PyGlobal callable, PyTuple args) {
     if (!underConstruction.add(node)) {
       throw new RefusedException(
-          "pickle", PyEquality.describe(node) + " contains itself, which protocol %d can not pickle".formatted(protocol));
+          "pickle",
+          PyEquality.describe(node)
+              + " contains itself, which protocol %d can not pickle".formatted(protocol));
     }
     schedule(
         List.of(
@@ -553,7 +564,9 @@ public final class PickleWriter {
       throw new RefusedException("pickle", "the pickle is larger than 2 GiB");
     }
     if (needed > out.length) {
-      out = Arrays.copyOf(out, (int) Math.min(Integer.MAX_VALUE - 16, Math.max(needed, 2L * out.length)));
+      out =
+          Arrays.copyOf(
+              out, (int) Math.min(Integer.MAX_VALUE - 16, Math.max(needed, 2L * out.length)));
     }
     if (opensFrame) {
       frameStart = length;

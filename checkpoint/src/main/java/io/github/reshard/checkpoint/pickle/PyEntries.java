@@ -5,8 +5,9 @@ import java.util.Iterator;
 import java.util.List;
 
 /**
- * Key-value pairs in pickled order, of a {@link PyDict} or of a dict subclass ({@link PyInstance#dictItems()}). Lookups by
- * text or number scan: the dicts of a checkpoint that are looked up by key are small.
+ * Key-value pairs in pickled order, of a {@link PyDict} or of a dict subclass ({@link
+ * PyInstance#dictItems()}). Lookups by text or number scan: the dicts of a checkpoint that are
+ * looked up by key are small.
  */
 public final class PyEntries implements Iterable<PyEntries.Entry> {
   /** One key and its value. */
@@ -29,7 +30,9 @@ public final class PyEntries implements Iterable<PyEntries.Entry> {
   public PyObject get(long key) {
     PyObject found = null;
     for (Entry e : entries) {
-      if (e.key() instanceof PyInt n && n.value().bitLength() < 64 && n.value().longValue() == key) {
+      if (e.key() instanceof PyInt n
+          && n.value().bitLength() < 64
+          && n.value().longValue() == key) {
         found = e.value();
       }
     }

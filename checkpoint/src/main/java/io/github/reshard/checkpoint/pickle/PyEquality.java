@@ -13,11 +13,15 @@ import java.util.Set;
 import java.util.function.BiPredicate;
 
 /**
- * Whether two object graphs mean the same: equal values of equal types in equal order, and the same sharing of mutable
- * objects. Whether two references to an immutable value (text, number, tuple, class) are one object is not meaning.
+ * Whether two object graphs mean the same: equal values of equal types in equal order, and the same
+ * sharing of mutable objects. Whether two references to an immutable value (text, number, tuple,
+ * class) are one object is not meaning.
  */
 public final class PyEquality {
-  /** What the order of the keys of a plain {@code dict} counts for; in an {@code OrderedDict} it always matters. */
+  /**
+   * What the order of the keys of a plain {@code dict} counts for; in an {@code OrderedDict} it
+   * always matters.
+   */
   public enum KeyOrder {
     MATTERS,
     IGNORED_IN_DICTS
@@ -225,14 +229,15 @@ public final class PyEquality {
   }
 
   /** The entries of {@code b} in the order in which {@code a} has their keys, others last. */
-  private static List<PyEntries.Entry> inOrderOf(
-      List<PyEntries.Entry> a, List<PyEntries.Entry> b) {
+  private static List<PyEntries.Entry> inOrderOf(List<PyEntries.Entry> a, List<PyEntries.Entry> b) {
     List<PyEntries.Entry> rest = new ArrayList<>(b);
     List<PyEntries.Entry> ordered = new ArrayList<>();
     for (PyEntries.Entry entry : a) {
       for (int i = 0; i < rest.size(); i++) {
         PyObject key = rest.get(i).key();
-        if (isAtom(key) && key.getClass() == entry.key().getClass() && atomsEqual(entry.key(), key)) {
+        if (isAtom(key)
+            && key.getClass() == entry.key().getClass()
+            && atomsEqual(entry.key(), key)) {
           ordered.add(rest.remove(i));
           break;
         }
@@ -277,7 +282,9 @@ public final class PyEquality {
 
   private static String stepOf(PyObject key) {
     if (key instanceof PyStr s) {
-      return s.value().matches("[\\p{L}_][\\p{L}\\p{N}_]*") ? "." + s.value() : "['" + s.value() + "']";
+      return s.value().matches("[\\p{L}_][\\p{L}\\p{N}_]*")
+          ? "." + s.value()
+          : "['" + s.value() + "']";
     }
     return "[" + describe(key) + "]";
   }

@@ -4,8 +4,9 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * An object that a callable made, with what was done to it afterwards, in the order in which CPython's {@code save_reduce}
- * writes it: construction, list items ({@code APPENDS}), dict items ({@code SETITEMS}), state ({@code BUILD}).
+ * An object that a callable made, with what was done to it afterwards, in the order in which
+ * CPython's {@code save_reduce} writes it: construction, list items ({@code APPENDS}), dict items
+ * ({@code SETITEMS}), state ({@code BUILD}).
  */
 public final class PyInstance implements PyObject {
   /** How the object comes to be. */
@@ -102,8 +103,8 @@ public final class PyInstance implements PyObject {
   }
 
   /**
-   * Whether CPython memoizes the object. It does, except for the {@code getattr} call that stands for a nested class in
-   * protocols before 4.
+   * Whether CPython memoizes the object. It does, except for the {@code getattr} call that stands
+   * for a nested class in protocols before 4.
    */
   boolean memoized() {
     return memoized;

@@ -3,7 +3,10 @@ package io.github.reshard.checkpoint.pickle;
 import java.util.ArrayList;
 import java.util.List;
 
-/** A {@code set} or {@code frozenset} of protocol 4 (protocol 2 pickles them as a {@link PyInstance}). */
+/**
+ * A {@code set} or {@code frozenset} of protocol 4 (protocol 2 pickles them as a {@link
+ * PyInstance}).
+ */
 public final class PySet implements PyObject {
   private final List<PyObject> items = new ArrayList<>();
   private final boolean frozen;

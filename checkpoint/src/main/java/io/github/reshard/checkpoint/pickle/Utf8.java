@@ -4,9 +4,10 @@ import java.io.ByteArrayOutputStream;
 import java.nio.charset.StandardCharsets;
 
 /**
- * Text as CPython pickles it: UTF-8 with the {@code surrogatepass} error handler, under which a lone surrogate is three
- * bytes. A Java string is ambiguous only where a high surrogate is followed by a low one: that is one code point here, and
- * {@link #decode} refuses the (never seen) Python string that holds the two apart.
+ * Text as CPython pickles it: UTF-8 with the {@code surrogatepass} error handler, under which a
+ * lone surrogate is three bytes. A Java string is ambiguous only where a high surrogate is followed
+ * by a low one: that is one code point here, and {@link #decode} refuses the (never seen) Python
+ * string that holds the two apart.
  */
 final class Utf8 {
   private Utf8() {}

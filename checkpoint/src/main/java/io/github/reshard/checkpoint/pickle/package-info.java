@@ -1,2 +1,5 @@
-/** Python pickles as a symbolic object graph: read without executing anything, written as CPython writes them. */
+/**
+ * Python pickles as a symbolic object graph: read without executing anything, written as CPython
+ * writes them.
+ */
 package io.github.reshard.checkpoint.pickle;

@@ -4,7 +4,8 @@ import io.github.reshard.checkpoint.torch.DType;
 import java.io.Serializable;
 
 /**
- * The claim that the copied master weights, cast to the module's type, are the module's weights bit for bit.
+ * The claim that the copied master weights, cast to the module's type, are the module's weights bit
+ * for bit.
  *
  * @param parameter whose weights
  * @param start the first element of the parameter

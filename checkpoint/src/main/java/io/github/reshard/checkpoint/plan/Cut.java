@@ -25,7 +25,10 @@ public final class Cut {
 
   /** An element that lies across a boundary belongs to the part in which it begins. */
   private static long wholeElements(SliceCopy slice, long length, long remaining) {
-    int element = slice.cast() != null ? slice.cast().master().bytes() : slice.source() == null ? slice.fillBytes() : 1;
+    int element =
+        slice.cast() != null
+            ? slice.cast().master().bytes()
+            : slice.source() == null ? slice.fillBytes() : 1;
     long rounded = -Math.floorDiv(-length, (long) element) * element;
     return Math.min(rounded, remaining);
   }

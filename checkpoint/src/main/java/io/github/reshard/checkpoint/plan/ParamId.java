@@ -3,8 +3,9 @@ package io.github.reshard.checkpoint.plan;
 import java.io.Serializable;
 
 /**
- * What a parameter is called in the whole job. Names alone do not identify: tensor- and pipeline-parallel ranks, and the
- * expert-parallel ranks of a mixture of experts, use the same names for different tensors.
+ * What a parameter is called in the whole job. Names alone do not identify: tensor- and
+ * pipeline-parallel ranks, and the expert-parallel ranks of a mixture of experts, use the same
+ * names for different tensors.
  *
  * @param checkpoint the checkpoint it belongs to, as {@code input/tag}
  * @param mpRank the model-parallel rank, {@code MM} in {@code mp_rank_MM}

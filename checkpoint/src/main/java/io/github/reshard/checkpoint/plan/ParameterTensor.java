@@ -10,8 +10,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * A full tensor of each state of a parameter, as a list of where its elements are. That every element is there exactly once
- * was proven when it was assembled.
+ * A full tensor of each state of a parameter, as a list of where its elements are. That every
+ * element is there exactly once was proven when it was assembled.
  *
  * @param id the parameter
  * @param elements elements of the parameter
@@ -35,7 +35,8 @@ public record ParameterTensor(ParamId id, long elements, Map<String, List<Piece>
    * Brings the slices of a parameter together.
    *
    * @param expected the states that must be there, with their types
-   * @throws RefusedException if an element of a state is missing or there twice, or a state is unknown or of another type
+   * @throws RefusedException if an element of a state is missing or there twice, or a state is
+   *     unknown or of another type
    */
   public static ParameterTensor assemble(
       ParamId id, long elements, Map<String, DType> expected, Iterable<RankSlice> slices) {
@@ -49,7 +50,8 @@ public record ParameterTensor(ParamId id, long elements, Map<String, List<Piece>
               id,
               extent.state(),
               "rank %d holds it as %s, expected %s"
-                  .formatted(slice.rank(), extent.dtype(), dtype == null ? "no such state" : dtype));
+                  .formatted(
+                      slice.rank(), extent.dtype(), dtype == null ? "no such state" : dtype));
         }
         states
             .get(extent.state())
@@ -94,6 +96,10 @@ public record ParameterTensor(ParamId id, long elements, Map<String, List<Piece>
   private static RefusedException refused(ParamId id, String state, String problem) {
     return new RefusedException(
         "parameter " + id,
-        "state '" + state + "': " + problem + ". The shards are not all of one checkpoint, or one is missing.");
+        "state '"
+            + state
+            + "': "
+            + problem
+            + ". The shards are not all of one checkpoint, or one is missing.");
   }
 }

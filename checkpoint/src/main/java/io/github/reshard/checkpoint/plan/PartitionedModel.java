@@ -1,21 +1,22 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.layout.ZeroLayout;
+import io.github.reshard.checkpoint.torch.DType;
 import java.io.Serializable;
 import java.util.List;
 import java.util.Map;
 
 /**
- * The parameters that a set of data-parallel ranks partitions among its members: those of one model-parallel rank, or of
- * one expert-parallel rank of it.
+ * The parameters that a set of data-parallel ranks partitions among its members: those of one
+ * model-parallel rank, or of one expert-parallel rank of it.
  *
  * @param mpRank the model-parallel rank
  * @param expertRank the expert-parallel rank, or {@link ParamId#NO_EXPERT}
  * @param source how the parameters lie in the source's partitions
  * @param target how they lie in the target's; the same parameters in the same order
- * @param states for each param group, the partitioned states and their types, {@link States#MASTER} among them
+ * @param states for each param group, the partitioned states and their types, {@link States#MASTER}
+ *     among them
  * @param sourcePartitions where each source partition begins
  * @param targetPartitions where each target partition begins
  * @param weights for each parameter where the module's weight is, or null where no file holds it

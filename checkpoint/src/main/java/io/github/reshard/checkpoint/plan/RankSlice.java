@@ -4,7 +4,8 @@ import java.io.Serializable;
 import java.util.List;
 
 /**
- * A run of elements of one parameter as one source rank holds it: not the bytes, but where they are.
+ * A run of elements of one parameter as one source rank holds it: not the bytes, but where they
+ * are.
  *
  * @param rank the data-parallel rank, or {@link #WHOLE} for what a model file holds of all ranks
  * @param start the first element of the parameter

@@ -1,10 +1,10 @@
 package io.github.reshard.checkpoint.plan;
 
+import io.github.reshard.checkpoint.layout.Extent;
 import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.torch.DType;
-import io.github.reshard.checkpoint.layout.Extent;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;

@@ -4,8 +4,8 @@ import java.io.Serializable;
 import java.util.List;
 
 /**
- * Everything that is known before the first byte moves. It grows with the number of files and parameters, never with
- * their bytes, and is made once and handed to every worker.
+ * Everything that is known before the first byte moves. It grows with the number of files and
+ * parameters, never with their bytes, and is made once and handed to every worker.
  *
  * @param checkpoint names the source in a {@link ParamId}
  * @param tag the tag that is resharded
@@ -15,7 +15,8 @@ import java.util.List;
  * @param targets every file that is written
  * @param models the partitioned parameters
  * @param carried what is copied without being partitioned: whole storages, and files as they are
- * @param padding what fills the target's partitions behind their parameters: the elements of which state
+ * @param padding what fills the target's partitions behind their parameters: the elements of which
+ *     state
  * @param notes what the user should know
  * @param partBytes the size of a part of a target file
  */
@@ -52,7 +53,10 @@ public record ReshardPlan(
     notes = List.copyOf(notes);
   }
 
-  /** The elements behind the parameters of {@code group} in {@code state}: zero unless the source shows another value. */
+  /**
+   * The elements behind the parameters of {@code group} in {@code state}: zero unless the source
+   * shows another value.
+   */
   public long paddingBits(int model, int group, String state) {
     for (Padding p : padding) {
       if (p.model() == model && p.group() == group && p.state().equals(state)) {

@@ -3,23 +3,33 @@ package io.github.reshard.checkpoint.plan;
 import java.io.Serializable;
 
 /**
- * A run of bytes that moves in one piece: it crosses no boundary of a source storage, target storage or part.
+ * A run of bytes that moves in one piece: it crosses no boundary of a source storage, target
+ * storage or part.
  *
  * @param source where it is read from, or null for padding that has no source
  * @param target where it is written to, or null if it is only read to be proven
  * @param bytes its length in bytes
- * @param proves whether its CRC counts towards the proof of the source entry; every source byte is counted once
- * @param fill for padding, the bits of one element, little endian, in the low {@code fillBytes} bytes
+ * @param proves whether its CRC counts towards the proof of the source entry; every source byte is
+ *     counted once
+ * @param fill for padding, the bits of one element, little endian, in the low {@code fillBytes}
+ *     bytes
  * @param fillBytes for padding, the bytes of one element
  * @param cast what is claimed of the bytes beside their identity, or null
  */
 public record SliceCopy(
-    Address source, Address target, long bytes, boolean proves, long fill, int fillBytes, CastCheck cast)
+    Address source,
+    Address target,
+    long bytes,
+    boolean proves,
+    long fill,
+    int fillBytes,
+    CastCheck cast)
     implements Serializable {
 
   public SliceCopy {
     if (bytes < 0 || (source == null && target == null)) {
-      throw new IllegalArgumentException("a slice of %d bytes from %s to %s".formatted(bytes, source, target));
+      throw new IllegalArgumentException(
+          "a slice of %d bytes from %s to %s".formatted(bytes, source, target));
     }
   }
 

@@ -10,7 +10,8 @@ import java.util.List;
  *
  * @param stat the file as it was at planning
  * @param entries the zip entries of a torch file in file order, empty for any other file
- * @param hasCrcs whether the entries' CRCs were recorded ({@code torch.serialization.set_crc32_options})
+ * @param hasCrcs whether the entries' CRCs were recorded ({@code
+ *     torch.serialization.set_crc32_options})
  */
 public record SourceFile(FileStat stat, List<TorchFile.Entry> entries, boolean hasCrcs)
     implements Serializable {

@@ -6,7 +6,8 @@ import java.io.Serializable;
 /**
  * Where in the source one state of a run of elements lies.
  *
- * @param state {@link States#MASTER}, {@link States#MODULE} or a key of the optimizer's state such as {@code exp_avg}
+ * @param state {@link States#MASTER}, {@link States#MODULE} or a key of the optimizer's state such
+ *     as {@code exp_avg}
  * @param dtype the type of an element
  * @param file index into {@link ReshardPlan#sources()}
  * @param entry index into that file's {@link SourceFile#entries()}

@@ -1,19 +1,19 @@
 package io.github.reshard.checkpoint.plan;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.layout.Extent;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.checkpoint.layout.Extent;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
 
 /**
- * The payload bytes of a source file that go nowhere: padding, and what another rank's file already provides. They are read all
- * the same, because a storage's CRC covers them.
+ * The payload bytes of a source file that go nowhere: padding, and what another rank's file already
+ * provides. They are read all the same, because a storage's CRC covers them.
  */
 public final class UnusedBytes {
   private UnusedBytes() {}

@@ -1,2 +1,5 @@
-/** The plan of a reshard as pure data: which bytes of which source file go where, and the arithmetic that makes it. */
+/**
+ * The plan of a reshard as pure data: which bytes of which source file go where, and the arithmetic
+ * that makes it.
+ */
 package io.github.reshard.checkpoint.plan;

@@ -79,7 +79,8 @@ public final class LocalSourceStore implements SourceStore {
         int read = channel.read(target, at);
         if (read < 0) {
           throw new EOFException(
-              "%s ends at byte %d, %d more bytes were expected".formatted(stat.path(), at, target.remaining()));
+              "%s ends at byte %d, %d more bytes were expected"
+                  .formatted(stat.path(), at, target.remaining()));
         }
         at += read;
       }

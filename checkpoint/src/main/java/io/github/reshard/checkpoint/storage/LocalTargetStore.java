@@ -14,10 +14,12 @@ import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.BasicFileAttributes;
 
 /**
- * A directory of a local file system. Files grow in a directory beside the tag; publishing renames it.
+ * A directory of a local file system. Files grow in a directory beside the tag; publishing renames
+ * it.
  *
- * <p>The order of steps when a tag is published is what makes a crash harmless: {@code latest} never names a tag that is not
- * whole, and while the marker file is there a rerun may replace what it finds.
+ * <p>The order of steps when a tag is published is what makes a crash harmless: {@code latest}
+ * never names a tag that is not whole, and while the marker file is there a rerun may replace what
+ * it finds.
  */
 public final class LocalTargetStore implements TargetStore {
   private static final long serialVersionUID = 1L;
@@ -62,14 +64,14 @@ public final class LocalTargetStore implements TargetStore {
   public void begin() throws IOException {
     if (Files.exists(tagDirectory()) && !overwrite && !Files.exists(marker())) {
       throw new OutputException(
-          tagDirectory() + ": the output already holds this tag; --overwrite replaces it.");
+          tagDirectory().toString(), "the output already holds this tag; --overwrite replaces it.");
     }
     try {
       Files.createDirectories(directory());
       deleteTree(staging());
       Files.createDirectories(staging());
     } catch (IOException e) {
-      throw new OutputException(directory() + ": cannot be written: " + e, e);
+      throw new OutputException(output, "cannot be written: " + e, e);
     }
   }
 
@@ -91,7 +93,7 @@ public final class LocalTargetStore implements TargetStore {
           at += channel.write(source, at);
         }
       } catch (IOException e) {
-        throw new OutputException(path + ": cannot be written: " + e.getMessage(), e);
+        throw new OutputException(path.toString(), "cannot be written: " + e.getMessage(), e);
       }
     }
 
@@ -107,12 +109,13 @@ public final class LocalTargetStore implements TargetStore {
     try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
       if (channel.size() != bytes) {
         throw new OutputException(
-            "%s: has %d bytes where %d were written. Something else writes to it, or the file system lost them."
-                .formatted(file, channel.size(), bytes));
+            file.toString(),
+            "has %d bytes where %d were written. Something else writes to it, or the file system lost them."
+                .formatted(channel.size(), bytes));
       }
       channel.force(true);
     } catch (IOException e) {
-      throw new OutputException(file + ": cannot be made durable: " + e.getMessage(), e);
+      throw new OutputException(file.toString(), "cannot be made durable: " + e.getMessage(), e);
     }
   }
 
@@ -123,7 +126,7 @@ public final class LocalTargetStore implements TargetStore {
         replace(paths);
       }
     } catch (IOException e) {
-      throw new OutputException(directory() + ": the tag cannot be published: " + e, e);
+      throw new OutputException(output, "the tag cannot be published: " + e, e);
     }
   }
 

@@ -12,7 +12,8 @@ public interface SourceStore extends Serializable {
   /**
    * Opens a file that was listed.
    *
-   * @throws io.github.reshard.checkpoint.RefusedException if it is no longer the file that was listed
+   * @throws io.github.reshard.checkpoint.RefusedException if it is no longer the file that was
+   *     listed
    */
   RangedFile open(FileStat file) throws IOException;
 

@@ -4,14 +4,15 @@ import java.io.IOException;
 import java.io.Serializable;
 
 /**
- * Where a checkpoint is written. Nothing that is written is part of the output until it is published, and every call may be
- * repeated: runners retry, and two workers may do the same work.
+ * Where a checkpoint is written. Nothing that is written is part of the output until it is
+ * published, and every call may be repeated: runners retry, and two workers may do the same work.
  */
 public interface TargetStore extends Serializable {
   /**
    * Makes the place ready and removes what an earlier run left unpublished.
    *
-   * @throws io.github.reshard.checkpoint.OutputException if the tag is there and may not be replaced
+   * @throws io.github.reshard.checkpoint.OutputException if the tag is there and may not be
+   *     replaced
    */
   void begin() throws IOException;
 

@@ -8,7 +8,8 @@ import java.util.Optional;
  * @param formatVersion the text of {@code .format_version}, which PyTorch 2.7 introduced
  * @param storageAlignment the text of {@code .storage_alignment}, likewise
  * @param byteorder the text of {@code byteorder}, which PyTorch 2.1 introduced
- * @param serializationId whether there is a {@code .data/serialization_id}, which PyTorch 2.1 introduced
+ * @param serializationId whether there is a {@code .data/serialization_id}, which PyTorch 2.1
+ *     introduced
  * @param version the text of {@code version}
  * @param order in which order the storages lie
  * @param alignment of every payload, in bytes
@@ -35,8 +36,8 @@ public record ContainerStyle(
   static final int DEFAULT_ALIGNMENT = 64;
 
   /**
-   * PyTorch 2.6. It has no {@code .format_version}, so that no reader computes offsets instead of reading them; the style for
-   * a file whose own can not be reproduced.
+   * PyTorch 2.6. It has no {@code .format_version}, so that no reader computes offsets instead of
+   * reading them; the style for a file whose own can not be reproduced.
    */
   public static final ContainerStyle PLAIN =
       new ContainerStyle(

@@ -1,6 +1,9 @@
 package io.github.reshard.checkpoint.torch;
 
-/** CRC-32 of concatenations, without the bytes: zlib's {@code crc32_combine}, arithmetic in GF(2)[x] modulo the polynomial. */
+/**
+ * CRC-32 of concatenations, without the bytes: zlib's {@code crc32_combine}, arithmetic in GF(2)[x]
+ * modulo the polynomial.
+ */
 public final class Crc32Combine {
   private static final int POLYNOMIAL = 0xedb88320;
 

@@ -3,9 +3,10 @@ package io.github.reshard.checkpoint.torch;
 import java.util.Optional;
 
 /**
- * Element types. Those with a storage class of their own are pickled by {@code _rebuild_tensor_v2}; the others lie in a
- * {@code torch.storage.UntypedStorage} and {@code _rebuild_tensor_v3} names the type (PyTorch 2.6, {@code
- * torch/storage.py}, {@code _dtype_to_storage_type_map} and {@code _new_dtypes}).
+ * Element types. Those with a storage class of their own are pickled by {@code _rebuild_tensor_v2};
+ * the others lie in a {@code torch.storage.UntypedStorage} and {@code _rebuild_tensor_v3} names the
+ * type (PyTorch 2.6, {@code torch/storage.py}, {@code _dtype_to_storage_type_map} and {@code
+ * _new_dtypes}).
  */
 public enum DType {
   FLOAT32("float32", 4, "FloatStorage"),

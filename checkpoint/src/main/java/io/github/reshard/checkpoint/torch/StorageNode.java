@@ -40,7 +40,8 @@ public final class StorageNode {
     this.dtype = dtypeOf(type);
     if (elements > Long.MAX_VALUE / dtype.bytes()) {
       throw new RefusedException(
-          WHERE, "expected a storage of less than 2^63 bytes, found %d elements".formatted(elements));
+          WHERE,
+          "expected a storage of less than 2^63 bytes, found %d elements".formatted(elements));
     }
   }
 
@@ -72,7 +73,9 @@ public final class StorageNode {
         PyTuple.of(new PyStr("storage"), type, key, location, PyInt.of(numel)));
   }
 
-  /** As {@link #create(PyGlobal, PyStr, PyStr, long)}, keeping the nodes of this one for all else. */
+  /**
+   * As {@link #create(PyGlobal, PyStr, PyStr, long)}, keeping the nodes of this one for all else.
+   */
   public PyPersistentId with(PyStr newKey, long numel) {
     PyTuple id = (PyTuple) node.id();
     return new PyPersistentId(PyTuple.of(id.get(0), type, newKey, location, PyInt.of(numel)));
@@ -123,6 +126,7 @@ public final class StorageNode {
         .orElseThrow(
             () ->
                 new RefusedException(
-                    WHERE, "expected a torch storage class, found %s: not supported".formatted(type)));
+                    WHERE,
+                    "expected a torch storage class, found %s: not supported".formatted(type)));
   }
 }

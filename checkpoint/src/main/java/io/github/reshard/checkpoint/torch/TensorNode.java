@@ -13,10 +13,11 @@ import java.util.List;
 import java.util.Optional;
 
 /**
- * A view on a pickled tensor: {@code torch._utils._rebuild_tensor_v2} or {@code _v3}, as such or inside of {@code
- * _rebuild_parameter}, {@code _rebuild_parameter_with_state} and {@code torch._tensor._rebuild_from_type_v2} (tensors that
- * carry attributes). Edits go to the graph, and an edit that changes nothing leaves every node in place, so that the
- * pickle stays as it was to the byte.
+ * A view on a pickled tensor: {@code torch._utils._rebuild_tensor_v2} or {@code _v3}, as such or
+ * inside of {@code _rebuild_parameter}, {@code _rebuild_parameter_with_state} and {@code
+ * torch._tensor._rebuild_from_type_v2} (tensors that carry attributes). Edits go to the graph, and
+ * an edit that changes nothing leaves every node in place, so that the pickle stays as it was to
+ * the byte.
  */
 public final class TensorNode {
   private static final String WHERE = "a tensor in data.pkl";
@@ -76,8 +77,7 @@ public final class TensorNode {
       return Optional.of(new TensorNode(outermost, holder, typed));
     }
     boolean parameter =
-        global.is(UTILS, "_rebuild_parameter")
-            || global.is(UTILS, "_rebuild_parameter_with_state");
+        global.is(UTILS, "_rebuild_parameter") || global.is(UTILS, "_rebuild_parameter_with_state");
     if (parameter
         && args.size() > 0
         && args.get(0) instanceof PyInstance data
@@ -200,7 +200,9 @@ public final class TensorNode {
     return numel;
   }
 
-  /** Whether its elements lie row by row without gaps, as {@code Tensor.is_contiguous} decides it. */
+  /**
+   * Whether its elements lie row by row without gaps, as {@code Tensor.is_contiguous} decides it.
+   */
   public boolean isContiguous() {
     long[] shape = shape();
     if (numel(shape) == 0) {
@@ -313,7 +315,8 @@ public final class TensorNode {
     if (!(node instanceof PyInt number)
         || number.value().signum() < 0
         || number.value().bitLength() > 63) {
-      throw new RefusedException(where, "expected a " + what + " from 0 to 2^63 - 1, found another");
+      throw new RefusedException(
+          where, "expected a " + what + " from 0 to 2^63 - 1, found another");
     }
     return number.value().longValue();
   }

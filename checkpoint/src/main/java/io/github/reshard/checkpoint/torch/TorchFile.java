@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.pickle.PickleReader;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import java.io.EOFException;
 import java.io.IOException;
+import java.io.Serializable;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
@@ -20,11 +21,13 @@ import java.util.Set;
 import java.util.zip.CRC32;
 
 /**
- * What a {@code torch.save} file holds and where, without the payloads of its storages. Independent of the file once read.
+ * What a {@code torch.save} file holds and where, without the payloads of its storages. Independent
+ * of the file once read.
  *
- * <p>A file whose directory is, byte for byte, the one that PyTorch would have written is read in three ranges whatever
- * its size (end, directory if it is large, everything before the first storage): the planned layout gives the payload
- * offsets. Of any other file the local headers are read too.
+ * <p>A file whose directory is, byte for byte, the one that PyTorch would have written is read in
+ * three ranges whatever its size (end, directory if it is large, everything before the first
+ * storage): the planned layout gives the payload offsets. Of any other file the local headers are
+ * read too.
  */
 public final class TorchFile {
   /**
@@ -38,7 +41,8 @@ public final class TorchFile {
    * @param flags the general-purpose flags
    */
   public record Entry(
-      String name, long headerOffset, long payloadOffset, long bytes, int crc32, int flags) {
+      String name, long headerOffset, long payloadOffset, long bytes, int crc32, int flags)
+      implements Serializable {
     Entry at(long payload) {
       return new Entry(name, headerOffset, payload, bytes, crc32, flags);
     }
@@ -140,7 +144,9 @@ public final class TorchFile {
     return Optional.ofNullable(serializationId).map(byte[]::clone);
   }
 
-  /** How to write a file like this one; {@link ContainerStyle#PLAIN} unless {@link #reproducible()}. */
+  /**
+   * How to write a file like this one; {@link ContainerStyle#PLAIN} unless {@link #reproducible()}.
+   */
   public ContainerStyle style() {
     return style;
   }
@@ -184,7 +190,8 @@ public final class TorchFile {
         }
         byte[] record = bytes(recordAt, ZIP64_RECORD);
         if (LittleEndian.u32(record, 0) != 0x06064b50) {
-          throw refused("expected the zip64 end record at byte %d, found something else".formatted(recordAt));
+          throw refused(
+              "expected the zip64 end record at byte %d, found something else".formatted(recordAt));
         }
         count = LittleEndian.u64(record, 32);
         directoryBytes = LittleEndian.u64(record, 40);
@@ -232,7 +239,9 @@ public final class TorchFile {
       if (head.length >= 4 && LittleEndian.u32(head, 0) == 0x04034b50) {
         throw refused("the file is cut off: it starts as a torch.save file, but has no end record");
       }
-      throw refused("expected a torch.save file (a zip archive), found something else of %d bytes".formatted(size));
+      throw refused(
+          "expected a torch.save file (a zip archive), found something else of %d bytes"
+              .formatted(size));
     }
 
     private List<Entry> parseDirectory(byte[] in, int count, long directoryAt) {
@@ -300,7 +309,8 @@ public final class TorchFile {
         int field = zip64Field(in, extraAt, extraEnd);
         int wanted = (largeBytes ? 8 : 0) + (largePacked ? 8 : 0) + (largeOffset ? 8 : 0);
         if (field < 0 || LittleEndian.u16(in, field - 2) < wanted) {
-          throw refused("entry %s needs a zip64 field of %d bytes and has none".formatted(name, wanted));
+          throw refused(
+              "entry %s needs a zip64 field of %d bytes and has none".formatted(name, wanted));
         }
         if (largeBytes) {
           bytes = LittleEndian.u64(in, field);
@@ -344,7 +354,8 @@ public final class TorchFile {
           return entry.name().substring(0, entry.name().indexOf('/'));
         }
       }
-      throw refused("expected an entry NAME/data.pkl, found a zip archive without it: not a torch.save file");
+      throw refused(
+          "expected an entry NAME/data.pkl, found a zip archive without it: not a torch.save file");
     }
 
     private List<Entry> withoutPrefix(List<Entry> listed, String archiveName) {
@@ -443,7 +454,9 @@ public final class TorchFile {
           hasCrcs);
     }
 
-    /** One read for data.pkl and its neighbours, which in PyTorch's files precede the first storage. */
+    /**
+     * One read for data.pkl and its neighbours, which in PyTorch's files precede the first storage.
+     */
     private void readHead(List<Entry> listed) throws IOException {
       long pickleBytes = find(listed, "data.pkl").orElseThrow().bytes();
       long headEnd = tailAt;
@@ -504,7 +517,8 @@ public final class TorchFile {
       }
       if (entry.get().bytes() > most) {
         throw refused(
-            "entry %s: expected at most %d bytes, found %d".formatted(name, most, entry.get().bytes()));
+            "entry %s: expected at most %d bytes, found %d"
+                .formatted(name, most, entry.get().bytes()));
       }
       return Optional.of(bytes(entry.get().payloadOffset(), (int) entry.get().bytes()));
     }
@@ -590,7 +604,8 @@ public final class TorchFile {
       window = readNow(at, (int) Math.min(Math.max(WINDOW, length), size - at));
       byte[] read = kept(at, length);
       if (read == null) {
-        throw refused("expected a local header at byte %d, found the end of the file".formatted(at));
+        throw refused(
+            "expected a local header at byte %d, found the end of the file".formatted(at));
       }
       return read;
     }
@@ -611,7 +626,10 @@ public final class TorchFile {
         file.readFully(at, ByteBuffer.wrap(bytes));
       } catch (EOFException e) {
         throw new RefusedException(
-            path, "expected %d bytes from byte %d, the file ended before; it is being written?".formatted(length, at), e);
+            path,
+            "expected %d bytes from byte %d, the file ended before; it is being written?"
+                .formatted(length, at),
+            e);
       }
       return bytes;
     }

@@ -14,10 +14,11 @@ import java.util.Set;
 import java.util.zip.CRC32;
 
 /**
- * Where every byte of a {@code torch.save} file lies, known before one is written: PyTorch's own writer ({@code
- * caffe2/serialize/inline_container.cc} and {@code third_party/miniz-3.0.2}) as a pure function. All entries are stored.
- * A local header has no sizes; a descriptor follows the payload, except that of 0 bytes. An {@code FB} extra field aligns
- * every payload. An entry of 4 GiB or beyond offset 4 GiB has a zip64 extra in both headers and a 24-byte descriptor.
+ * Where every byte of a {@code torch.save} file lies, known before one is written: PyTorch's own
+ * writer ({@code caffe2/serialize/inline_container.cc} and {@code third_party/miniz-3.0.2}) as a
+ * pure function. All entries are stored. A local header has no sizes; a descriptor follows the
+ * payload, except that of 0 bytes. An {@code FB} extra field aligns every payload. An entry of 4
+ * GiB or beyond offset 4 GiB has a zip64 extra in both headers and a 24-byte descriptor.
  */
 public final class TorchFileLayout {
   static final long ZIP64_FROM = 0xffffffffL;
@@ -26,7 +27,10 @@ public final class TorchFileLayout {
   static final int FLAG_UTF8 = 0x0800;
   private static final String STORAGE_PREFIX = "data/";
 
-  /** An entry with its place; {@code content} is null for a storage, {@code storageKey} for any other. */
+  /**
+   * An entry with its place; {@code content} is null for a storage, {@code storageKey} for any
+   * other.
+   */
   @SuppressWarnings("ArrayRecordComponent") // Never compared.
   record Planned(
       byte[] fullName,
@@ -73,8 +77,10 @@ public final class TorchFileLayout {
    *
    * @param archiveName the prefix of all entry names: the file's name up to its last dot
    * @param pickle the bytes of {@code data.pkl}
-   * @param storages in the order in which the pickle first mentions them; laid out in the order of {@code style}
-   * @param serializationId the 40 bytes of {@code .data/serialization_id}; not looked at for a style without it
+   * @param storages in the order in which the pickle first mentions them; laid out in the order of
+   *     {@code style}
+   * @param serializationId the 40 bytes of {@code .data/serialization_id}; not looked at for a
+   *     style without it
    */
   public static TorchFileLayout plan(
       ContainerStyle style,
@@ -126,7 +132,8 @@ public final class TorchFileLayout {
 
     void addStorage(StorageSize storage) {
       if (storage.bytes() < 0) {
-        throw new IllegalArgumentException("storage '" + storage.key() + "' of " + storage.bytes() + " bytes");
+        throw new IllegalArgumentException(
+            "storage '" + storage.key() + "' of " + storage.bytes() + " bytes");
       }
       place(STORAGE_PREFIX + storage.key(), storage.bytes(), null, storage.key());
     }
@@ -134,9 +141,11 @@ public final class TorchFileLayout {
     private void place(String name, long bytes, byte[] content, String storageKey) {
       byte[] fullName = (prefix + name).getBytes(StandardCharsets.UTF_8);
       if (fullName.length > 0xffff) {
-        throw new RefusedException(prefix, "entry names of more than 65535 bytes can not be written");
+        throw new RefusedException(
+            prefix, "entry names of more than 65535 bytes can not be written");
       }
-      // getPadding of inline_container.cc: the FB field's own 4 bytes count, then what is missing to the alignment.
+      // getPadding of inline_container.cc: the FB field's own 4 bytes count, then what is missing
+      // to the alignment.
       long start = cursor + LOCAL_HEADER + fullName.length + 4;
       start += zip64Extra(bytes, cursor).length;
       int padding = (int) ((alignment - start % alignment) % alignment);
@@ -150,7 +159,10 @@ public final class TorchFileLayout {
     }
   }
 
-  /** The same in the local header as in the directory: both sizes if one is large, the offset if it is. */
+  /**
+   * The same in the local header as in the directory: both sizes if one is large, the offset if it
+   * is.
+   */
   private static byte[] zip64Extra(long bytes, long headerOffset) {
     boolean largeBytes = bytes >= ZIP64_FROM;
     boolean largeOffset = headerOffset >= ZIP64_FROM;
@@ -278,8 +290,9 @@ public final class TorchFileLayout {
   }
 
   /**
-   * A {@code .data/serialization_id} for a new file: 40 digits that depend on its content alone. PyTorch's own are hashes
-   * of names and of CRCs that depend on its C++ library; nothing checks them.
+   * A {@code .data/serialization_id} for a new file: 40 digits that depend on its content alone.
+   * PyTorch's own are hashes of names and of CRCs that depend on its C++ library; nothing checks
+   * them.
    */
   public static byte[] serializationId(byte[] pickle, List<StorageSize> storages) {
     MessageDigest digest;
@@ -290,7 +303,8 @@ public final class TorchFileLayout {
     }
     digest.update(pickle);
     for (StorageSize storage : storages) {
-      digest.update((storage.key() + "=" + storage.bytes() + "\n").getBytes(StandardCharsets.UTF_8));
+      digest.update(
+          (storage.key() + "=" + storage.bytes() + "\n").getBytes(StandardCharsets.UTF_8));
     }
     byte[] hash = digest.digest();
     return text(twentyDigits(LittleEndian.u64(hash, 0)) + twentyDigits(LittleEndian.u64(hash, 8)));

@@ -19,14 +19,17 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Which files a checkpoint has, sorted by what they are for. Names are those of DeepSpeed 0.19.6, runtime/engine.py
- * ({@code _get_ckpt_name}, {@code _get_zero_ckpt_name}) and runtime/pipe/module.py ({@code ckpt_layer_path}).
+ * Which files a checkpoint has, sorted by what they are for. Names are those of DeepSpeed 0.19.6,
+ * runtime/engine.py ({@code _get_ckpt_name}, {@code _get_zero_ckpt_name}) and
+ * runtime/pipe/module.py ({@code ckpt_layer_path}).
  *
  * @param directory what {@code save_checkpoint} was given
  * @param tag the tag
  * @param models {@code mp_rank_MM_model_states.pt} by mp rank
- * @param rankModels {@code zero_pp_rank_D_mp_rank_MM_model_states.pt} (ZeRO-3) by mp rank and data-parallel rank
- * @param optimizers {@code [bf16_]zero_pp_rank_D_mp_rank_MM_optim_states.pt} by mp rank and data-parallel rank
+ * @param rankModels {@code zero_pp_rank_D_mp_rank_MM_model_states.pt} (ZeRO-3) by mp rank and
+ *     data-parallel rank
+ * @param optimizers {@code [bf16_]zero_pp_rank_D_mp_rank_MM_optim_states.pt} by mp rank and
+ *     data-parallel rank
  * @param layers {@code layer_LL-model_states.pt} and {@code layer_LL-model_TT-model_states.pt}
  * @param experts files of a mixture of experts
  * @param others files in the tag directory that are none of these
@@ -59,7 +62,8 @@ public record CheckpointFiles(
   private static final Pattern LAYER =
       Pattern.compile("layer_(\\d+)(?:-model_(\\d+))?-model_states\\.pt");
   private static final Pattern EXPERT =
-      Pattern.compile("layer_\\d+_expert_\\d+_mp_rank_\\d+_model_states\\.pt|expp_rank_\\d+_mp_rank_\\d+_optim_states\\.pt");
+      Pattern.compile(
+          "layer_\\d+_expert_\\d+_mp_rank_\\d+_model_states\\.pt|expp_rank_\\d+_mp_rank_\\d+_optim_states\\.pt");
 
   static final String LATEST = "latest";
 
@@ -70,7 +74,8 @@ public record CheckpointFiles(
    * Looks at a checkpoint directory.
    *
    * @param tag the tag, or empty for what {@code latest} says
-   * @throws RefusedException if there is no checkpoint, or more than one file claims to be the same thing
+   * @throws RefusedException if there is no checkpoint, or more than one file claims to be the same
+   *     thing
    */
   public static CheckpointFiles discover(SourceStore store, String directory, Optional<String> tag)
       throws IOException {
@@ -152,7 +157,8 @@ public record CheckpointFiles(
     long limit = 4096;
     if (file.bytes() > limit) {
       throw new RefusedException(
-          file.path(), "expected the name of a tag, found a file of %d bytes".formatted(file.bytes()));
+          file.path(),
+          "expected the name of a tag, found a file of %d bytes".formatted(file.bytes()));
     }
     ByteBuffer text = ByteBuffer.allocate((int) file.bytes());
     try (RangedFile open = store.open(file)) {
@@ -183,7 +189,10 @@ public record CheckpointFiles(
     }
   }
 
-  /** The layer that a layer file holds and, under tensor parallelism, the tensor-parallel rank; else null. */
+  /**
+   * The layer that a layer file holds and, under tensor parallelism, the tensor-parallel rank; else
+   * null.
+   */
   record LayerName(int layer, int tensorRank) {
     static LayerName parse(String fileName) {
       Matcher m = LAYER.matcher(fileName);

@@ -8,7 +8,6 @@ import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -60,8 +59,9 @@ final class ModelRewrite {
   }
 
   /**
-   * The key of the storage that is the flat buffer of {@code group}, or null if the module's weights are not views of
-   * one (stage_1_and_2.py, {@code _update_model_bit16_weights}, makes them so).
+   * The key of the storage that is the flat buffer of {@code group}, or null if the module's
+   * weights are not views of one (stage_1_and_2.py, {@code _update_model_bit16_weights}, makes them
+   * so).
    */
   static String flatStorage(Map<String, TensorNode> module, Group group) {
     FlatLayout layout = group.source();
@@ -70,7 +70,7 @@ final class ModelRewrite {
       Parameter parameter = layout.parameters().get(p);
       TensorNode weight = module.get(parameter.name());
       if (weight == null
-          || !Arrays.equals(weight.shape(), parameter.shape())
+          || !parameter.hasShape(weight.shape())
           || !weight.isContiguous()
           || weight.storageOffset() != layout.flatStart(p)
           || weight.storageElements() != layout.flatElements(group.group())
@@ -94,9 +94,7 @@ final class ModelRewrite {
         moved.put(
             key,
             new Rewritten.Storage(
-                key,
-                elements * tensor.dtype().bytes(),
-                new Rewritten.Content.FlatWeights(g)));
+                key, elements * tensor.dtype().bytes(), new Rewritten.Content.FlatWeights(g)));
       }
     }
   }

@@ -9,7 +9,8 @@ import java.util.Map;
 import java.util.Optional;
 
 /**
- * What a model file of ZeRO-1 or 2 says (DeepSpeed 0.19.6, runtime/engine.py, {@code _common_checkpoint_state}).
+ * What a model file of ZeRO-1 or 2 says (DeepSpeed 0.19.6, runtime/engine.py, {@code
+ * _common_checkpoint_state}).
  *
  * @param root the pickled dict
  */

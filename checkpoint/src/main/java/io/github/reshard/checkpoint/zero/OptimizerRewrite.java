@@ -2,9 +2,9 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.layout.Extent;
 import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyGlobal;
-import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;

@@ -12,7 +12,8 @@ import java.util.Optional;
  * What an optimizer file of ZeRO-1 or 2 says (DeepSpeed 0.19.6, runtime/zero/stage_1_and_2.py and
  * runtime/bf16_optimizer.py, {@code state_dict}).
  *
- * @param root the pickled dict, either what {@code save_checkpoint} wraps or the bare {@code state_dict()}
+ * @param root the pickled dict, either what {@code save_checkpoint} wraps or the bare {@code
+ *     state_dict()}
  */
 record OptimizerStates(PickledValue root) {
   static final String GROUP_PADDINGS = "group_paddings";
@@ -55,7 +56,9 @@ record OptimizerStates(PickledValue root) {
     return stateDict().get(MASTERS).items();
   }
 
-  /** {@code elastic_checkpoint}: a list of states, each cut to the elements that are not padding. */
+  /**
+   * {@code elastic_checkpoint}: a list of states, each cut to the elements that are not padding.
+   */
   boolean isElastic() {
     return stateDict().get(BASE_STATE).isList();
   }

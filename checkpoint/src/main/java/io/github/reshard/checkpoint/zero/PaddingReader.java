@@ -13,7 +13,10 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.List;
 
-/** Reads the padding at the end of a group's partitions; there are less than two elements a rank of it. */
+/**
+ * Reads the padding at the end of a group's partitions; there are less than two elements a rank of
+ * it.
+ */
 final class PaddingReader {
   private final SourceStore store;
   private final List<SourceFile> sources;

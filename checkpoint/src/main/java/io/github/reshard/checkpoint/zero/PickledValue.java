@@ -18,7 +18,8 @@ import java.util.List;
 import java.util.Optional;
 
 /**
- * A value in a pickle with the way to it, so that what is missing or of the wrong kind is refused by name.
+ * A value in a pickle with the way to it, so that what is missing or of the wrong kind is refused
+ * by name.
  *
  * @param file the file, for messages
  * @param path the way from the root, such as {@code optimizer_state_dict.param_groups[0]}
@@ -57,8 +58,7 @@ record PickledValue(String file, String path, PyObject node) {
   /** The value of a key that must be there. */
   PickledValue get(String key) {
     return find(key)
-        .orElseThrow(
-            () -> refused("expected the key '" + key + "', found only " + keys() + "."));
+        .orElseThrow(() -> refused("expected the key '" + key + "', found only " + keys() + "."));
   }
 
   /** The value of a key that may be there. */
@@ -159,7 +159,7 @@ record PickledValue(String file, String path, PyObject node) {
   }
 
   /** A {@code torch.Size}, in elements per dimension. */
-  long[] asSize() {
+  List<Long> asSize() {
     if (node instanceof PyInstance size
         && size.isOf("torch", "Size")
         && size.args() instanceof PyTuple args
@@ -168,7 +168,7 @@ record PickledValue(String file, String path, PyObject node) {
       return new PickledValue(file, path, args.get(0)).asSize();
     }
     return items().stream()
-        .mapToLong(
+        .map(
             item -> {
               long dimension = item.asLong();
               if (dimension < 0) {
@@ -176,7 +176,7 @@ record PickledValue(String file, String path, PyObject node) {
               }
               return dimension;
             })
-        .toArray();
+        .toList();
   }
 
   /** What kind of value this is, in Python's words. */
@@ -199,6 +199,9 @@ record PickledValue(String file, String path, PyObject node) {
     if (node == PyNone.NONE) {
       return "None";
     }
-    return node.getClass().getSimpleName().replaceFirst("^Py", "a ").toLowerCase(java.util.Locale.ROOT);
+    return node.getClass()
+        .getSimpleName()
+        .replaceFirst("^Py", "a ")
+        .toLowerCase(java.util.Locale.ROOT);
   }
 }

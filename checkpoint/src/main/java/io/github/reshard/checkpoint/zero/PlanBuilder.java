@@ -41,8 +41,7 @@ final class PlanBuilder {
     sources.add(new SourceFile(stat, List.of(), false));
     int source = sources.size() - 1;
     int target = addWhole(path, source, stat.bytes());
-    carry(
-        new Address(source, NO_ENTRY, 0), new Address(target, 0, 0), stat.bytes());
+    carry(new Address(source, NO_ENTRY, 0), new Address(target, 0, 0), stat.bytes());
   }
 
   /** A torch file that is copied to {@code path}; the bytes of its entries are proven. */
@@ -67,33 +66,26 @@ final class PlanBuilder {
           entry.bytes());
       at = entry.payloadOffset() + entry.bytes();
     }
-    carry(
-        new Address(source, NO_ENTRY, at),
-        new Address(target, 0, at),
-        file.stat().bytes() - at);
+    carry(new Address(source, NO_ENTRY, at), new Address(target, 0, at), file.stat().bytes() - at);
   }
 
   private int addWhole(String path, int source, long bytes) {
     targets.add(
         new TargetFile(
-            path,
-            bytes,
-            new Recipe.AsIs(source),
-            List.of(new TargetFile.Entry("", 0, bytes))));
+            path, bytes, new Recipe.AsIs(source), List.of(new TargetFile.Entry("", 0, bytes))));
     return targets.size() - 1;
   }
 
   /** Registers a file that is written anew; its index. */
-  int addTarget(String path, Recipe recipe, TorchFileLayout layout, List<Rewritten.Storage> storages) {
+  int addTarget(
+      String path, Recipe recipe, TorchFileLayout layout, List<Rewritten.Storage> storages) {
     targets.add(
         new TargetFile(
             path,
             layout.totalBytes(),
             recipe,
             storages.stream()
-                .map(
-                    s ->
-                        new TargetFile.Entry(s.key(), layout.payloadOffset(s.key()), s.bytes()))
+                .map(s -> new TargetFile.Entry(s.key(), layout.payloadOffset(s.key()), s.bytes()))
                 .toList()));
     return targets.size() - 1;
   }
@@ -102,8 +94,7 @@ final class PlanBuilder {
   void carry(Address source, Address target, long bytes) {
     if (bytes > 0) {
       boolean proves =
-          source.entry() != NO_ENTRY
-              && proven.add(((long) source.file() << 32) | source.entry());
+          source.entry() != NO_ENTRY && proven.add(((long) source.file() << 32) | source.entry());
       carried.add(SliceCopy.of(source, target, bytes, proves));
     }
   }

@@ -15,8 +15,9 @@ import java.util.Optional;
 import java.util.stream.IntStream;
 
 /**
- * Compares what is not partitioned (step, hyper-parameters, loss scaler, versions) between the ranks: each rank's file is
- * rewritten as rank 0's, after which everything that depends on the rank is the same.
+ * Compares what is not partitioned (step, hyper-parameters, loss scaler, versions) between the
+ * ranks: each rank's file is rewritten as rank 0's, after which everything that depends on the rank
+ * is the same.
  */
 final class ReplicaComparison {
   private final SourceStore store;

@@ -7,8 +7,9 @@ final class Replicated {
   private Replicated() {}
 
   /**
-   * Whether {@code tensor} is not partitioned. A partition has at least two elements (the alignment of a flat group is two a
-   * rank), so a tensor of one element that is the whole of its storage cannot be one.
+   * Whether {@code tensor} is not partitioned. A partition has at least two elements (the alignment
+   * of a flat group is two a rank), so a tensor of one element that is the whole of its storage
+   * cannot be one.
    */
   static boolean isReplicated(TensorNode tensor) {
     return tensor.shape().length == 0 || (tensor.numel() == 1 && tensor.storageElements() == 1);

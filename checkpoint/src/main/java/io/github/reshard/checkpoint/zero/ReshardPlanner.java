@@ -51,7 +51,8 @@ public final class ReshardPlanner {
    * Plans the reshard of {@code files} to {@code targetWorldSize} data-parallel ranks.
    *
    * @param partBytes the size of a part of a target file
-   * @throws RefusedException if the checkpoint is not whole, contradicts itself, or holds what is not understood
+   * @throws RefusedException if the checkpoint is not whole, contradicts itself, or holds what is
+   *     not understood
    */
   public static ReshardPlan plan(
       SourceStore store, CheckpointFiles files, int targetWorldSize, long partBytes)
@@ -160,9 +161,7 @@ public final class ReshardPlanner {
 
     int index = plan.models.size();
     List<Recipe.GroupRef> groups =
-        IntStream.range(0, groupSizes.size())
-            .mapToObj(g -> new Recipe.GroupRef(index, g))
-            .toList();
+        IntStream.range(0, groupSizes.size()).mapToObj(g -> new Recipe.GroupRef(index, g)).toList();
     Map<Partition, Address> targetPartitions = new HashMap<>();
     List<ModuleWeight> weights = new ArrayList<>();
     PartitionedModel partitioned =
@@ -301,8 +300,7 @@ public final class ReshardPlanner {
     }
   }
 
-  private static void requireSliceMappings(
-      OptimizerStates optimizer, int rank, FlatLayout layout) {
+  private static void requireSliceMappings(OptimizerStates optimizer, int rank, FlatLayout layout) {
     if (optimizer.stateDict().findPresent(OptimizerStates.PARAM_SLICE_MAPPINGS).isEmpty()) {
       return;
     }
@@ -323,8 +321,7 @@ public final class ReshardPlanner {
       for (PickledValue.Entry entry : groups.get(g).children()) {
         PyObject fields =
             entry.value().node() instanceof PyInstance made ? made.state() : entry.value().node();
-        PickledValue address =
-            new PickledValue(entry.value().file(), entry.value().path(), fields);
+        PickledValue address = new PickledValue(entry.value().file(), entry.value().path(), fields);
         found.add(
             entry.key()
                 + " start="
@@ -392,8 +389,7 @@ public final class ReshardPlanner {
       PartitionedModel model) {
     Recipe recipe = new Recipe.ModelFile(source, groups);
     TargetFiles.Planned planned =
-        TargetFiles.plan(
-            file, stat.name(), recipe, plan.models, sourceWorldSize, targetWorldSize);
+        TargetFiles.plan(file, stat.name(), recipe, plan.models, sourceWorldSize, targetWorldSize);
     int target =
         plan.addTarget(
             files.tag() + "/" + stat.name(), recipe, planned.layout(), planned.storages());
@@ -412,9 +408,7 @@ public final class ReshardPlanner {
       } else if (content instanceof Rewritten.Content.FlatWeights weights) {
         flat.put(weights.group(), begin);
         DType dtype =
-            module
-                .get(from.parameters().get(from.flatOrder(weights.group())[0]).name())
-                .dtype();
+            module.get(from.parameters().get(from.flatOrder(weights.group())[0]).name()).dtype();
         long data = to.groupElements(weights.group()) * dtype.bytes();
         if (data < entry.bytes()) {
           plan.carried.add(
@@ -444,11 +438,11 @@ public final class ReshardPlanner {
 
   private static Address weightAddress(
       int source, TorchFile file, String where, Parameter parameter, TensorNode weight) {
-    if (!Arrays.equals(weight.shape(), parameter.shape()) || !weight.isContiguous()) {
+    if (!parameter.hasShape(weight.shape()) || !weight.isContiguous()) {
       throw new RefusedException(
           where,
           "the weight has shape %s, param_shapes says %s. The files do not belong together."
-              .formatted(Arrays.toString(weight.shape()), Arrays.toString(parameter.shape())));
+              .formatted(Arrays.toString(weight.shape()), parameter.shape()));
     }
     return address(source, file, where, weight);
   }
@@ -459,8 +453,8 @@ public final class ReshardPlanner {
   }
 
   /**
-   * In pipeline runs a parameter {@code 3.fc.weight} is {@code fc.weight} in the file of layer 3 (DeepSpeed 0.19.6,
-   * runtime/pipe/module.py, {@code save_state_dict}).
+   * In pipeline runs a parameter {@code 3.fc.weight} is {@code fc.weight} in the file of layer 3
+   * (DeepSpeed 0.19.6, runtime/pipe/module.py, {@code save_state_dict}).
    */
   private void addLayerWeights(
       ModelStates states,
@@ -514,7 +508,8 @@ public final class ReshardPlanner {
     FileStat stat = plan.sources.get(template.source()).stat();
     int templateRank = rank < shards.size() ? rank : 0;
     String name =
-        stat.name().replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+        stat.name()
+            .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
     Recipe recipe = new Recipe.OptimizerFile(template.source(), rank, groups);
     TargetFiles.Planned planned =
         TargetFiles.plan(
@@ -538,7 +533,10 @@ public final class ReshardPlanner {
     }
   }
 
-  /** Reads what the source's padding holds: an optimizer may begin its state at another value than zero. */
+  /**
+   * Reads what the source's padding holds: an optimizer may begin its state at another value than
+   * zero.
+   */
   private void addPadding(int index, PartitionedModel model) throws IOException {
     PaddingReader reader = new PaddingReader(store, plan.sources);
     for (int g = 0; g < model.states().size(); g++) {

@@ -1,9 +1,9 @@
 package io.github.reshard.checkpoint.zero;
 
+import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyInstance;
-import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyPersistentId;
@@ -22,8 +22,9 @@ import java.util.Set;
 import java.util.function.Consumer;
 
 /**
- * The keys of storages in a pickle. {@code torch.save} numbers storages as the pickler meets them (PyTorch 2.6,
- * torch/serialization.py, {@code _save.persistent_id}), so a changed graph is numbered anew.
+ * The keys of storages in a pickle. {@code torch.save} numbers storages as the pickler meets them
+ * (PyTorch 2.6, torch/serialization.py, {@code _save.persistent_id}), so a changed graph is
+ * numbered anew.
  */
 final class StorageKeys {
   private StorageKeys() {}
@@ -36,29 +37,32 @@ final class StorageKeys {
    * @param elements of the storage
    */
   static void move(TensorNode tensor, String temporaryKey, long elements) {
-    PyTuple id = (PyTuple) tensor.storage().id();
-    List<PyObject> items = new ArrayList<>(id.items());
-    items.set(2, new PyStr(temporaryKey));
-    items.set(4, PyInt.of(elements));
-    tensor.setStorage(new PyPersistentId(new PyTuple(items)));
+    tensor.setStorage(tensor.storage().with(new PyStr(temporaryKey), elements));
   }
 
-  /** Numbers all storages of {@code root} in the order in which they are pickled; the old key of each new one. */
-  static Map<String, String> renumber(PyObject root) {
+  /**
+   * Numbers all storages of {@code root} in the order in which they are pickled; the old key of
+   * each new one.
+   *
+   * @param file for messages
+   */
+  static Map<String, String> renumber(String file, PyObject root) {
     Map<String, PyStr> keys = new LinkedHashMap<>();
     Map<String, String> oldKeys = new LinkedHashMap<>();
     inPickledOrder(
         root,
         node -> {
           if (node instanceof PyPersistentId reference) {
-            StorageNode storage = StorageNode.of(reference);
+            StorageNode storage =
+                StorageNode.of(reference)
+                    .orElseThrow(
+                        () ->
+                            new RefusedException(
+                                file, "the pickle has a persistent id that is not a storage"));
             PyStr key =
-                keys.computeIfAbsent(
-                    storage.key(), k -> new PyStr(Integer.toString(keys.size())));
+                keys.computeIfAbsent(storage.key(), k -> new PyStr(Integer.toString(keys.size())));
             oldKeys.put(key.value(), storage.key());
-            List<PyObject> items = new ArrayList<>(((PyTuple) reference.id()).items());
-            items.set(2, key);
-            reference.setId(new PyTuple(items));
+            reference.setId(storage.with(key, storage.elements()).id());
           }
         });
     return oldKeys;
@@ -71,7 +75,10 @@ final class StorageKeys {
     return tensors;
   }
 
-  /** Visits every node once, an object before its content, in the order in which CPython pickles them. */
+  /**
+   * Visits every node once, an object before its content, in the order in which CPython pickles
+   * them.
+   */
   private static void inPickledOrder(PyObject root, Consumer<PyObject> visitor) {
     Set<PyObject> seen = Collections.newSetFromMap(new IdentityHashMap<>());
     List<PyObject> stack = new ArrayList<>();

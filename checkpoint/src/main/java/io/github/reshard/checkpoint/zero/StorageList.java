@@ -18,13 +18,12 @@ final class StorageList {
    */
   static Rewritten of(TorchFile template, PyObject root, Map<String, Rewritten.Storage> moved) {
     List<Rewritten.Storage> storages = new ArrayList<>();
-    StorageKeys.renumber(root)
+    StorageKeys.renumber(template.path(), root)
         .forEach(
             (key, oldKey) -> {
               Rewritten.Storage replaced = moved.get(oldKey);
               if (replaced != null) {
-                storages.add(
-                    new Rewritten.Storage(key, replaced.bytes(), replaced.content()));
+                storages.add(new Rewritten.Storage(key, replaced.bytes(), replaced.content()));
               } else {
                 TorchFile.Entry entry =
                     template

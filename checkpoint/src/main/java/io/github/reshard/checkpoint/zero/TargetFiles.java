@@ -9,6 +9,7 @@ import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.ByteSegment;
+import io.github.reshard.checkpoint.torch.StorageSize;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import io.github.reshard.checkpoint.torch.TorchFileLayout;
 import java.io.IOException;
@@ -56,22 +57,22 @@ public final class TargetFiles {
     } else {
       throw new IllegalArgumentException("a file that is copied as it is has no layout: " + recipe);
     }
-    byte[] pickle = PickleWriter.write(rewritten.root(), template.pickleProtocol());
-    List<TorchFileLayout.StorageSize> sizes =
-        rewritten.storages().stream()
-            .map(s -> new TorchFileLayout.StorageSize(s.key(), s.bytes()))
-            .toList();
+    byte[] pickle = PickleWriter.write(rewritten.root(), template.parse().protocol());
+    List<StorageSize> sizes =
+        rewritten.storages().stream().map(s -> new StorageSize(s.key(), s.bytes())).toList();
     byte[] serializationId =
-        sourceWorldSize == targetWorldSize
-            ? template.serializationId()
-            : TorchFileLayout.serializationId(pickle);
+        sourceWorldSize == targetWorldSize && template.serializationId().isPresent()
+            ? template.serializationId().get()
+            : TorchFileLayout.serializationId(pickle, sizes);
     return new Planned(
         TorchFileLayout.plan(
             template.style(), archiveName(template, fileName), pickle, sizes, serializationId),
         rewritten.storages());
   }
 
-  /** {@code torch.save} names the archive after the file; what was named otherwise keeps its name. */
+  /**
+   * {@code torch.save} names the archive after the file; what was named otherwise keeps its name.
+   */
   private static String archiveName(TorchFile template, String fileName) {
     String stem = stem(Path.of(template.path()).getFileName().toString());
     return template.archiveName().equals(stem) ? stem(fileName) : template.archiveName();
@@ -95,8 +96,7 @@ public final class TargetFiles {
       return List.of();
     }
     TorchFile template;
-    try (RangedFile source =
-        store.open(plan.sources().get(file.recipe().template()).stat())) {
+    try (RangedFile source = store.open(plan.sources().get(file.recipe().template()).stat())) {
       template = TorchFile.read(source);
     }
     Planned planned =
