@@ -101,12 +101,13 @@ def run(rank, world, a):
     if a.overwrite:
         '''Make a reference: this run trained at M ranks; put the source's exact values into its place, then save.'''
         from safetensors.torch import load_file
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
         T=load_file(a.overwrite)
         for n,p in m.named_parameters():
             for k in [k for k in T if k.rsplit('.',1)[0]==n]:
-                v=T[k]; s=k.rsplit('.',1)[1]
-                safe_set_full_fp32_param(p,v) if s=='fp32' else safe_set_full_optimizer_state(p,v,s)
+                s=k.rsplit('.',1)[1]; each=-(-T[k].numel()//world)
+                v=torch.cat([T[k].flatten(),torch.zeros(each*world-T[k].numel())])[rank*each:(rank+1)*each]
+                safe_set_local_fp32_param(p,v) if s=='fp32' else safe_set_local_optimizer_state(p,v,s)
     if a.save: eng.save_checkpoint(a.save, tag=a.savetag or ('global_step%d'%(a.start+a.steps)), client_state={'mydata':{'epoch':3,'name':'x','rank':rank} if a.rank_state else {'epoch':3,'name':'x'}})
     if a.user:
         os.makedirs(a.user,exist_ok=True); torch.save(opt.state_dict(), os.path.join(a.user,'optimizer.%02d.pt'%rank))
