@@ -92,4 +92,7 @@ CASES = (
          dtype="bf16"),
     Case("tp2-z2-fp32", 3, (1, 2, 4), "--tp 2 --stage 2 --dtype fp32",
          script="train_tensor_parallel.py", degree=2),
+    Case("accelerate-z2", 2, (1, 3), "--stage 2", small=(4,), script="train_accelerate.py"),
+    Case("hf-trainer-z2", 2, (1, 4), "--stage 2", small=(3,), script="train_trainer.py",
+         checkpoint="checkpoint-3"),
 )

@@ -63,6 +63,7 @@ def main():
                         help="keep all checkpoints, logs and snapshots here (default: a temporary "
                         "directory, kept only if something fails)")
     options = parser.parse_args()
+    sys.path.append(CORPUS)
     chosen = [c for c in CASES if _chosen(c, options)]
     if options.list:
         for case in chosen:
@@ -72,13 +73,17 @@ def main():
         parser.error(f"no case matches {options.case}")
     work = options.work or tempfile.mkdtemp(prefix="reshard-interop-")
     os.makedirs(work, exist_ok=True)
+    print(f"{'case':<38} {'ranks':>8}  {'loss diff':>9} {'states':>7} {'seconds':>7}", flush=True)
     rows = []
     for case in chosen:
         for row in _run(case, _targets(case, options), work, shlex.split(options.reshard)):
             rows.append(row)
             print(_line(row), flush=True)
     failed = [row for row in rows if row.failure]
-    _summary(rows)
+    print("loss diff: the largest relative difference of a resumed step's loss; "
+          "states: tensors in full shape that were equal bit for bit")
+    for row in failed:
+        print(f"FAILED: {row.case} {row.source} -> {row.target}")
     if failed:
         print(f"logs and checkpoints: {work}")
     elif not options.work:
@@ -162,23 +167,21 @@ def _train(case, size, directory, name, arguments):
     own = os.path.join(HERE, case.script)
     script = own if os.path.exists(own) else os.path.join(CORPUS, case.script)
     argv = [*shlex.split(case.arguments), "--world", str(world), *arguments]
-    function, namespace = _entry(script, argv)
+    function, namespace = entry(script, argv)
     return ranks.run(function, world, namespace, os.path.join(directory, f"{name}.log"),
                      before=lambda: observe.observe(case, directory))
 
 
-def _entry(script, argv):
+def entry(script, argv):
     """The function that a script would start on every rank, and its parsed arguments."""
     started = []
     spawn, torch.multiprocessing.spawn = (
         torch.multiprocessing.spawn, lambda function, args, nprocs: started.append((function, args)))
     argv, sys.argv = sys.argv, [script, *argv]
-    sys.path.insert(0, os.path.dirname(script))
     try:
         runpy.run_path(script, run_name="__main__")
     finally:
         torch.multiprocessing.spawn, sys.argv = spawn, argv
-        del sys.path[0]
     ((function, (_, namespace)),) = started
     return function, namespace
 
@@ -290,15 +293,6 @@ def _line(row):
     return (f"{row.case:<38} {sizes:>8}  {loss:>9} {states:>7} {row.seconds:>7.1f}  {verdict}"
             + (f"\n    {row.failure}" if row.failure else "")
             + (f"\n    {row.note}" if row.note else ""))
-
-
-def _summary(rows):
-    print()
-    print(f"{'case':<38} {'ranks':>8}  {'loss diff':>9} {'states':>7} {'seconds':>7}")
-    for row in rows:
-        print(_line(row))
-    print("loss diff: largest relative difference of a resumed step's loss; states: tensors in full "
-          "shape that were equal bit for bit")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What a training run holds in memory at the moment it saves or has loaded a checkpoint.
 
 The training scripts know nothing of this: `observe` wraps `deepspeed.initialize`, so that the
-engine it returns writes a snapshot just before `save_checkpoint` and just after `load_checkpoint`.
+engine it returns writes a snapshot just before its first `save_checkpoint` and just after
+`load_checkpoint`.
 A snapshot is taken through DeepSpeed's own in-memory calls, independent of the files. On the way a
 case may ask for another optimizer, more configuration, a scheduler or a client state.
 """
@@ -53,7 +54,8 @@ def _watch(engine, case, directory):
     def save_checkpoint(save_dir, tag=None, client_state={}, **kwargs):
         if case.client_state:
             client_state = {**client_state, **extras.client_state()}
-        _write(engine, client_state, os.path.join(directory, "saved"))
+        if not os.path.exists(os.path.join(directory, f"saved-{dist.get_rank()}.json")):
+            _write(engine, client_state, os.path.join(directory, "saved"))
         return save(save_dir, tag=tag, client_state=client_state, **kwargs)
 
     def load_checkpoint(load_dir, *args, **kwargs):
