@@ -44,8 +44,11 @@ def run(rank, world, a):
     losses = []
 
     class Recording(Trainer):
-        def _get_train_sampler(self, *args, **kwargs):
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+        def get_train_dataloader(self):
+            # On resume Trainer takes the batch size of each rank from trainer_state.json, whatever
+            # its arguments say: at another number of ranks the global batch would be another one.
+            self._train_batch_size = self.args.train_batch_size
+            return super().get_train_dataloader()
 
         def training_step(self, *args, **kwargs):
             loss = super().training_step(*args, **kwargs)
