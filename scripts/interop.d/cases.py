@@ -4,8 +4,8 @@ import dataclasses
 
 # How far a resumed run's losses may lie from those of the run that never stopped, relative to the
 # loss. Reductions over another number of ranks add up in another order, which is all that may
-# differ; the states themselves are compared bit for bit.
-TOLERANCES = {"fp32": 1e-6, "fp16": 1e-4, "bf16": 1e-3}
+# differ; the states themselves are compared bit for bit. The largest seen: 2.3e-7, 1.2e-5, 4.1e-4.
+TOLERANCES = {"fp32": 5e-7, "fp16": 5e-5, "bf16": 1e-3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,8 @@ CASES = (
     Case("z2-fp16-dynamic", 3, (1, 3, 4, 8), "--stage 2 --dtype fp16 --two --sched", small=(2,),
          dtype="fp16"),
     Case("z1-fp16-dynamic", 4, (2, 6), "--stage 1 --dtype fp16", dtype="fp16"),
-    Case("z2-fp16-some-steps-skipped", 2, (3, 4), "--stage 2 --dtype fp16 --scale 20", dtype="fp16"),
+    Case("z2-fp16-some-steps-skipped", 4, (1, 2), "--stage 2 --dtype fp16 --scale 18",
+         dtype="fp16", config={"fp16": {"loss_scale_window": 1000}}),
     Case("z2-fp16-no-step-taken-yet", 2, (3, 4), "--stage 2 --dtype fp16 --scale 24", dtype="fp16"),
     Case("z1-bf16-optimizer", 2, (1, 2, 3, 12), "--stage 1 --dtype bf16 --gad fp32", small=(4,),
          dtype="bf16"),
@@ -68,7 +69,9 @@ CASES = (
     Case("z2-round-robin", 2, (1, 2, 4, 8), "--stage 2 --round_robin --two", small=(3,)),
     Case("z2-round-robin-from-4", 4, (1, 2, 6), "--stage 2 --round_robin"),
     Case("z2-round-robin-from-1", 1, (2, 3), "--stage 2 --round_robin --two"),
-    Case("z2-elastic", 4, (2, 4), "--stage 2 --two --elastic"),
+    # DeepSpeed looks for the step where torch.optim.AdamW does not keep it.
+    Case("z2-elastic", 4, (2, 4), "--stage 2 --two --elastic",
+         stock_error="_restore_step_from_elastic_checkpoint"),
     Case("z2-elastic-group-step", 4, (1, 2, 3, 8), "--stage 2 --two --elastic",
          optimizer="group-step-adam"),
     Case("z2-group-step", 2, (3,), "--stage 2 --two", optimizer="group-step-adam"),

@@ -140,7 +140,8 @@ def _run(case, targets, work, reshard):
 
 
 def _resume(case, target, there, output, losses, snapshot, row):
-    arguments = ["--start", str(STEPS), "--steps", str(STEPS), "--load", output]
+    arguments = ["--start", str(STEPS), "--steps", str(STEPS), "--more", "0",
+                 "--load", output]
     if case.stock_error:
         try:
             _train(case, target, there, "resume", arguments)
