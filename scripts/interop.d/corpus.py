@@ -52,10 +52,11 @@ def _regenerate(pattern, directory):
     saving += ["--truth", at("truth.safetensors")] if "truth.safetensors" in has else []
     saving += ["--user", at("user")] if "user" in has else []
     case["losses"] = _train(case, case["source_world"], _degrees(case), saving, log)
-    if "universal" in has:
+    references = sorted(name for name in has if name.startswith("reference-"))
+    if references:
         _convert(os.path.join(at("source"), TAG), os.path.join(at("universal"), UNIVERSAL), log)
     losses = {}
-    for reference in sorted(name for name in has if name.startswith("reference-")):
+    for reference in references:
         size = reference.removeprefix("reference-")
         other = re.fullmatch(r"tp(\d+)-dp(\d+)", size)
         degrees = {"tp": int(other[1])} if other else _degrees(case)
@@ -99,7 +100,7 @@ def _convert(source, target, log):
 
         ds_to_universal.main(types.SimpleNamespace(
             input_folder=source, output_folder=target, num_extract_workers=1, num_merge_workers=1,
-            keep_temp_folder=False, strict=True, inject_missing_state=False))
+            keep_temp_folder=False, strict=True, inject_missing_state=True))
 
     ranks.run(convert, 1, types.SimpleNamespace(), log)
 
