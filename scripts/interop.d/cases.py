@@ -1,0 +1,102 @@
+"""The table of the live matrix: what is trained, at which sizes, and where it is resumed."""
+
+import dataclasses
+
+# How far a resumed run's losses may lie from those of the run that never stopped, relative to the
+# loss. Reductions over another number of ranks add up in another order, which is all that may
+# differ; the states themselves are compared bit for bit. The largest seen: 2.3e-7, 1.2e-5, 4.1e-4.
+TOLERANCES = {"fp32": 5e-7, "fp16": 5e-5, "bf16": 1e-3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One training run that is stopped, and the data-parallel sizes at which it goes on.
+
+    `script` is one of the corpus scripts, or one beside this file. `arguments` are its command
+    line without sizes and paths. `degree` is the pipeline or tensor-parallel degree: there are
+    size x degree processes. `small` are the targets of the small matrix, `targets` those that the
+    whole matrix adds. `optimizer`, `scheduler` and `client_state` choose from `extras`; `config`
+    is merged into the DeepSpeed configuration. `checkpoint` is where, below the directory that was
+    saved to, the checkpoint lies. `stock_error` says that DeepSpeed itself cannot resume what it
+    wrote, at any size, and with which words: the resharded checkpoint must then fail alike.
+    `reshard` are more options for the reshard command.
+    """
+
+    name: str
+    source: int
+    targets: tuple
+    arguments: str = ""
+    small: tuple = ()
+    script: str = "train.py"
+    dtype: str = "fp32"
+    degree: int = 1
+    optimizer: str = None
+    scheduler: str = None
+    client_state: bool = False
+    config: dict = None
+    checkpoint: str = ""
+    stock_error: str = None
+    reshard: tuple = ()
+
+
+TINY = "--two --d 1 --m 1 --vocab 5 --layers 1"
+
+CASES = (
+    Case("z2-fp32-two-groups", 4, (1, 3, 4, 6, 12), "--stage 2 --two", small=(2, 8)),
+    Case("z1-fp32", 3, (1, 2, 4, 8), "--stage 1"),
+    Case("z1-fp32-two-groups-scheduler", 2, (3, 6), "--stage 1 --two --sched"),
+    Case("z2-fp16-dynamic", 3, (1, 3, 4, 8), "--stage 2 --dtype fp16 --two --sched", small=(2,),
+         dtype="fp16"),
+    Case("z1-fp16-dynamic", 4, (2, 6), "--stage 1 --dtype fp16", dtype="fp16"),
+    Case("z2-fp16-some-steps-skipped", 4, (1, 2), "--stage 2 --dtype fp16 --scale 18",
+         dtype="fp16", config={"fp16": {"loss_scale_window": 1000}}),
+    Case("z2-fp16-no-step-taken-yet", 2, (3, 4), "--stage 2 --dtype fp16 --scale 24", dtype="fp16"),
+    Case("z1-bf16-optimizer", 2, (1, 2, 3, 12), "--stage 1 --dtype bf16 --gad fp32", small=(4,),
+         dtype="bf16"),
+    Case("z1-bf16-optimizer-two-groups", 4, (1, 3, 8), "--stage 1 --dtype bf16 --gad fp32 --two",
+         dtype="bf16"),
+    Case("z1-bf16", 2, (3, 4), "--stage 1 --dtype bf16", dtype="bf16"),
+    Case("z2-bf16-clip", 6, (2, 4, 8), "--stage 2 --dtype bf16 --clip", dtype="bf16"),
+    Case("z2-tiny-groups-from-8", 8, (1, 2, 3, 12), f"--stage 2 {TINY}", small=(4,)),
+    Case("z2-tiny-groups-from-2", 2, (8, 12), f"--stage 2 {TINY}"),
+    Case("z1-tiny-groups-bf16-optimizer", 2, (8, 12), f"--stage 1 --dtype bf16 --gad fp32 {TINY}",
+         dtype="bf16"),
+    Case("z1-tiny-groups-bf16-optimizer-from-8", 8, (1, 3),
+         f"--stage 1 --dtype bf16 --gad fp32 {TINY}", dtype="bf16"),
+    Case("z2-freeze-tie", 3, (1, 2, 8), "--stage 2 --two --freeze --tie", small=(4,)),
+    Case("z1-freeze-tie-bf16-optimizer", 2, (3,),
+         "--stage 1 --dtype bf16 --gad fp32 --two --freeze --tie", dtype="bf16"),
+    Case("z2-round-robin", 2, (1, 2, 4, 8), "--stage 2 --round_robin --two", small=(3,)),
+    Case("z2-round-robin-from-4", 4, (1, 2, 6), "--stage 2 --round_robin"),
+    Case("z2-round-robin-from-1", 1, (2, 3), "--stage 2 --round_robin --two"),
+    # DeepSpeed looks for the step where torch.optim.AdamW does not keep it.
+    Case("z2-elastic", 4, (2, 4), "--stage 2 --two --elastic",
+         stock_error="_restore_step_from_elastic_checkpoint"),
+    Case("z2-elastic-group-step", 4, (1, 2, 3, 8), "--stage 2 --two --elastic",
+         optimizer="group-step-adam"),
+    Case("z2-group-step", 2, (3,), "--stage 2 --two", optimizer="group-step-adam"),
+    Case("z1-sgd-momentum", 2, (4,), "--stage 1 --opt sgd", small=(3,)),
+    Case("z2-sgd-plain", 2, (3, 8), "--stage 2 --opt sgd0 --two"),
+    Case("z2-adagrad", 3, (1, 4), "--stage 2 --opt adagrad", small=(2,)),
+    Case("z2-adagrad-from-one", 3, (2, 8), "--stage 2 --opt adagrad",
+         optimizer="adagrad-from-one"),
+    Case("z2-rmsprop", 2, (3, 6), "--stage 2 --opt rmsprop"),
+    Case("z2-amsgrad", 4, (2, 3), "--stage 2 --opt amsgrad --two"),
+    Case("z2-nadam", 2, (4,), "--stage 2", optimizer="nadam"),
+    Case("z2-lion", 3, (2, 4), "--stage 2 --two", optimizer="lion"),
+    Case("z1-lion-bf16-optimizer", 2, (3,), "--stage 1 --dtype bf16 --gad fp32",
+         optimizer="lion", dtype="bf16"),
+    Case("z2-any-class", 2, (3,), "--stage 2 --two", scheduler="warmup-then-decay",
+         client_state=True, small=(1,)),
+    Case("z2-offload", 2, (1, 4), "--stage 2 --offload"),
+    Case("pp2-z1", 2, (2, 3, 4), "--pp 2", small=(1,), script="train_pipeline.py", degree=2),
+    Case("pp2-z1-bf16", 2, (1, 3), "--pp 2 --dtype bf16", script="train_pipeline.py", degree=2,
+         dtype="bf16"),
+    Case("tp2-z1-bf16", 2, (1, 3), "--tp 2", script="train_tensor_parallel.py", degree=2,
+         dtype="bf16"),
+    Case("tp2-z2-fp32", 3, (1, 2, 4), "--tp 2 --stage 2 --dtype fp32",
+         script="train_tensor_parallel.py", degree=2),
+    Case("accelerate-z2", 2, (1, 3), "--stage 2", small=(4,), script="train_accelerate.py"),
+    Case("hf-trainer-z2", 2, (1, 4), "--stage 2", small=(3,), script="train_trainer.py",
+         checkpoint="checkpoint-3"),
+)
