@@ -45,8 +45,9 @@ record Failure(int exitCode, String message) {
   }
 
   private static String unexpected(Throwable thrown) {
+    Set<Throwable> seen = Collections.newSetFromMap(new IdentityHashMap<>());
     Throwable root = thrown;
-    while (root.getCause() != null && root.getCause() != root) {
+    while (seen.add(root) && root.getCause() != null && !seen.contains(root.getCause())) {
       root = root.getCause();
     }
     String message = root.getMessage();
@@ -60,10 +61,13 @@ record Failure(int exitCode, String message) {
     return first(thrown, candidate -> isA(candidate, type)).map(found -> messageOf(found, type));
   }
 
+  /** By name: a runner may have loaded the class once more. */
   private static boolean isA(Throwable candidate, Class<? extends Throwable> type) {
-    return type.isInstance(candidate)
-        || (candidate instanceof SerializedThrowable serialized
-            && serialized.getOriginalErrorClassName().equals(type.getName()));
+    String name =
+        candidate instanceof SerializedThrowable serialized
+            ? serialized.getOriginalErrorClassName()
+            : candidate.getClass().getName();
+    return name.equals(type.getName());
   }
 
   private static String messageOf(Throwable found, Class<? extends Throwable> type) {

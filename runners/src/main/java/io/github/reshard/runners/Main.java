@@ -25,7 +25,11 @@ public final class Main {
 
   /** What {@code simplelogger.properties} keeps down. */
   private static final List<String> QUIET_LOGGERS =
-      List.of("defaultLogLevel", "log.org.apache.flink", "log.org.apache.beam.runners.flink");
+      List.of(
+          "defaultLogLevel",
+          "log.org.apache.flink",
+          "log.org.apache.flink.runtime.operators.BatchTask",
+          "log.org.apache.beam.runners.flink");
 
   private final PrintStream out;
   private final PrintStream err;
@@ -103,7 +107,7 @@ public final class Main {
               .as(ReshardOptions.class);
       RunnerDefaults.apply(options, commandLine);
     } catch (IllegalArgumentException e) {
-      throw new UsageException(e.getMessage(), e);
+      throw new UsageException(refusedByBeam(commandLine, e), e);
     }
     if (options.getTargetWorldSize() < 1) {
       throw new UsageException(
@@ -113,6 +117,22 @@ public final class Main {
       throw new UsageException("--partBytes is at least 1, not " + options.getPartBytes());
     }
     return options;
+  }
+
+  /** Beam's complaint in one line, with the option that it is about, which Beam leaves out. */
+  private static String refusedByBeam(CommandLine commandLine, IllegalArgumentException complaint) {
+    for (String arg : commandLine.beamArgs()) {
+      try {
+        PipelineOptionsFactory.fromArgs(arg).create();
+      } catch (IllegalArgumentException e) {
+        return arg + ": " + firstLine(e);
+      }
+    }
+    return firstLine(complaint);
+  }
+
+  private static String firstLine(Exception e) {
+    return String.valueOf(e.getMessage()).lines().findFirst().orElse("");
   }
 
   private void reshard(ReshardOptions options) {

@@ -28,7 +28,7 @@ final class Quantity {
 
   /** {@code 75} is {@code 1 min 15 s}; fractions are shown below ten seconds only. */
   static String seconds(double seconds) {
-    if (seconds < 10) {
+    if (seconds < 9.95) {
       return String.format(Locale.ROOT, "%.1f s", seconds);
     }
     long whole = Math.round(seconds);

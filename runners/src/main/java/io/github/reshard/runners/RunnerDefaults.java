@@ -76,7 +76,9 @@ final class RunnerDefaults {
       directory.toFile().deleteOnExit();
       Path file = directory.resolve("flink-conf.yaml");
       file.toFile().deleteOnExit();
-      Files.writeString(file, "pipeline.classpaths: " + jars + "\n");
+      // Parent first: what both can load must be one class, or its instances are not of it.
+      Files.writeString(
+          file, "pipeline.classpaths: " + jars + "\nclassloader.resolve-order: parent-first\n");
       return directory;
     } catch (IOException e) {
       throw new UncheckedIOException("cannot write a temporary Flink configuration", e);

@@ -1,0 +1,154 @@
+package io.github.reshard.runners;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.github.reshard.pipeline.ReshardOptions;
+import java.io.ByteArrayOutputStream;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import org.apache.beam.runners.direct.DirectOptions;
+import org.apache.beam.runners.flink.FlinkPipelineOptions;
+import org.apache.beam.runners.flink.FlinkRunner;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.MethodSource;
+
+class MainTest {
+  private static final String[] COMPLETE = {"--input=in", "--output=out", "--targetWorldSize=2"};
+
+  private final ByteArrayOutputStream out = new ByteArrayOutputStream();
+  private final ByteArrayOutputStream err = new ByteArrayOutputStream();
+
+  private Main main(String defaultRunner) {
+    return new Main(
+        new PrintStream(out, true, StandardCharsets.UTF_8),
+        new PrintStream(err, true, StandardCharsets.UTF_8),
+        false,
+        defaultRunner);
+  }
+
+  private static String[] completeWith(String... more) {
+    String[] args = new String[COMPLETE.length + more.length];
+    System.arraycopy(COMPLETE, 0, args, 0, COMPLETE.length);
+    System.arraycopy(more, 0, args, COMPLETE.length, more.length);
+    return args;
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "'', --input is missing; --help shows an example",
+    "--input=in, --output is missing; --help shows an example",
+    "--input=in --output=out, --targetWorldSize is missing; --help shows an example",
+    "--input=in --output=out --targetWorldSize=0, '--targetWorldSize is at least 1, not 0'",
+    "--input=in --output=out --targetWorldSize=1 --partBytes=0, "
+        + "'--partBytes is at least 1, not 0'",
+    "--targetWorldsize=2, unknown option --targetWorldsize; did you mean --targetWorldSize?"
+  })
+  void wrongUsageIsOneLineAndExitsWith2(String args, String message) {
+    int code = main("").run(args.isEmpty() ? new String[0] : args.split(" "));
+
+    assertThat(code).isEqualTo(2);
+    assertThat(err.toString(StandardCharsets.UTF_8).lines()).containsExactly("reshard: " + message);
+    assertThat(out.toString(StandardCharsets.UTF_8)).isEmpty();
+  }
+
+  @Test
+  void whatBeamRefusesIsOneLineThatNamesTheOption() {
+    int code = main("").run(completeWith("--targetParallelism=many"));
+
+    assertThat(code).isEqualTo(2);
+    assertThat(err.toString(StandardCharsets.UTF_8).lines())
+        .singleElement()
+        .asString()
+        .startsWith("reshard: --targetParallelism=many: ");
+  }
+
+  @Test
+  void debugShowsWhere() {
+    main("").run("--debug", "--input=in");
+
+    assertThat(err.toString(StandardCharsets.UTF_8))
+        .contains("reshard: --output is missing", "\tat io.github.reshard.runners.Main.options");
+  }
+
+  @Test
+  void helpGoesToStdoutAndExitsWith0() {
+    assertThat(main("").run("--help")).isEqualTo(0);
+    assertThat(out.toString(StandardCharsets.UTF_8)).isEqualTo(HelpText.TEXT);
+    assertThat(err.toString(StandardCharsets.UTF_8)).isEmpty();
+  }
+
+  static Iterable<String> ownOptions() {
+    return KnownOptions.registered().own().keySet();
+  }
+
+  @ParameterizedTest
+  @MethodSource("ownOptions")
+  void helpExplainsEveryOptionWithItsDefault(String option) {
+    String rest = HelpText.TEXT.substring(HelpText.TEXT.indexOf("\n  --" + option));
+    String entry = rest.substring(0, rest.indexOf("\n  --", 1));
+
+    assertThat(entry).containsAnyOf("Default:", "Required.");
+  }
+
+  @Test
+  void helpFitsATerminalOf100Columns() {
+    assertThat(HelpText.TEXT.lines()).allSatisfy(line -> assertThat(line).hasSizeLessThan(100));
+  }
+
+  @Test
+  void theDirectRunnerIsNotSlowedDownByChecksForAuthors() {
+    DirectOptions options = main("").options(COMPLETE).as(DirectOptions.class);
+
+    assertThat(options.isEnforceImmutability()).isFalse();
+    assertThat(options.isEnforceEncodability()).isFalse();
+    assertThat(options.isBlockOnRun()).isFalse();
+    assertThat(options.getTargetParallelism())
+        .isEqualTo(Runtime.getRuntime().availableProcessors());
+  }
+
+  @Test
+  void whatTheUserSetsIsKept() {
+    DirectOptions options =
+        main("")
+            .options(completeWith("--enforceImmutability", "--targetParallelism", "7"))
+            .as(DirectOptions.class);
+
+    assertThat(options.isEnforceImmutability()).isTrue();
+    assertThat(options.getTargetParallelism()).isEqualTo(7);
+  }
+
+  @Test
+  void theRunnerOfMavensCommandLineIsUsedUnlessAnArgumentNamesOne() {
+    assertThat(main("FlinkRunner").options(COMPLETE).getRunner()).isEqualTo(FlinkRunner.class);
+    assertThat(
+            main("FlinkRunner")
+                .options(completeWith("--runner=DirectRunner"))
+                .getRunner()
+                .getSimpleName())
+        .isEqualTo("DirectRunner");
+  }
+
+  @Test
+  void aFlinkConfigurationOfTheUserIsKept() {
+    FlinkPipelineOptions options =
+        main("")
+            .options(completeWith("--runner=FlinkRunner", "--flinkConfDir=conf"))
+            .as(FlinkPipelineOptions.class);
+
+    assertThat(options.getFlinkConfDir()).isEqualTo("conf");
+  }
+
+  @Test
+  void defaultsAreThoseOfTheHelp() {
+    ReshardOptions options = main("").options(COMPLETE);
+
+    assertThat(options.getTargetWorldSize()).isEqualTo(2);
+    assertThat(options.getTag()).isNull();
+    assertThat(options.getOverwrite()).isFalse();
+    assertThat(options.getTrustMasters()).isFalse();
+    assertThat(options.getPartBytes()).isEqualTo(64L << 20);
+    assertThat(options.getDebug()).isFalse();
+  }
+}
