@@ -1,6 +1,7 @@
 package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.copy.SliceCrc;
+import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.PositionalFile;
@@ -129,7 +130,10 @@ final class FinishFiles
           open.write(segment.offset(), ByteBuffer.wrap(segment.bytes()));
         }
       }
-      target.finish(file.path(), file.bytes());
+      boolean executable =
+          file.recipe() instanceof Recipe.AsIs
+              && plan.sources().get(file.recipe().template()).stat().executable();
+      target.finish(file.path(), file.bytes(), executable);
       out.output(runs.getKey());
     }
   }

@@ -9,6 +9,7 @@ import java.io.Serializable;
  * @param name the last component of the path
  * @param bytes the length in bytes
  * @param version what changes when the content changes: a modification time, an object generation
+ * @param executable whether it is marked as a program, as DeepSpeed marks {@code zero_to_fp32.py}
  */
-public record FileStat(String path, String name, long bytes, String version)
+public record FileStat(String path, String name, long bytes, String version, boolean executable)
     implements Serializable {}

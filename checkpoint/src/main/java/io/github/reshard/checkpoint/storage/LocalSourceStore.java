@@ -40,7 +40,8 @@ public final class LocalSourceStore implements SourceStore {
         path.toString(),
         path.getFileName().toString(),
         attributes.size(),
-        attributes.lastModifiedTime().toString());
+        attributes.lastModifiedTime().toString(),
+        Files.isExecutable(path));
   }
 
   @Override

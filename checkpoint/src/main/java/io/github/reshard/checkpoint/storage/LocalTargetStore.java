@@ -12,6 +12,9 @@ import java.nio.file.SimpleFileVisitor;
 import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.BasicFileAttributes;
+import java.nio.file.attribute.PosixFilePermission;
+import java.util.HashSet;
+import java.util.Set;
 
 /**
  * A directory of a local file system. Files grow in a directory beside the tag; publishing renames
@@ -104,7 +107,7 @@ public final class LocalTargetStore implements TargetStore {
   }
 
   @Override
-  public void finish(String path, long bytes) throws IOException {
+  public void finish(String path, long bytes, boolean executable) throws IOException {
     Path file = staging().resolve(path);
     try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
       if (channel.size() != bytes) {
@@ -113,10 +116,29 @@ public final class LocalTargetStore implements TargetStore {
             "has %d bytes where %d were written. Something else writes to it, or the file system lost them."
                 .formatted(channel.size(), bytes));
       }
+      markExecutable(file, executable);
       channel.force(true);
     } catch (IOException e) {
       throw new OutputException(file.toString(), "cannot be made durable: " + e.getMessage(), e);
     }
+  }
+
+  /** Whoever may read a program may run it. */
+  private static void markExecutable(Path file, boolean executable) throws IOException {
+    if (!executable || !file.getFileSystem().supportedFileAttributeViews().contains("posix")) {
+      return;
+    }
+    Set<PosixFilePermission> permissions = new HashSet<>(Files.getPosixFilePermissions(file));
+    if (permissions.contains(PosixFilePermission.OWNER_READ)) {
+      permissions.add(PosixFilePermission.OWNER_EXECUTE);
+    }
+    if (permissions.contains(PosixFilePermission.GROUP_READ)) {
+      permissions.add(PosixFilePermission.GROUP_EXECUTE);
+    }
+    if (permissions.contains(PosixFilePermission.OTHERS_READ)) {
+      permissions.add(PosixFilePermission.OTHERS_EXECUTE);
+    }
+    Files.setPosixFilePermissions(file, permissions);
   }
 
   @Override

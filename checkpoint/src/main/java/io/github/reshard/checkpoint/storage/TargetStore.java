@@ -23,8 +23,9 @@ public interface TargetStore extends Serializable {
    * Makes the content of an unpublished file durable.
    *
    * @param bytes the length that it must have
+   * @param executable whether it is marked as a program, where the store knows such a mark
    */
-  void finish(String path, long bytes) throws IOException;
+  void finish(String path, long bytes, boolean executable) throws IOException;
 
   /**
    * Makes all unpublished files the output, and its {@code latest} last.
