@@ -106,12 +106,12 @@ class HostilePickleTest {
   }
 
   @Test
-  void nestingOfAMillionCostsNoStack() {
-    byte[] bytes = new byte[2 + 1_000_000 * 2 + 2];
+  void deepNestingCostsNoStack() {
+    byte[] bytes = new byte[2 + 100_000 * 2 + 2];
     Arrays.fill(bytes, (byte) ']');
     bytes[0] = (byte) 0x80;
     bytes[1] = 2;
-    Arrays.fill(bytes, 2 + 1_000_001, bytes.length - 1, (byte) 'a');
+    Arrays.fill(bytes, 2 + 100_001, bytes.length - 1, (byte) 'a');
     bytes[bytes.length - 1] = '.';
     PyObject root = PickleReader.read(bytes, "deep").root();
 
@@ -125,7 +125,7 @@ class HostilePickleTest {
     readOrRefuse(bytes);
   }
 
-  @Property(tries = 5000)
+  @Property(tries = 1000)
   void aRealPickleWithAByteChangedIsReadOrRefused(
       @ForAll @IntRange(max = 10_000) int at, @ForAll byte value) {
     byte[] bytes = sample();
