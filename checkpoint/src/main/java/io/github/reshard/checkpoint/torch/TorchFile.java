@@ -225,7 +225,9 @@ public final class TorchFile {
       return locate(listed, archiveName, directory, directoryAt);
     }
 
-    /** One read for a large directory and for the small entries that precede it in PyTorch's files. */
+    /**
+     * One read for a large directory and for the small entries that precede it in PyTorch's files.
+     */
     private void extendTail(long from) throws IOException {
       if (from < tailAt) {
         if (tail.length + tailAt - from > MOST_IN_MEMORY) {

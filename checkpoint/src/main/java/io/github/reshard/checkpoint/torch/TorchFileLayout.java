@@ -160,8 +160,8 @@ public final class TorchFileLayout {
   }
 
   /**
-   * Both sizes if one is large, the offset if it is. In the local header PyTorch leaves the second size 0: it is that after
-   * compression, which a streaming writer does not know yet.
+   * Both sizes if one is large, the offset if it is. In the local header PyTorch leaves the second
+   * size 0: it is that after compression, which a streaming writer does not know yet.
    */
   private static byte[] zip64Extra(long bytes, long packedBytes, long headerOffset) {
     boolean largeBytes = bytes >= ZIP64_FROM;

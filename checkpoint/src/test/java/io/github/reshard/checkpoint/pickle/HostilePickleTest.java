@@ -23,41 +23,76 @@ class HostilePickleTest {
         Arguments.of("nothing", "", "byte 0: the pickle ends without STOP"),
         Arguments.of("no STOP", "80024e", "byte 3: the pickle ends without STOP"),
         Arguments.of("unknown opcode", "8002ff2e", "byte 2: unknown opcode 0xff"),
-        Arguments.of("future protocol", "80064e2e", "opcode PROTO: expected protocol 0 to 5, found 6"),
+        Arguments.of(
+            "future protocol", "80064e2e", "opcode PROTO: expected protocol 0 to 5, found 6"),
         Arguments.of("no PROTO argument", "80", "expected 1 more bytes, found 0"),
-        Arguments.of("text cut off", "80025805000000616263", "BINUNICODE: expected 5 more bytes, found 3"),
-        Arguments.of("text of 4 GiB", "800258ffffffff2e", "expected 4294967295 more bytes, found 1"),
-        Arguments.of("text of 2^64", "80048dffffffffffffffff2e", "expected 18446744073709551615 more"),
-        Arguments.of("negative length", "80028bffffffff2e", "LONG4: expected 18446744073709551615 more"),
+        Arguments.of(
+            "text cut off", "80025805000000616263", "BINUNICODE: expected 5 more bytes, found 3"),
+        Arguments.of(
+            "text of 4 GiB", "800258ffffffff2e", "expected 4294967295 more bytes, found 1"),
+        Arguments.of(
+            "text of 2^64", "80048dffffffffffffffff2e", "expected 18446744073709551615 more"),
+        Arguments.of(
+            "negative length", "80028bffffffff2e", "LONG4: expected 18446744073709551615 more"),
         Arguments.of("int cut off", "80024a0102", "BININT: expected 4 more bytes, found 2"),
-        Arguments.of("frame too long", "800495ff000000000000004e2e", "a frame of 255 bytes, but 2 remain"),
+        Arguments.of(
+            "frame too long", "800495ff000000000000004e2e", "a frame of 255 bytes, but 2 remain"),
         Arguments.of("memo never set", "800268052e", "BINGET: memo entry 5 was never set"),
         Arguments.of("memo of nothing", "800271052e", "BINPUT: expected an object on the stack"),
         Arguments.of("STOP without object", "80022e", "STOP: expected an object on the stack"),
-        Arguments.of("object left over", "80024e4e2e", "expected one object on the stack, found 1 more"),
+        Arguments.of(
+            "object left over", "80024e4e2e", "expected one object on the stack, found 1 more"),
         Arguments.of("mark left over", "8002284e2e", "expected one object on the stack"),
         Arguments.of("trailing bytes", "80024e2e00", "found 1 more bytes after the object"),
         Arguments.of("tuple of too few", "80024e862e", "TUPLE2: expected an object on the stack"),
-        Arguments.of("tuple across a mark", "80024e284e862e", "TUPLE2: expected an object on the stack"),
+        Arguments.of(
+            "tuple across a mark", "80024e284e862e", "TUPLE2: expected an object on the stack"),
         Arguments.of("no mark", "80024e742e", "TUPLE: expected a MARK"),
-        Arguments.of("append to None", "80024e4e612e", "APPEND: expected a list or an object, found None"),
-        Arguments.of("item in a list", "80025d4e4e732e", "SETITEM: expected a dict or an object, found a list"),
+        Arguments.of(
+            "append to None", "80024e4e612e", "APPEND: expected a list or an object, found None"),
+        Arguments.of(
+            "item in a list",
+            "80025d4e4e732e",
+            "SETITEM: expected a dict or an object, found a list"),
         Arguments.of("half a pair", "80027d284e752e", "expected pairs of key and value, found 1"),
-        Arguments.of("add to a frozenset", "8004289128902e", "ADDITEMS: expected a set, found a frozenset"),
-        Arguments.of("call of None", "80024e29522e", "REDUCE: expected a class or function, found None"),
-        Arguments.of("call without tuple", "8002" + global("a", "b") + "5d522e", "expected a tuple of arguments"),
-        Arguments.of("kwargs no dict", "8004" + global("a", "b") + "295d922e", "NEWOBJ_EX: expected a dict"),
-        Arguments.of("class of ints", "80044b014b02932e", "STACK_GLOBAL: expected two strings, found 1 and 2"),
+        Arguments.of(
+            "add to a frozenset", "8004289128902e", "ADDITEMS: expected a set, found a frozenset"),
+        Arguments.of(
+            "call of None", "80024e29522e", "REDUCE: expected a class or function, found None"),
+        Arguments.of(
+            "call without tuple",
+            "8002" + global("a", "b") + "5d522e",
+            "expected a tuple of arguments"),
+        Arguments.of(
+            "kwargs no dict", "8004" + global("a", "b") + "295d922e", "NEWOBJ_EX: expected a dict"),
+        Arguments.of(
+            "class of ints",
+            "80044b014b02932e",
+            "STACK_GLOBAL: expected two strings, found 1 and 2"),
         Arguments.of("state of a list", "80025d7d622e", "BUILD: expected an object, found a list"),
-        Arguments.of("two states", "8002" + global("a", "B") + "29817d627d622e", "a second state for an object of a.B"),
-        Arguments.of("items after state", "8002" + global("a", "B") + "29817d624e612e", "after its dict items or state"),
-        Arguments.of("extension code", "800282012e", "EXT1: a class of the copyreg extension registry"),
+        Arguments.of(
+            "two states",
+            "8002" + global("a", "B") + "29817d627d622e",
+            "a second state for an object of a.B"),
+        Arguments.of(
+            "items after state",
+            "8002" + global("a", "B") + "29817d624e612e",
+            "after its dict items or state"),
+        Arguments.of(
+            "extension code", "800282012e", "EXT1: a class of the copyreg extension registry"),
         Arguments.of("out-of-band buffer", "8005972e", "NEXT_BUFFER: an out-of-band buffer"),
-        Arguments.of("old instance", "2869610a620a2e", "INST: an opcode that torch.save does not write"),
-        Arguments.of("not UTF-8", "800258020000006180" + "2e", "text that is not UTF-8 at its byte 1"),
-        Arguments.of("overlong UTF-8", "80025802000000c0802e", "text that is not UTF-8 at its byte 0"),
-        Arguments.of("beyond Unicode", "80025804000000f49080802e", "text that is not UTF-8 at its byte 0"),
-        Arguments.of("pair apart", "80025806000000eda0bdedb8802e", "surrogate pair written as two code points"),
+        Arguments.of(
+            "old instance", "2869610a620a2e", "INST: an opcode that torch.save does not write"),
+        Arguments.of(
+            "not UTF-8", "800258020000006180" + "2e", "text that is not UTF-8 at its byte 1"),
+        Arguments.of(
+            "overlong UTF-8", "80025802000000c0802e", "text that is not UTF-8 at its byte 0"),
+        Arguments.of(
+            "beyond Unicode", "80025804000000f49080802e", "text that is not UTF-8 at its byte 0"),
+        Arguments.of(
+            "pair apart",
+            "80025806000000eda0bdedb8802e",
+            "surrogate pair written as two code points"),
         Arguments.of("name cut off", "800263616263", "GLOBAL: expected a line"));
   }
 
@@ -75,7 +110,10 @@ class HostilePickleTest {
         .hasMessageContaining(message);
   }
 
-  /** Each level holds the one before ten times: 10^40 leaves to a reader that copies, 40 lists to one that shares. */
+  /**
+   * Each level holds the one before ten times: 10^40 leaves to a reader that copies, 40 lists to
+   * one that shares.
+   */
   @Test
   void aMemoBombStaysSmall() {
     PyList level = new PyList();

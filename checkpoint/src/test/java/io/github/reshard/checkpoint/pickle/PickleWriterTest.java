@@ -17,21 +17,23 @@ class PickleWriterTest {
 
     // CPython 3.11: s = "".join("k"); pickle.dumps([s, s, "".join(["k", ""])], 2)
     assertThat(PickleWriter.write(PyList.of(List.of(shared, shared, new PyStr("k"))), 2))
-        .isEqualTo(
-            latin1("\u0080\u0002]q\0(X\1\0\0\0kq\1h\1X\1\0\0\0kq\2e."));
+        .isEqualTo(latin1("\u0080\u0002]q\0(X\1\0\0\0kq\1h\1X\1\0\0\0kq\2e."));
   }
 
   @Test
   void aFreshGlobalOfAKnownNameIsTheSameObject() {
     PyList root =
-        PyList.of(List.of(new PyGlobal("torch", "FloatStorage"), new PyGlobal("torch", "FloatStorage")));
+        PyList.of(
+            List.of(new PyGlobal("torch", "FloatStorage"), new PyGlobal("torch", "FloatStorage")));
 
     // CPython 3.11: pickle.dumps([torch.FloatStorage, torch.FloatStorage], 2)
     assertThat(PickleWriter.write(root, 2))
         .isEqualTo(latin1("\u0080\u0002]q\0(ctorch\nFloatStorage\nq\1h\1e."));
   }
 
-  /** Optimized pickles have no memo entry for an object that is used once; an edit may use it again. */
+  /**
+   * Optimized pickles have no memo entry for an object that is used once; an edit may use it again.
+   */
   @Test
   void anObjectReadWithoutMemoEntryStaysOneObjectWhenItIsUsedTwice() {
     PyList root = (PyList) PickleReader.read(latin1("\u0080\u0002]ca\nB\n)\u0081a."), "x").root();
@@ -51,9 +53,7 @@ class PickleWriterTest {
             PickleWriter.write(
                 PyList.of(
                     List.of(
-                        set,
-                        new PyBytes(new byte[] {-1}, false),
-                        new PyBytes(new byte[0], true))),
+                        set, new PyBytes(new byte[] {-1}, false), new PyBytes(new byte[0], true))),
                 2))
         .isEqualTo(
             latin1(
@@ -77,10 +77,7 @@ class PickleWriterTest {
   void whatTheProtocolHasNoOpcodeForIsRefused() {
     PyInstance withKeywords =
         new PyInstance(
-            PyInstance.Construction.NEWOBJ_EX,
-            new PyGlobal("a", "B"),
-            PyTuple.of(),
-            new PyDict());
+            PyInstance.Construction.NEWOBJ_EX, new PyGlobal("a", "B"), PyTuple.of(), new PyDict());
 
     assertThatThrownBy(() -> PickleWriter.write(withKeywords, 2))
         .isInstanceOf(RefusedException.class)

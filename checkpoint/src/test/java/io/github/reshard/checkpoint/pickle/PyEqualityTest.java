@@ -23,7 +23,8 @@ class PyEqualityTest {
 
   @Test
   void typesDiffer() {
-    assertThat(PyEquality.firstDifference(PyInt.of(1), PyBool.TRUE)).contains("the root: 1 vs True");
+    assertThat(PyEquality.firstDifference(PyInt.of(1), PyBool.TRUE))
+        .contains("the root: 1 vs True");
     assertThat(PyEquality.firstDifference(new PyFloat(0.0), new PyFloat(-0.0))).isPresent();
     assertThat(PyEquality.firstDifference(PyTuple.of(), new PyList())).isPresent();
   }
@@ -83,8 +84,7 @@ class PyEqualityTest {
   }
 
   private static Optional<String> ignoringOrder(PyObject a, PyObject b) {
-    return PyEquality.firstDifference(
-        a, b, (x, y) -> false, PyEquality.KeyOrder.IGNORED_IN_DICTS);
+    return PyEquality.firstDifference(a, b, (x, y) -> false, PyEquality.KeyOrder.IGNORED_IN_DICTS);
   }
 
   @Test

@@ -23,8 +23,9 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
- * Storages and offsets beyond 4 GiB, against what PyTorch 2.6.0 wrote: {@code testdata/large/make_large.py}. The file is
- * sparse. {@code -Dreshard.large=PATH} keeps it, for {@code scripts/interop_large.py}.
+ * Storages and offsets beyond 4 GiB, against what PyTorch 2.6.0 wrote: {@code
+ * testdata/large/make_large.py}. The file is sparse. {@code -Dreshard.large=PATH} keeps it, for
+ * {@code scripts/interop_large.py}.
  */
 @Tag("large")
 class LargeFileTest {
@@ -79,7 +80,8 @@ class LargeFileTest {
         TorchFileLayout.plan(ContainerStyle.PLAIN, "archive", pickle, STORAGES, serializationId);
     assertThat(layout.totalBytes()).isEqualTo(goldenBytes);
 
-    Path path = Path.of(System.getProperty("reshard.large", directory.resolve("large.pt").toString()));
+    Path path =
+        Path.of(System.getProperty("reshard.large", directory.resolve("large.pt").toString()));
     Files.deleteIfExists(path);
     try (FileChannel channel =
         FileChannel.open(

@@ -45,9 +45,29 @@ class TensorNodeTest {
   void everyTensorIsRecognised() {
     assertThat(tensors.keySet())
         .containsExactly(
-            "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
-            "bool", "complex64", "complex128", "uint16", "uint32", "uint64", "float8_e4m3fn",
-            "float8_e5m2", "view", "transposed", "scalar", "empty", "parameter", "attributes",
+            "float32",
+            "float64",
+            "float16",
+            "bfloat16",
+            "int64",
+            "int32",
+            "int16",
+            "int8",
+            "uint8",
+            "bool",
+            "complex64",
+            "complex128",
+            "uint16",
+            "uint32",
+            "uint64",
+            "float8_e4m3fn",
+            "float8_e5m2",
+            "view",
+            "transposed",
+            "scalar",
+            "empty",
+            "parameter",
+            "attributes",
             "parameter_attributes");
   }
 
@@ -118,14 +138,17 @@ class TensorNodeTest {
     assertThatThrownBy(
             () -> tensor(1, PyTuple.of(PyInt.of(6)), PyTuple.of(PyInt.of(1))).requireInBounds("f"))
         .isInstanceOf(RefusedException.class)
-        .hasMessage("f: shape [6], stride [1] from element 1 reaches beyond storage 0 of 6 elements");
+        .hasMessage(
+            "f: shape [6], stride [1] from element 1 reaches beyond storage 0 of 6 elements");
     PyInt huge = PyInt.of(1L << 40);
     assertThatThrownBy(
             () -> tensor(0, PyTuple.of(huge, huge), PyTuple.of(huge, huge)).requireInBounds("f"))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("more than 2^63 elements");
     assertThatThrownBy(
-            () -> tensor(0, PyTuple.of(PyInt.of(3)), PyTuple.of(PyInt.of(Long.MAX_VALUE))).requireInBounds("f"))
+            () ->
+                tensor(0, PyTuple.of(PyInt.of(3)), PyTuple.of(PyInt.of(Long.MAX_VALUE)))
+                    .requireInBounds("f"))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("reaches beyond storage 0");
   }
@@ -141,7 +164,10 @@ class TensorNodeTest {
             () ->
                 StorageNode.of(
                     StorageNode.create(
-                        new PyGlobal("torch", "QUInt4x2Storage"), new PyStr("0"), new PyStr("cpu"), 1)))
+                        new PyGlobal("torch", "QUInt4x2Storage"),
+                        new PyStr("0"),
+                        new PyStr("cpu"),
+                        1)))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("found torch.QUInt4x2Storage: not supported");
   }

@@ -83,7 +83,11 @@ class TorchFileLayoutTest {
     assertThatThrownBy(
             () ->
                 TorchFileLayout.plan(
-                    ContainerStyle.PLAIN, "a", new byte[1], List.of(storage, storage), new byte[40]))
+                    ContainerStyle.PLAIN,
+                    "a",
+                    new byte[1],
+                    List.of(storage, storage),
+                    new byte[40]))
         .isInstanceOf(IllegalArgumentException.class);
     assertThatThrownBy(
             () ->

@@ -104,9 +104,13 @@ class TorchFileTest {
     return Stream.of(
         wrong("no pickle", e -> e.remove("a/data.pkl"), "NAME/data.pkl"),
         wrong("no version", e -> e.remove("a/version"), "an entry 'version', found none"),
-        wrong("big-endian", e -> e.put("a/byteorder", ascii("big")), "byteorder 'little', found 'big'"),
+        wrong(
+            "big-endian",
+            e -> e.put("a/byteorder", ascii("big")),
+            "byteorder 'little', found 'big'"),
         wrong("TorchScript", e -> e.put("a/constants.pkl", STORAGE), "a TorchScript archive"),
-        wrong("another prefix", e -> e.put("b/data/1", STORAGE), "entry b/data/1 lies outside of a/"),
+        wrong(
+            "another prefix", e -> e.put("b/data/1", STORAGE), "entry b/data/1 lies outside of a/"),
         wrong("no prefix", e -> e.put("evil", STORAGE), "entry evil lies outside of a/"),
         wrong("climbing", e -> e.put("a/../../x", STORAGE), "entry a/../../x lies outside of a/"),
         wrong("backslash", e -> e.put("a/..\\x", STORAGE), "lies outside of a/"),
@@ -120,8 +124,8 @@ class TorchFileTest {
 
   @ParameterizedTest(name = "{0}")
   @MethodSource("wrongEntries")
-  void wrongEntriesAreRefused(
-      String name, Consumer<Map<String, byte[]>> change, String message) throws IOException {
+  void wrongEntriesAreRefused(String name, Consumer<Map<String, byte[]>> change, String message)
+      throws IOException {
     Map<String, byte[]> entries = sound();
     change.accept(entries);
 
@@ -142,22 +146,55 @@ class TorchFileTest {
     // Offsets are those of the directory's fields: APPNOTE.TXT 4.3.12, 4.3.14 to 4.3.16.
     return Stream.of(
         damaged("encrypted", b -> b[entry(b, 2) + 8] |= 1, "entry a/data/0 is encrypted"),
-        damaged("larger than the file", b -> b[entry(b, 2) + 22] = b[entry(b, 2) + 26] = 1, "do not fit before the directory"),
+        damaged(
+            "larger than the file",
+            b -> b[entry(b, 2) + 22] = b[entry(b, 2) + 26] = 1,
+            "do not fit before the directory"),
         damaged("sizes that differ", b -> b[entry(b, 2) + 20]++, "its two sizes differ: 8 and 7"),
-        damaged("offset beyond the file", b -> b[entry(b, 2) + 44] = 1, "do not fit before the directory"),
-        damaged("same offset twice", b -> copy(b, entry(b, 1) + 42, entry(b, 2) + 42, 4), "another name"),
-        damaged("same name twice", b -> b[entry(b, 3) + 46 + 7] = '0', "entry a/data/0 is there twice"),
-        damaged("no directory header", b -> b[entry(b, 2)] = 0, "expected the header of entry 3 of 6"),
-        damaged("too many entries", b -> b[b.length - 98 + 32] = 7, "expected the header of entry 7 of 7"),
-        damaged("too few entries", b -> b[b.length - 98 + 32] = 5, "expected 5 entries in the directory, found more"),
+        damaged(
+            "offset beyond the file",
+            b -> b[entry(b, 2) + 44] = 1,
+            "do not fit before the directory"),
+        damaged(
+            "same offset twice",
+            b -> copy(b, entry(b, 1) + 42, entry(b, 2) + 42, 4),
+            "another name"),
+        damaged(
+            "same name twice", b -> b[entry(b, 3) + 46 + 7] = '0', "entry a/data/0 is there twice"),
+        damaged(
+            "no directory header", b -> b[entry(b, 2)] = 0, "expected the header of entry 3 of 6"),
+        damaged(
+            "too many entries",
+            b -> b[b.length - 98 + 32] = 7,
+            "expected the header of entry 7 of 7"),
+        damaged(
+            "too few entries",
+            b -> b[b.length - 98 + 32] = 5,
+            "expected 5 entries in the directory, found more"),
         damaged("absurd count", b -> b[b.length - 98 + 38] = 1, "found 281474976710662 of them"),
-        damaged("directory elsewhere", b -> b[b.length - 98 + 48]++, "expected the directory to end at byte"),
-        damaged("absurd directory size", b -> b[b.length - 98 + 47] = (byte) 0x80, "expected the directory to end at byte"),
-        damaged("zip64 record elsewhere", b -> b[b.length - 42 + 15] = 1, "expected the zip64 end record before byte"),
-        damaged("no zip64 record", b -> b[b.length - 98] = 0, "expected the zip64 end record at byte"),
-        damaged("zip64 value without field", b -> Arrays.fill(b, entry(b, 2) + 42, entry(b, 2) + 46, (byte) -1), "needs a zip64 field of 8 bytes and has none"),
+        damaged(
+            "directory elsewhere",
+            b -> b[b.length - 98 + 48]++,
+            "expected the directory to end at byte"),
+        damaged(
+            "absurd directory size",
+            b -> b[b.length - 98 + 47] = (byte) 0x80,
+            "expected the directory to end at byte"),
+        damaged(
+            "zip64 record elsewhere",
+            b -> b[b.length - 42 + 15] = 1,
+            "expected the zip64 end record before byte"),
+        damaged(
+            "no zip64 record", b -> b[b.length - 98] = 0, "expected the zip64 end record at byte"),
+        damaged(
+            "zip64 value without field",
+            b -> Arrays.fill(b, entry(b, 2) + 42, entry(b, 2) + 46, (byte) -1),
+            "needs a zip64 field of 8 bytes and has none"),
         damaged("pickle damaged", b -> b[64] ^= 1, "entry data.pkl: expected CRC"),
-        damaged("local header of the pickle gone", b -> b[0] = 0, "entry data.pkl: expected its local header at byte 0"));
+        damaged(
+            "local header of the pickle gone",
+            b -> b[0] = 0,
+            "entry data.pkl: expected its local header at byte 0"));
   }
 
   private static Arguments damaged(String name, Consumer<byte[]> change, String message) {
