@@ -54,6 +54,7 @@ public final class TorchFile {
   private static final int DIRECTORY_HEADER = 46;
   private static final int LOCAL_HEADER = TorchFileLayout.LOCAL_HEADER;
   private static final int TAIL = 0xffff + END_RECORD + ZIP64_LOCATOR + ZIP64_RECORD;
+  private static final int BEFORE_DIRECTORY = 4096;
   private static final int WINDOW = 64 * 1024;
   private static final int MOST_IN_MEMORY = Integer.MAX_VALUE - 16;
   private static final int SMALL_TEXT = 64;
@@ -215,12 +216,29 @@ public final class TorchFile {
             "expected entries in a directory of %d bytes, found %s of them"
                 .formatted(directoryBytes, Long.toUnsignedString(count)));
       }
+      extendTail(Math.max(0, directoryAt - BEFORE_DIRECTORY));
       byte[] directory = bytes(directoryAt, (int) directoryBytes);
       List<Entry> listed = parseDirectory(directory, (int) count, directoryAt);
       String archiveName = archiveName(listed);
       listed = withoutPrefix(listed, archiveName);
       requireEntries(listed);
       return locate(listed, archiveName, directory, directoryAt);
+    }
+
+    /**
+     * One read for a large directory and for the small entries that precede it in PyTorch's files.
+     */
+    private void extendTail(long from) throws IOException {
+      if (from < tailAt) {
+        if (tail.length + tailAt - from > MOST_IN_MEMORY) {
+          throw refused("the directory is larger than 2 GiB");
+        }
+        byte[] before = readNow(from, (int) (tailAt - from));
+        byte[] longer = Arrays.copyOf(before, before.length + tail.length);
+        System.arraycopy(tail, 0, longer, before.length, tail.length);
+        tail = longer;
+        tailAt = from;
+      }
     }
 
     private int findEndRecord() throws IOException {

@@ -147,7 +147,7 @@ public final class TorchFileLayout {
       // getPadding of inline_container.cc: the FB field's own 4 bytes count, then what is missing
       // to the alignment.
       long start = cursor + LOCAL_HEADER + fullName.length + 4;
-      start += zip64Extra(bytes, cursor).length;
+      start += zip64Extra(bytes, 0, cursor).length;
       int padding = (int) ((alignment - start % alignment) % alignment);
       Planned entry =
           new Planned(fullName, cursor, start + padding, bytes, padding, content, storageKey);
@@ -160,10 +160,10 @@ public final class TorchFileLayout {
   }
 
   /**
-   * The same in the local header as in the directory: both sizes if one is large, the offset if it
-   * is.
+   * Both sizes if one is large, the offset if it is. In the local header PyTorch leaves the second
+   * size 0: it is that after compression, which a streaming writer does not know yet.
    */
-  private static byte[] zip64Extra(long bytes, long headerOffset) {
+  private static byte[] zip64Extra(long bytes, long packedBytes, long headerOffset) {
     boolean largeBytes = bytes >= ZIP64_FROM;
     boolean largeOffset = headerOffset >= ZIP64_FROM;
     if (!largeBytes && !largeOffset) {
@@ -172,7 +172,7 @@ public final class TorchFileLayout {
     LittleEndian out = new LittleEndian();
     out.u16(1).u16((largeBytes ? 16 : 0) + (largeOffset ? 8 : 0));
     if (largeBytes) {
-      out.u64(bytes).u64(bytes);
+      out.u64(bytes).u64(packedBytes);
     }
     if (largeOffset) {
       out.u64(headerOffset);
@@ -237,7 +237,7 @@ public final class TorchFileLayout {
   }
 
   private static void addLocalHeader(LittleEndian out, Planned entry) {
-    byte[] zip64 = zip64Extra(entry.bytes(), entry.headerOffset());
+    byte[] zip64 = zip64Extra(entry.bytes(), 0, entry.headerOffset());
     out.u32(0x04034b50).u16(0).u16(entry.flags()).u16(0).u32(0).u32(0).u32(0).u32(0);
     out.u16(entry.fullName().length).u16(zip64.length + 4 + entry.padding());
     out.raw(entry.fullName()).raw(zip64);
@@ -252,7 +252,7 @@ public final class TorchFileLayout {
   private byte[] directory(Map<String, Integer> storageCrcs, boolean withCrcs) {
     LittleEndian out = new LittleEndian();
     for (Planned entry : entries) {
-      byte[] zip64 = zip64Extra(entry.bytes(), entry.headerOffset());
+      byte[] zip64 = zip64Extra(entry.bytes(), entry.bytes(), entry.headerOffset());
       long bytes = Math.min(entry.bytes(), ZIP64_FROM);
       out.u32(0x02014b50).u16(0).u16(0).u16(entry.flags()).u16(0).u32(0);
       out.u32(crc(entry, storageCrcs, withCrcs)).u32(bytes).u32(bytes);
