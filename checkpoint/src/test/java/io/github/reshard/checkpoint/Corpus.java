@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.storage.RangedFile;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.stream.Stream;
@@ -29,12 +30,12 @@ public final class Corpus {
 
   /** Opens a local file. */
   public static RangedFile open(Path path) throws IOException {
-    return new LocalSourceStore()
-        .open(
-            new FileStat(
-                path.toString(),
-                path.getFileName().toString(),
-                Files.size(path),
-                Files.getLastModifiedTime(path).toString()));
+    LocalSourceStore store = new LocalSourceStore();
+    for (FileStat file : store.list(path.toAbsolutePath().getParent().toString()).files()) {
+      if (file.name().equals(path.getFileName().toString())) {
+        return store.open(file);
+      }
+    }
+    throw new NoSuchFileException(path.toString());
   }
 }
