@@ -63,7 +63,7 @@ public record CheckpointFiles(
       Pattern.compile("layer_(\\d+)(?:-model_(\\d+))?-model_states\\.pt");
   private static final Pattern EXPERT =
       Pattern.compile(
-          "layer_\\d+_expert_\\d+_mp_rank_\\d+_model_states\\.pt|expp_rank_\\d+_mp_rank_\\d+_optim_states\\.pt");
+          "layer_(\\d+)_expert_(\\d+)_mp_rank_(\\d+)_model_states\\.pt|expp_rank_\\d+_mp_rank_\\d+_optim_states\\.pt");
 
   static final String LATEST = "latest";
 
@@ -201,6 +201,25 @@ public record CheckpointFiles(
       }
       return new LayerName(
           Integer.parseInt(m.group(1)), m.group(2) == null ? 0 : Integer.parseInt(m.group(2)));
+    }
+  }
+
+  /**
+   * What a file of one expert's weights holds, or null for the other files of a mixture of experts.
+   *
+   * @param layer counts the mixtures of experts in the module
+   * @param expert the expert's global number
+   */
+  record ExpertName(int layer, int expert, int mpRank) {
+    static ExpertName parse(String fileName) {
+      Matcher m = EXPERT.matcher(fileName);
+      if (!m.matches() || m.group(1) == null) {
+        return null;
+      }
+      return new ExpertName(
+          Integer.parseInt(m.group(1)),
+          Integer.parseInt(m.group(2)),
+          Integer.parseInt(m.group(3)));
     }
   }
 

@@ -59,8 +59,18 @@ record ModelStates(PickledValue root) {
     return zeroConfig("round_robin_gradients").map(PickledValue::isTrue).orElse(false);
   }
 
+  /** Whether {@code ds_config} orders ranks by data before experts (runtime/config.py). */
+  boolean dataBeforeExperts() {
+    return root.findPresent("ds_config")
+        .filter(PickledValue::isDict)
+        .flatMap(config -> config.findPresent("use_data_before_expert_parallelism"))
+        .map(PickledValue::isTrue)
+        .orElse(false);
+  }
+
   private Optional<PickledValue> zeroConfig(String key) {
     return root.findPresent("ds_config")
+        .filter(PickledValue::isDict)
         .flatMap(config -> config.findPresent("zero_optimization"))
         .filter(PickledValue::isDict)
         .flatMap(zero -> zero.findPresent(key));

@@ -27,19 +27,25 @@ final class OptimizerRewrite {
   private OptimizerRewrite() {}
 
   /**
+   * A param group of the file.
+   *
+   * @param layout the target layout that it is in
+   * @param group its group there
+   */
+  record Group(FlatLayout layout, int group) {}
+
+  /**
    * @param template the source rank's file
-   * @param layouts for each param group of the file, the target layout that it is in
-   * @param groups for each param group of the file, its group in that layout
+   * @param groups the param groups of the file
    * @param rank the target rank
    */
-  static Rewritten rewrite(
-      TorchFile template, List<FlatLayout> layouts, List<Integer> groups, int rank) {
+  static Rewritten rewrite(TorchFile template, List<Group> groups, int rank) {
     PyObject root = template.parse().root();
     OptimizerStates states = new OptimizerStates(PickledValue.root(template.path(), root));
     Map<String, Rewritten.Storage> moved = new HashMap<>();
-    for (int g = 0; g < layouts.size(); g++) {
-      FlatLayout layout = layouts.get(g);
-      int group = groups.get(g);
+    for (int g = 0; g < groups.size(); g++) {
+      FlatLayout layout = groups.get(g).layout();
+      int group = groups.get(g).group();
       long partition = layout.bucketElements(group);
       for (OptimizerStates.GroupTensor part : states.tensors(g)) {
         TensorNode tensor = part.tensor();
@@ -62,27 +68,28 @@ final class OptimizerRewrite {
     setNumbers(
         stateDict,
         OptimizerStates.GROUP_PADDINGS,
-        layouts.size(),
+        groups.size(),
         g ->
             states.isBf16Optimizer()
-                ? layouts.get(g).paddingOnLastRank(rank, groups.get(g))
-                : layouts.get(g).padding(rank, groups.get(g)));
+                ? groups.get(g).layout().paddingOnLastRank(rank, groups.get(g).group())
+                : groups.get(g).layout().padding(rank, groups.get(g).group()));
     setNumbers(
         stateDict,
         OptimizerStates.PARTITION_COUNT,
-        layouts.size(),
-        g -> layouts.get(g).partitionCount(groups.get(g)));
+        groups.size(),
+        g -> groups.get(g).layout().partitionCount(groups.get(g).group()));
     stateDict
         .findPresent(OptimizerStates.PARAM_SLICE_MAPPINGS)
         .ifPresent(
             mappings -> {
               SliceMappings writer = new SliceMappings(mappings);
               List<PyObject> list = ((PyList) mappings.node()).items();
-              for (int g = 0; g < layouts.size(); g++) {
+              for (int g = 0; g < groups.size(); g++) {
+                FlatLayout layout = groups.get(g).layout();
                 list.set(
                     g,
                     writer.mapping(
-                        layouts.get(g), layouts.get(g).recordedExtentsIn(rank, groups.get(g))));
+                        layout, layout.recordedExtentsIn(rank, groups.get(g).group())));
               }
             });
     return StorageList.of(template, root, moved);

@@ -7,6 +7,8 @@ import io.github.reshard.checkpoint.torch.TensorNode;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /**
  * What an optimizer file of ZeRO-1 or 2 says (DeepSpeed 0.19.6, runtime/zero/stage_1_and_2.py and
@@ -22,6 +24,7 @@ record OptimizerStates(PickledValue root) {
   private static final String WRAPPER = "optimizer_state_dict";
   private static final String MASTERS = "single_partition_of_fp32_groups";
   private static final String BASE_STATE = "base_optimizer_state";
+  private static final Pattern EXPERT_GROUP = Pattern.compile("ep_size_([1-9]\\d{0,6})");
 
   /** The optimizer's own {@code state_dict()}. */
   PickledValue stateDict() {
@@ -118,6 +121,29 @@ record OptimizerStates(PickledValue root) {
     }
     return Optional.of(
         new PickledValue(root.file(), states.path() + "[" + param.asLong() + "]", state));
+  }
+
+  /**
+   * The expert-parallel size of a group of experts, which its name tells ({@code
+   * moe/utils.py}, {@code split_params_into_different_moe_groups_for_optimizer}), or {@link
+   * ParamGroups#DENSE}.
+   */
+  int expertParallelSize(int group) {
+    PickledValue base = stateDict().get(BASE_STATE);
+    if (base.isList()) {
+      return ParamGroups.DENSE;
+    }
+    PickledValue options = base.get("param_groups").items().get(group);
+    if (!options.findPresent("moe").map(PickledValue::isTrue).orElse(false)) {
+      return ParamGroups.DENSE;
+    }
+    PickledValue name = options.get("name");
+    Matcher size = EXPERT_GROUP.matcher(name.asString());
+    if (!size.matches()) {
+      throw name.refused(
+          "expected the name of a group of experts such as ep_size_2, found " + name.describe());
+    }
+    return Integer.parseInt(size.group(1));
   }
 
   private static PickledValue onlyItem(PickledValue list) {

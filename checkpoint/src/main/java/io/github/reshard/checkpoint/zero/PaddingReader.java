@@ -33,7 +33,7 @@ final class PaddingReader {
     boolean found = false;
     long uniform = 0;
     for (int rank = 0; rank < layout.worldSize(); rank++) {
-      if (!layout.holds(rank, group)) {
+      if (!layout.holds(rank, group) || layout.bucketElements(group) == 0) {
         continue;
       }
       List<Extent> extents = layout.extentsIn(rank, group);

@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.zero;
 
+import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.Recipe;
@@ -8,20 +9,28 @@ import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.checkpoint.torch.TorchFileLayout;
+import java.io.IOException;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.Comparator;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
+import java.util.SortedMap;
 import java.util.stream.IntStream;
 
-/** Collects the lists of a {@link ReshardPlan} while it is made. */
+/** Reads the source's files and collects the lists of a {@link ReshardPlan} while it is made. */
 final class PlanBuilder {
   /** The entry of bytes that belong to no zip entry's payload. */
   static final int NO_ENTRY = -1;
 
+  final SourceStore store;
+  final CheckpointFiles files;
+  final int targetWorldSize;
   final List<SourceFile> sources = new ArrayList<>();
   final List<TargetFile> targets = new ArrayList<>();
   final List<PartitionedModel> models = new ArrayList<>();
@@ -29,11 +38,115 @@ final class PlanBuilder {
   final List<ReshardPlan.Padding> padding = new ArrayList<>();
   final List<String> notes = new ArrayList<>();
   private final Set<Long> proven = new HashSet<>();
+  private int sourceWorldSize;
 
-  /** Registers a torch file of the source; its index. */
+  PlanBuilder(SourceStore store, CheckpointFiles files, int targetWorldSize) {
+    this.store = store;
+    this.files = files;
+    this.targetWorldSize = targetWorldSize;
+  }
+
+  /** Data-parallel ranks of the source, once a model file said so. */
+  int sourceWorldSize() {
+    return sourceWorldSize;
+  }
+
+  /**
+   * Takes note of what a model file says.
+   *
+   * @throws RefusedException if another model file says otherwise
+   */
+  void setSourceWorldSize(FileStat model, int ranks) {
+    if (sourceWorldSize != 0 && sourceWorldSize != ranks) {
+      throw new RefusedException(
+          model.path(),
+          "dp_world_size is %d, another mp rank's is %d. The files are of different checkpoints."
+              .formatted(ranks, sourceWorldSize));
+    }
+    sourceWorldSize = ranks;
+  }
+
+  /** Where the checkpoint is, for messages. */
+  String where() {
+    return files.directory() + "/" + files.tag();
+  }
+
+  TorchFile read(FileStat stat) throws IOException {
+    try (RangedFile file = store.open(stat)) {
+      return TorchFile.read(file);
+    }
+  }
+
+  /**
+   * Checks that there is one file for each rank.
+   *
+   * @param saysSo the file that says how many ranks there are
+   * @param what the kind of file, such as "optimizer files"
+   */
+  void requireAllRanks(
+      String saysSo, int mpRank, String what, SortedMap<Integer, FileStat> stats, int ranks) {
+    List<Integer> missing =
+        IntStream.range(0, ranks).filter(r -> !stats.containsKey(r)).boxed().toList();
+    List<Integer> extra = stats.keySet().stream().filter(r -> r >= ranks).toList();
+    if (!missing.isEmpty() || !extra.isEmpty()) {
+      throw new RefusedException(
+          where(),
+          "%s says dp_world_size %d, but of mp rank %d the %s of ranks %s are missing and those of ranks %s are too many."
+              .formatted(saysSo, ranks, mpRank, what, missing, extra));
+    }
+  }
+
+  /**
+   * Registers a torch file of the source; its index. Entries of 0 bytes have no place in a plan: a
+   * ZeRO-3 model file has one for each parameter.
+   */
   int addSource(FileStat stat, TorchFile file) {
-    sources.add(new SourceFile(stat, file.entries(), file.hasCrcs()));
+    sources.add(
+        new SourceFile(
+            stat,
+            file.entries().stream()
+                .filter(entry -> entry.bytes() > 0)
+                .sorted(Comparator.comparingLong(TorchFile.Entry::payloadOffset))
+                .toList(),
+            file.hasCrcs()));
     return sources.size() - 1;
+  }
+
+  /** Where {@code tensor} of a source file begins. */
+  Address address(int source, TorchFile file, String where, TensorNode tensor) {
+    tensor.requireInBounds(where);
+    TorchFile.Entry entry =
+        file.storage(tensor.storageKey())
+            .orElseThrow(
+                () ->
+                    new RefusedException(
+                        where,
+                        "the file has no storage '%s'. It is damaged."
+                            .formatted(tensor.storageKey())));
+    long bytes = tensor.storageElements() * tensor.dtype().bytes();
+    if (entry.bytes() != bytes) {
+      throw new RefusedException(
+          where,
+          "the pickle says that storage '%s' has %d bytes, the zip entry %s has %d. The file is damaged."
+              .formatted(tensor.storageKey(), bytes, entry.name(), entry.bytes()));
+    }
+    return address(source, entry).plus(tensor.storageOffset() * tensor.dtype().bytes());
+  }
+
+  /** Where the storage {@code key} of a source file begins. */
+  Address storageAddress(int source, TorchFile file, String key) {
+    return address(source, file.storage(key).orElseThrow());
+  }
+
+  private Address address(int source, TorchFile.Entry entry) {
+    int found =
+        entry.bytes() == 0
+            ? NO_ENTRY
+            : Collections.binarySearch(
+                sources.get(source).entries(),
+                entry,
+                Comparator.comparingLong(TorchFile.Entry::payloadOffset));
+    return new Address(source, found, entry.payloadOffset());
   }
 
   /** A file that is not looked into, copied to {@code path}. */
@@ -48,13 +161,8 @@ final class PlanBuilder {
   void copyAsIs(String path, int source) {
     SourceFile file = sources.get(source);
     int target = addWhole(path, source, file.stat().bytes());
-    List<Integer> byOffset =
-        IntStream.range(0, file.entries().size())
-            .boxed()
-            .sorted(Comparator.comparingLong(e -> file.entries().get(e).payloadOffset()))
-            .toList();
     long at = 0;
-    for (int e : byOffset) {
+    for (int e = 0; e < file.entries().size(); e++) {
       TorchFile.Entry entry = file.entries().get(e);
       carry(
           new Address(source, NO_ENTRY, at),
@@ -76,18 +184,29 @@ final class PlanBuilder {
     return targets.size() - 1;
   }
 
-  /** Registers a file that is written anew; its index. */
-  int addTarget(
-      String path, Recipe recipe, TorchFileLayout layout, List<Rewritten.Storage> storages) {
-    targets.add(
-        new TargetFile(
-            path,
-            layout.totalBytes(),
-            recipe,
-            storages.stream()
-                .map(s -> new TargetFile.Entry(s.key(), layout.payloadOffset(s.key()), s.bytes()))
-                .toList()));
-    return targets.size() - 1;
+  /**
+   * A file that is written anew.
+   *
+   * @param index into the plan's targets
+   * @param storages where each of its storages begins
+   */
+  record Written(int index, List<Address> storages) {}
+
+  /** Registers a file that is written anew. Storages of 0 bytes are no entries of it. */
+  Written addTarget(String path, Recipe recipe, TargetFiles.Planned planned) {
+    List<TargetFile.Entry> entries = new ArrayList<>();
+    List<Address> begins = new ArrayList<>();
+    for (Rewritten.Storage storage : planned.storages()) {
+      long offset = planned.layout().payloadOffset(storage.key());
+      int entry = NO_ENTRY;
+      if (storage.bytes() > 0) {
+        entry = entries.size();
+        entries.add(new TargetFile.Entry(storage.key(), offset, storage.bytes()));
+      }
+      begins.add(new Address(targets.size(), entry, offset));
+    }
+    targets.add(new TargetFile(path, planned.layout().totalBytes(), recipe, entries));
+    return new Written(targets.size() - 1, begins);
   }
 
   /** Copies bytes that are not partitioned; the first copy of a storage proves it. */

@@ -1,7 +1,6 @@
 package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.pickle.PyEquality;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
@@ -9,10 +8,9 @@ import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.nio.ByteBuffer;
-import java.util.Collections;
 import java.util.List;
 import java.util.Optional;
-import java.util.stream.IntStream;
+import java.util.function.Function;
 
 /**
  * Compares what is not partitioned (step, hyper-parameters, loss scaler, versions) between the
@@ -22,15 +20,19 @@ import java.util.stream.IntStream;
 final class ReplicaComparison {
   private final SourceStore store;
   private final List<SourceFile> sources;
-  private final FlatLayout layout;
+  private final Function<TorchFile, Rewritten> asRank0;
   private TorchFile firstFile;
   private int firstSource;
   private Rewritten first;
 
-  ReplicaComparison(SourceStore store, List<SourceFile> sources, FlatLayout layout) {
+  /**
+   * @param asRank0 rewrites the optimizer file of any rank as that of rank 0
+   */
+  ReplicaComparison(
+      SourceStore store, List<SourceFile> sources, Function<TorchFile, Rewritten> asRank0) {
     this.store = store;
     this.sources = sources;
-    this.layout = layout;
+    this.asRank0 = asRank0;
   }
 
   /**
@@ -40,13 +42,7 @@ final class ReplicaComparison {
    * @throws RefusedException if the optimizer's state differs
    */
   Optional<String> add(int rank, int source, TorchFile file) throws IOException {
-    int groups = layout.buckets();
-    Rewritten rewritten =
-        OptimizerRewrite.rewrite(
-            file,
-            Collections.nCopies(groups, layout),
-            IntStream.range(0, groups).boxed().toList(),
-            0);
+    Rewritten rewritten = asRank0.apply(file);
     if (first == null) {
       first = rewritten;
       firstFile = file;

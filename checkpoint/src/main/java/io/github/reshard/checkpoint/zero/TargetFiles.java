@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.ZeroLayout;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.Recipe;
@@ -14,7 +15,6 @@ import io.github.reshard.checkpoint.torch.TorchFile;
 import io.github.reshard.checkpoint.torch.TorchFileLayout;
 import java.io.IOException;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -34,29 +34,7 @@ public final class TargetFiles {
       List<PartitionedModel> models,
       int sourceWorldSize,
       int targetWorldSize) {
-    Rewritten rewritten;
-    if (recipe instanceof Recipe.OptimizerFile optimizer) {
-      List<FlatLayout> layouts = new ArrayList<>();
-      List<Integer> groups = new ArrayList<>();
-      for (Recipe.GroupRef group : optimizer.groups()) {
-        layouts.add((FlatLayout) models.get(group.model()).target());
-        groups.add(group.group());
-      }
-      rewritten = OptimizerRewrite.rewrite(template, layouts, groups, optimizer.rank());
-    } else if (recipe instanceof Recipe.ModelFile model) {
-      List<ModelRewrite.Group> groups = new ArrayList<>();
-      for (Recipe.GroupRef group : model.groups()) {
-        PartitionedModel partitioned = models.get(group.model());
-        groups.add(
-            new ModelRewrite.Group(
-                (FlatLayout) partitioned.source(),
-                (FlatLayout) partitioned.target(),
-                group.group()));
-      }
-      rewritten = ModelRewrite.rewrite(template, groups, targetWorldSize);
-    } else {
-      throw new IllegalArgumentException("a file that is copied as it is has no layout: " + recipe);
-    }
+    Rewritten rewritten = rewrite(template, recipe, models, targetWorldSize);
     byte[] pickle = PickleWriter.write(rewritten.root(), template.parse().protocol());
     List<StorageSize> sizes =
         rewritten.storages().stream().map(s -> new StorageSize(s.key(), s.bytes())).toList();
@@ -68,6 +46,42 @@ public final class TargetFiles {
         TorchFileLayout.plan(
             template.style(), archiveName(template, fileName), pickle, sizes, serializationId),
         rewritten.storages());
+  }
+
+  private static Rewritten rewrite(
+      TorchFile template, Recipe recipe, List<PartitionedModel> models, int targetWorldSize) {
+    if (recipe instanceof Recipe.OptimizerFile optimizer) {
+      return OptimizerRewrite.rewrite(
+          template,
+          optimizer.groups().stream()
+              .map(
+                  ref ->
+                      new OptimizerRewrite.Group(
+                          flat(models.get(ref.model()).target()), ref.group()))
+              .toList(),
+          optimizer.rank());
+    }
+    if (recipe instanceof Recipe.ModelFile model) {
+      return ModelRewrite.rewrite(
+          template,
+          model.groups().stream()
+              .map(
+                  ref ->
+                      new ModelRewrite.Group(
+                          flat(models.get(ref.model()).source()),
+                          flat(models.get(ref.model()).target()),
+                          ref.group()))
+              .toList(),
+          targetWorldSize);
+    }
+    throw new IllegalArgumentException("a file that is copied as it is has no layout: " + recipe);
+  }
+
+  private static FlatLayout flat(ZeroLayout layout) {
+    if (layout instanceof FlatLayout flat) {
+      return flat;
+    }
+    throw new IllegalArgumentException("a file of ZeRO-1 or 2 cannot hold " + layout);
   }
 
   /**
@@ -113,6 +127,7 @@ public final class TargetFiles {
               .formatted(file.path(), file.bytes(), planned.layout().totalBytes()));
     }
     Map<String, Integer> byKey = new HashMap<>();
+    planned.storages().forEach(empty -> byKey.put(empty.key(), 0));
     for (int e = 0; e < crcs.size(); e++) {
       byKey.put(file.entries().get(e).key(), crcs.get(e));
     }

@@ -1,0 +1,22 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.Recipe;
+
+/**
+ * A param group of a file of ZeRO-1 or 2.
+ *
+ * @param model the model whose parameters it has
+ * @param group the group in that model's layouts
+ * @param index the same for a recipe
+ */
+record FileGroup(PartitionedModel model, int group, Recipe.GroupRef index) {
+  FlatLayout source() {
+    return (FlatLayout) model.source();
+  }
+
+  FlatLayout target() {
+    return (FlatLayout) model.target();
+  }
+}

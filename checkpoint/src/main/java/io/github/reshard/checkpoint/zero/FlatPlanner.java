@@ -1,0 +1,406 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.plan.Address;
+import io.github.reshard.checkpoint.plan.ParamId;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.plan.Recipe;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.plan.States;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashMap;
+import java.util.IdentityHashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.SortedMap;
+import java.util.stream.Stream;
+
+/** Plans the reshard of a checkpoint of ZeRO-1 or 2, mixtures of experts among them. */
+final class FlatPlanner {
+  private final PlanBuilder plan;
+  private final Map<String, TorchFile> layers = new LinkedHashMap<>();
+  private final Map<String, TorchFile> experts = new LinkedHashMap<>();
+  private final IdentityHashMap<TorchFile, Integer> sources = new IdentityHashMap<>();
+
+  private FlatPlanner(PlanBuilder plan) {
+    this.plan = plan;
+  }
+
+  /**
+   * Adds what every mp rank needs.
+   *
+   * @throws RefusedException if the files contradict each other
+   */
+  static void plan(PlanBuilder plan) throws IOException {
+    FlatPlanner planner = new FlatPlanner(plan);
+    planner.carryWhole(plan.files.layers(), planner.layers);
+    planner.carryWhole(plan.files.experts(), planner.experts);
+    for (Map.Entry<Integer, FileStat> model : plan.files.models().entrySet()) {
+      planner.planMpRank(model.getKey(), model.getValue());
+    }
+  }
+
+  private void carryWhole(List<FileStat> stats, Map<String, TorchFile> into) throws IOException {
+    for (FileStat stat : stats) {
+      TorchFile file = plan.read(stat);
+      int source = plan.addSource(stat, file);
+      into.put(stat.name(), file);
+      sources.put(file, source);
+      plan.copyAsIs(plan.files.tag() + "/" + stat.name(), source);
+    }
+  }
+
+  /** The models of an mp rank, by expert-parallel size and expert-parallel rank. */
+  private record Models(ParamGroups groups, Map<Integer, List<Integer>> indices) {
+    /** For each param group of the file of {@code rank}, the partitioned group. */
+    List<FileGroup> refs(PlanBuilder plan, int rank, int worldSize) {
+      List<FileGroup> refs = new ArrayList<>();
+      for (int g = 0; g < groups.groups().size(); g++) {
+        int size = groups.groups().get(g).expertParallelSize();
+        int expertRank =
+            size == ParamGroups.DENSE ? 0 : groups.expertRank(rank, worldSize, size);
+        int model = indices.get(size).get(expertRank);
+        int group = groups.indices(size).indexOf(g);
+        refs.add(new FileGroup(plan.models.get(model), group, new Recipe.GroupRef(model, group)));
+      }
+      return refs;
+    }
+  }
+
+  private void planMpRank(int mpRank, FileStat modelStat) throws IOException {
+    TorchFile modelFile = plan.read(modelStat);
+    int modelSource = plan.addSource(modelStat, modelFile);
+    ModelStates model =
+        new ModelStates(PickledValue.root(modelFile.path(), modelFile.parse().root()));
+    int ranks = model.dpWorldSize();
+    plan.setSourceWorldSize(modelStat, ranks);
+    List<Shard> shards = readShards(mpRank, modelStat, ranks);
+    ParamGroups groups = ParamGroups.of(model, shards.get(0).states(), ranks);
+    Models models = addModels(mpRank, groups, ranks);
+    for (int rank = 0; rank < ranks; rank++) {
+      FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
+    }
+    requireReplicasAgree(shards, models.refs(plan, 0, ranks));
+
+    planModelFile(modelStat, modelFile, modelSource, models.refs(plan, 0, ranks));
+    addWeightsBeside(modelFile.path(), mpRank, models);
+    for (int rank = 0; rank < plan.targetWorldSize; rank++) {
+      planOptimizerFile(shards, rank, models.refs(plan, rank, plan.targetWorldSize));
+    }
+    for (List<Integer> indices : models.indices().values()) {
+      for (int index : indices) {
+        addPadding(index, plan.models.get(index));
+      }
+    }
+    if (groups.roundRobin()) {
+      plan.notes.add(
+          "round_robin_gradients: param_slice_mappings are written as DeepSpeed writes them, which is not where the parameters are. "
+              + "load_checkpoint ignores them; ds_to_universal.py would scramble this checkpoint.");
+    }
+  }
+
+  private Models addModels(int mpRank, ParamGroups groups, int ranks) {
+    Map<Integer, List<Integer>> indices = new HashMap<>();
+    for (int size : groups.expertParallelSizes()) {
+      boolean dense = size == ParamGroups.DENSE;
+      if (!dense && (ranks % size != 0 || plan.targetWorldSize % size != 0)) {
+        throw new RefusedException(
+            plan.where(),
+            "the expert-parallel size is %d, which has to divide the data-parallel size: %d of the checkpoint, %d of the target. Choose a --targetWorldSize that is a multiple of %d."
+                .formatted(size, ranks, plan.targetWorldSize, size));
+      }
+      List<Integer> ofSize = new ArrayList<>();
+      for (int expertRank = 0; expertRank < Math.max(1, size); expertRank++) {
+        ofSize.add(
+            plan.addModel(
+                new PartitionedModel(
+                    mpRank,
+                    dense ? ParamId.NO_EXPERT : expertRank,
+                    groups.layout(ranks, size, expertRank),
+                    groups.layout(plan.targetWorldSize, size, expertRank),
+                    new ArrayList<>(),
+                    new HashMap<>(),
+                    new HashMap<>(),
+                    new ArrayList<>())));
+      }
+      indices.put(size, ofSize);
+    }
+    return new Models(groups, indices);
+  }
+
+  private List<Shard> readShards(int mpRank, FileStat modelStat, int ranks) throws IOException {
+    SortedMap<Integer, FileStat> stats = plan.files.optimizers().get(mpRank);
+    plan.requireAllRanks(modelStat.name(), mpRank, "optimizer files", stats, ranks);
+    List<Shard> shards = new ArrayList<>();
+    for (FileStat stat : stats.values()) {
+      TorchFile file = plan.read(stat);
+      OptimizerStates states =
+          new OptimizerStates(PickledValue.root(file.path(), file.parse().root()));
+      if (states.stage() != 1 && states.stage() != 2) {
+        throw new RefusedException(
+            stat.path(),
+            "zero_stage is %d beside model files of ZeRO-1 or 2.".formatted(states.stage()));
+      }
+      shards.add(new Shard(plan.addSource(stat, file), file, states));
+    }
+    return shards;
+  }
+
+  /** What is not partitioned must be the same on all ranks. */
+  private void requireReplicasAgree(List<Shard> shards, List<FileGroup> refs) throws IOException {
+    List<OptimizerRewrite.Group> groups =
+        refs.stream().map(ref -> new OptimizerRewrite.Group(ref.source(), ref.group())).toList();
+    ReplicaComparison comparison =
+        new ReplicaComparison(
+            plan.store, plan.sources, file -> OptimizerRewrite.rewrite(file, groups, 0));
+    for (int rank = 0; rank < shards.size(); rank++) {
+      Shard shard = shards.get(rank);
+      comparison.add(rank, shard.source(), shard.file()).ifPresent(plan.notes::add);
+    }
+  }
+
+  private static List<Recipe.GroupRef> indices(List<FileGroup> refs) {
+    return refs.stream().map(FileGroup::index).toList();
+  }
+
+  private void planModelFile(FileStat stat, TorchFile file, int source, List<FileGroup> refs) {
+    Recipe recipe = new Recipe.ModelFile(source, indices(refs));
+    TargetFiles.Planned planned =
+        TargetFiles.plan(
+            file,
+            stat.name(),
+            recipe,
+            plan.models,
+            plan.sourceWorldSize(),
+            plan.targetWorldSize);
+    PlanBuilder.Written written =
+        plan.addTarget(plan.files.tag() + "/" + stat.name(), recipe, planned);
+    ModelStates states = new ModelStates(PickledValue.root(file.path(), file.parse().root()));
+    Map<String, TensorNode> module = states.module();
+    Map<Integer, Address> flat = new HashMap<>();
+    for (int e = 0; e < planned.storages().size(); e++) {
+      Rewritten.Storage storage = planned.storages().get(e);
+      Address begin = written.storages().get(e);
+      if (storage.content() instanceof Rewritten.Content.Carried carried) {
+        plan.carry(
+            plan.storageAddress(source, file, carried.sourceKey()), begin, storage.bytes());
+      } else if (storage.content() instanceof Rewritten.Content.FlatWeights weights) {
+        flat.put(weights.group(), begin);
+        FlatLayout to = refs.get(weights.group()).target();
+        int group = refs.get(weights.group()).group();
+        DType dtype =
+            module.get(to.parameters().get(to.flatOrder(group)[0]).name()).dtype();
+        long data = to.groupElements(group) * dtype.bytes();
+        if (data < storage.bytes()) {
+          plan.carried.add(
+              SliceCopy.padding(begin.plus(data), storage.bytes() - data, 0, dtype.bytes()));
+        }
+      }
+    }
+    for (int g = 0; g < refs.size(); g++) {
+      PartitionedModel model = refs.get(g).model();
+      if (model.expertRank() == ParamId.NO_EXPERT) {
+        addModuleWeights(source, file, module, refs.get(g), flat.get(g));
+      }
+    }
+  }
+
+  /** Adds what the model file holds of the parameters of a group, in the group's order. */
+  private void addModuleWeights(
+      int source, TorchFile file, Map<String, TensorNode> module, FileGroup ref, Address flat) {
+    PartitionedModel model = ref.model();
+    for (int p = 0; p < model.parameters().size(); p++) {
+      Parameter parameter = model.parameters().get(p);
+      if (parameter.group() != ref.group()) {
+        continue;
+      }
+      TensorNode weight = module.get(parameter.name());
+      if (weight == null) {
+        model.weights().add(null);
+        continue;
+      }
+      String where = file.path() + ", module." + parameter.name();
+      Address address = weightAddress(source, file, where, parameter, weight);
+      model
+          .weights()
+          .add(
+              new ModuleWeight(
+                  weight.dtype(),
+                  address,
+                  flat == null
+                      ? null
+                      : flat.plus(ref.target().flatStart(p) * weight.dtype().bytes())));
+    }
+  }
+
+  private Address weightAddress(
+      int source, TorchFile file, String where, Parameter parameter, TensorNode weight) {
+    if (!parameter.hasShape(weight.shape()) || !weight.isContiguous()) {
+      throw new RefusedException(
+          where,
+          "the weight has shape %s, param_shapes says %s. The files do not belong together."
+              .formatted(Arrays.toString(weight.shape()), parameter.shape()));
+    }
+    return plan.address(source, file, where, weight);
+  }
+
+  /** A tensor of a file that is copied as it is. */
+  private record Stored(TorchFile file, PickledValue value) {}
+
+  /**
+   * Adds the weights that stand in files of their own, and says how many are in none.
+   *
+   * @param modelPath the model file, for messages
+   */
+  private void addWeightsBeside(String modelPath, int mpRank, Models models) {
+    Map<String, Stored> ofLayers = layerWeights(mpRank);
+    Map<String, Stored> ofExperts = expertWeights(mpRank);
+    int parameters = 0;
+    int unproven = 0;
+    for (List<Integer> indices : models.indices().values()) {
+      for (int index : indices) {
+        PartitionedModel model = plan.models.get(index);
+        boolean dense = model.expertRank() == ParamId.NO_EXPERT;
+        ExpertNames names = dense ? null : ExpertNames.of(model.parameters());
+        for (int p = 0; p < model.parameters().size(); p++) {
+          Parameter parameter = model.parameters().get(p);
+          parameters++;
+          if (dense) {
+            if (model.weights().get(p) == null) {
+              model.weights().set(p, weight(ofLayers.get(parameter.name()), parameter));
+            }
+          } else {
+            String global = names.global(parameter.name(), model.expertRank());
+            model.weights().add(weight(ofExperts.get(global), parameter));
+          }
+          unproven += model.weights().get(p) == null ? 1 : 0;
+        }
+      }
+    }
+    if (unproven > 0) {
+      plan.notes.add(
+          "%s: %d of %d parameters have no weight in the model files; their order could not be proven against it."
+              .formatted(modelPath, unproven, parameters));
+    }
+  }
+
+  private ModuleWeight weight(Stored stored, Parameter parameter) {
+    if (stored == null) {
+      return null;
+    }
+    TensorNode weight = stored.value().tensor();
+    return new ModuleWeight(
+        weight.dtype(),
+        weightAddress(
+            sources.get(stored.file()), stored.file(), stored.value().where(), parameter, weight),
+        null);
+  }
+
+  /**
+   * In pipeline runs a parameter {@code 3.fc.weight} is {@code fc.weight} in the file of layer 3
+   * (DeepSpeed 0.19.6, runtime/pipe/module.py, {@code save_state_dict}).
+   */
+  private Map<String, Stored> layerWeights(int mpRank) {
+    int tensorRanks =
+        layers.keySet().stream()
+            .mapToInt(name -> CheckpointFiles.LayerName.parse(name).tensorRank() + 1)
+            .max()
+            .orElse(1);
+    Map<String, Stored> weights = new HashMap<>();
+    layers.forEach(
+        (name, file) -> {
+          CheckpointFiles.LayerName layer = CheckpointFiles.LayerName.parse(name);
+          if (layer.tensorRank() == mpRank % tensorRanks) {
+            tensors(file)
+                .forEach(entry -> weights.put(layer.layer() + "." + entry.key(), stored(file, entry)));
+          }
+        });
+    return weights;
+  }
+
+  /** The weights of all experts by their global names. */
+  private Map<String, Stored> expertWeights(int mpRank) {
+    Map<String, Stored> weights = new HashMap<>();
+    experts.forEach(
+        (name, file) -> {
+          CheckpointFiles.ExpertName expert = CheckpointFiles.ExpertName.parse(name);
+          if (expert != null && expert.mpRank() == mpRank) {
+            tensors(file).forEach(entry -> weights.put(entry.key(), stored(file, entry)));
+          }
+        });
+    return weights;
+  }
+
+  private static Stored stored(TorchFile file, PickledValue.Entry entry) {
+    return new Stored(file, entry.value());
+  }
+
+  private static Stream<PickledValue.Entry> tensors(TorchFile file) {
+    return PickledValue.root(file.path(), file.parse().root()).children().stream()
+        .filter(entry -> entry.value().asTensor().isPresent());
+  }
+
+  private void planOptimizerFile(List<Shard> shards, int rank, List<FileGroup> refs) {
+    int templateRank = rank < shards.size() ? rank : 0;
+    Shard template = shards.get(templateRank);
+    FileStat stat = plan.sources.get(template.source()).stat();
+    String name =
+        stat.name()
+            .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+    Recipe recipe = new Recipe.OptimizerFile(template.source(), rank, indices(refs));
+    TargetFiles.Planned planned =
+        TargetFiles.plan(
+            template.file(),
+            name,
+            recipe,
+            plan.models,
+            plan.sourceWorldSize(),
+            plan.targetWorldSize);
+    PlanBuilder.Written written = plan.addTarget(plan.files.tag() + "/" + name, recipe, planned);
+    for (int e = 0; e < planned.storages().size(); e++) {
+      Rewritten.Storage storage = planned.storages().get(e);
+      Address begin = written.storages().get(e);
+      if (storage.content() instanceof Rewritten.Content.Carried carried) {
+        plan.carry(
+            plan.storageAddress(template.source(), template.file(), carried.sourceKey()),
+            begin,
+            storage.bytes());
+      } else if (storage.content() instanceof Rewritten.Content.PartitionOf partition) {
+        FileGroup ref = refs.get(partition.group());
+        ref.model()
+            .targetPartitions()
+            .put(new Partition(rank, ref.group(), partition.state()), begin);
+      }
+    }
+  }
+
+  /**
+   * Reads what the source's padding holds: an optimizer may begin its state at another value than
+   * zero.
+   */
+  private void addPadding(int index, PartitionedModel model) throws IOException {
+    PaddingReader reader = new PaddingReader(plan.store, plan.sources);
+    for (int g = 0; g < model.states().size(); g++) {
+      for (Map.Entry<String, DType> state : model.states().get(g).entrySet()) {
+        if (!state.getKey().equals(States.MASTER)) {
+          long bits = reader.uniformBits(model, g, state.getKey(), state.getValue());
+          if (bits != 0) {
+            plan.padding.add(new ReshardPlan.Padding(index, g, state.getKey(), bits));
+          }
+        }
+      }
+    }
+  }
+}

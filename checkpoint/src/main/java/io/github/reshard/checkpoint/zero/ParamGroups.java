@@ -1,0 +1,106 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.layout.RoundRobin;
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * The param groups of one mp rank in the order of its optimizer files: what is partitioned, and
+ * among whom. Where they come from is another question than what a shard says of them.
+ *
+ * @param groups the groups
+ * @param roundRobin whether the flat order is that of {@code round_robin_gradients}
+ * @param dataFirst whether consecutive ranks share experts instead of having different ones ({@code
+ *     use_data_before_expert_parallelism}; DeepSpeed 0.19.6, utils/groups.py)
+ */
+record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
+  /** The {@link Group#expertParallelSize()} of parameters that every rank has. */
+  static final int DENSE = 0;
+
+  /**
+   * A param group.
+   *
+   * @param parameters in the order in which the optimizer was given them
+   * @param expertParallelSize into how many sets of ranks with different experts the ranks fall, or
+   *     {@link #DENSE}
+   */
+  record Group(List<Parameter> parameters, int expertParallelSize) {
+    Group {
+      parameters = List.copyOf(parameters);
+    }
+  }
+
+  ParamGroups {
+    groups = List.copyOf(groups);
+  }
+
+  /**
+   * The groups that a model file and one of the optimizer files beside it describe.
+   *
+   * @throws RefusedException if the expert-parallel size does not divide {@code worldSize}
+   */
+  static ParamGroups of(ModelStates model, OptimizerStates optimizer, int worldSize) {
+    List<List<Parameter>> flat = model.flatGroups();
+    boolean roundRobin = model.roundRobin() && !optimizer.isBf16Optimizer();
+    List<Group> groups = new ArrayList<>();
+    for (int g = 0; g < flat.size(); g++) {
+      int expertParallelSize = optimizer.expertParallelSize(g);
+      int sharers = worldSize / Math.max(1, expertParallelSize);
+      groups.add(
+          new Group(
+              roundRobin && sharers > 0 ? RoundRobin.undo(flat.get(g), sharers) : flat.get(g),
+              expertParallelSize));
+    }
+    return new ParamGroups(groups, roundRobin, model.dataBeforeExperts());
+  }
+
+  /** The different expert-parallel sizes, {@link #DENSE} first if there are dense groups. */
+  List<Integer> expertParallelSizes() {
+    return groups.stream().map(Group::expertParallelSize).distinct().sorted().toList();
+  }
+
+  /** The indices of the groups with this expert-parallel size. */
+  List<Integer> indices(int expertParallelSize) {
+    List<Integer> indices = new ArrayList<>();
+    for (int g = 0; g < groups.size(); g++) {
+      if (groups.get(g).expertParallelSize() == expertParallelSize) {
+        indices.add(g);
+      }
+    }
+    return indices;
+  }
+
+  /** Which experts {@code rank} of {@code worldSize} has. */
+  int expertRank(int rank, int worldSize, int expertParallelSize) {
+    return dataFirst ? rank / (worldSize / expertParallelSize) : rank % expertParallelSize;
+  }
+
+  /**
+   * How the groups with this expert-parallel size lie in the partitions of {@code worldSize} ranks.
+   *
+   * @param expertRank whose experts; not looked at for dense groups
+   */
+  FlatLayout layout(int worldSize, int expertParallelSize, int expertRank) {
+    List<Parameter> parameters = new ArrayList<>();
+    List<FlatLayout.Group> shared = new ArrayList<>();
+    for (int g : indices(expertParallelSize)) {
+      for (Parameter parameter : groups.get(g).parameters()) {
+        parameters.add(new Parameter(parameter.name(), parameter.shape(), shared.size()));
+      }
+      int size = groups.get(g).parameters().size();
+      if (expertParallelSize == DENSE) {
+        shared.add(FlatLayout.Group.dense(size, worldSize));
+      } else {
+        int sharers = worldSize / expertParallelSize;
+        shared.add(
+            dataFirst
+                ? new FlatLayout.Group(size, expertRank * sharers, 1, sharers)
+                : new FlatLayout.Group(size, expertRank, expertParallelSize, sharers));
+      }
+    }
+    return new FlatLayout(worldSize, parameters, shared, roundRobin);
+  }
+}
