@@ -217,9 +217,7 @@ public record CheckpointFiles(
         return null;
       }
       return new ExpertName(
-          Integer.parseInt(m.group(1)),
-          Integer.parseInt(m.group(2)),
-          Integer.parseInt(m.group(3)));
+          Integer.parseInt(m.group(1)), Integer.parseInt(m.group(2)), Integer.parseInt(m.group(3)));
     }
   }
 

@@ -69,8 +69,7 @@ final class FlatPlanner {
       List<FileGroup> refs = new ArrayList<>();
       for (int g = 0; g < groups.groups().size(); g++) {
         int size = groups.groups().get(g).expertParallelSize();
-        int expertRank =
-            size == ParamGroups.DENSE ? 0 : groups.expertRank(rank, worldSize, size);
+        int expertRank = size == ParamGroups.DENSE ? 0 : groups.expertRank(rank, worldSize, size);
         int model = indices.get(size).get(expertRank);
         int group = groups.indices(size).indexOf(g);
         refs.add(new FileGroup(plan.models.get(model), group, new Recipe.GroupRef(model, group)));
@@ -87,7 +86,7 @@ final class FlatPlanner {
     int ranks = model.dpWorldSize();
     plan.setSourceWorldSize(modelStat, ranks);
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
-    ParamGroups groups = ParamGroups.of(model, shards.get(0).states(), ranks);
+    ParamGroups groups = ParamGroups.of(model, shards, ranks);
     Models models = addModels(mpRank, groups, ranks);
     for (int rank = 0; rank < ranks; rank++) {
       FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
@@ -179,12 +178,7 @@ final class FlatPlanner {
     Recipe recipe = new Recipe.ModelFile(source, indices(refs));
     TargetFiles.Planned planned =
         TargetFiles.plan(
-            file,
-            stat.name(),
-            recipe,
-            plan.models,
-            plan.sourceWorldSize(),
-            plan.targetWorldSize);
+            file, stat.name(), recipe, plan.models, plan.sourceWorldSize(), plan.targetWorldSize);
     PlanBuilder.Written written =
         plan.addTarget(plan.files.tag() + "/" + stat.name(), recipe, planned);
     ModelStates states = new ModelStates(PickledValue.root(file.path(), file.parse().root()));
@@ -194,14 +188,12 @@ final class FlatPlanner {
       Rewritten.Storage storage = planned.storages().get(e);
       Address begin = written.storages().get(e);
       if (storage.content() instanceof Rewritten.Content.Carried carried) {
-        plan.carry(
-            plan.storageAddress(source, file, carried.sourceKey()), begin, storage.bytes());
+        plan.carry(plan.storageAddress(source, file, carried.sourceKey()), begin, storage.bytes());
       } else if (storage.content() instanceof Rewritten.Content.FlatWeights weights) {
         flat.put(weights.group(), begin);
         FlatLayout to = refs.get(weights.group()).target();
         int group = refs.get(weights.group()).group();
-        DType dtype =
-            module.get(to.parameters().get(to.flatOrder(group)[0]).name()).dtype();
+        DType dtype = module.get(to.parameters().get(to.flatOrder(group)[0]).name()).dtype();
         long data = to.groupElements(group) * dtype.bytes();
         if (data < storage.bytes()) {
           plan.carried.add(
@@ -324,7 +316,8 @@ final class FlatPlanner {
           CheckpointFiles.LayerName layer = CheckpointFiles.LayerName.parse(name);
           if (layer.tensorRank() == mpRank % tensorRanks) {
             tensors(file)
-                .forEach(entry -> weights.put(layer.layer() + "." + entry.key(), stored(file, entry)));
+                .forEach(
+                    entry -> weights.put(layer.layer() + "." + entry.key(), stored(file, entry)));
           }
         });
     return weights;

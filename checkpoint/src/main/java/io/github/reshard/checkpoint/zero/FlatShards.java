@@ -20,8 +20,7 @@ final class FlatShards {
   private FlatShards() {}
 
   /** Checks a shard against the layout and notes where its partitions are. */
-  static void addPartitions(
-      PlanBuilder plan, Shard shard, int rank, List<FileGroup> groups) {
+  static void addPartitions(PlanBuilder plan, Shard shard, int rank, List<FileGroup> groups) {
     OptimizerStates optimizer = shard.states();
     if (optimizer.groups() != groups.size()) {
       throw new RefusedException(

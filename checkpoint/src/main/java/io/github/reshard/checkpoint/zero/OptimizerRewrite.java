@@ -88,8 +88,7 @@ final class OptimizerRewrite {
                 FlatLayout layout = groups.get(g).layout();
                 list.set(
                     g,
-                    writer.mapping(
-                        layout, layout.recordedExtentsIn(rank, groups.get(g).group())));
+                    writer.mapping(layout, layout.recordedExtentsIn(rank, groups.get(g).group())));
               }
             });
     return StorageList.of(template, root, moved);

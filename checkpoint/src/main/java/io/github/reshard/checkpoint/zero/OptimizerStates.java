@@ -79,6 +79,19 @@ record OptimizerStates(PickledValue root) {
   }
 
   /**
+   * The parameters that {@code param_slice_mappings} names for {@code group}; none if it is absent.
+   */
+  List<String> sliceNames(int group) {
+    return stateDict()
+        .findPresent(PARAM_SLICE_MAPPINGS)
+        .map(mappings -> mappings.items().get(group).children())
+        .orElse(List.of())
+        .stream()
+        .map(PickledValue.Entry::key)
+        .toList();
+  }
+
+  /**
    * A tensor that belongs to a param group.
    *
    * @param state its state: {@link States#MASTER} or a key of the optimizer
@@ -124,9 +137,8 @@ record OptimizerStates(PickledValue root) {
   }
 
   /**
-   * The expert-parallel size of a group of experts, which its name tells ({@code
-   * moe/utils.py}, {@code split_params_into_different_moe_groups_for_optimizer}), or {@link
-   * ParamGroups#DENSE}.
+   * The expert-parallel size of a group of experts, which its name tells ({@code moe/utils.py},
+   * {@code split_params_into_different_moe_groups_for_optimizer}), or {@link ParamGroups#DENSE}.
    */
   int expertParallelSize(int group) {
     PickledValue base = stateDict().get(BASE_STATE);

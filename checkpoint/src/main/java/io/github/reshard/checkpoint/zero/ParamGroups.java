@@ -5,7 +5,9 @@ import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.layout.RoundRobin;
 import java.util.ArrayList;
+import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Set;
 
 /**
  * The param groups of one mp rank in the order of its optimizer files: what is partitioned, and
@@ -38,13 +40,18 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
   }
 
   /**
-   * The groups that a model file and one of the optimizer files beside it describe.
+   * The groups that a model file and the optimizer files beside it describe.
+   *
+   * <p>{@code ds_config} is a dict or, when DeepSpeed was given a path, that path; then the
+   * mappings of the shards tell whether the flat order is another than the original one.
    *
    * @throws RefusedException if the expert-parallel size does not divide {@code worldSize}
    */
-  static ParamGroups of(ModelStates model, OptimizerStates optimizer, int worldSize) {
+  static ParamGroups of(ModelStates model, List<Shard> shards, int worldSize) {
+    OptimizerStates optimizer = shards.get(0).states();
     List<List<Parameter>> flat = model.flatGroups();
-    boolean roundRobin = model.roundRobin() && !optimizer.isBf16Optimizer();
+    boolean roundRobin =
+        !optimizer.isBf16Optimizer() && (model.roundRobin() || isReordered(flat, shards));
     List<Group> groups = new ArrayList<>();
     for (int g = 0; g < flat.size(); g++) {
       int expertParallelSize = optimizer.expertParallelSize(g);
@@ -55,6 +62,25 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
               expertParallelSize));
     }
     return new ParamGroups(groups, roundRobin, model.dataBeforeExperts());
+  }
+
+  /**
+   * Whether a group's flat order is another than the one in which its parameters appear in the
+   * mappings of rank 0, 1, and so on, which DeepSpeed always records in the original order.
+   */
+  private static boolean isReordered(List<List<Parameter>> flat, List<Shard> shards) {
+    for (int g = 0; g < flat.size(); g++) {
+      Set<String> recorded = new LinkedHashSet<>();
+      for (Shard shard : shards) {
+        recorded.addAll(shard.states().sliceNames(g));
+      }
+      List<String> order =
+          flat.get(g).stream().map(Parameter::name).filter(recorded::contains).toList();
+      if (!order.equals(List.copyOf(recorded)) && order.size() == recorded.size()) {
+        return true;
+      }
+    }
+    return false;
   }
 
   /** The different expert-parallel sizes, {@link #DENSE} first if there are dense groups. */
