@@ -22,6 +22,9 @@ def main():
                         help="leave out differences whose place, FILE:path.to.value, matches")
     parser.add_argument("--limit", type=int, default=20, metavar="N",
                         help="differences shown for one file (default: 20)")
+    parser.add_argument("--close", type=float, default=0.0, metavar="R",
+                        help="take elements for equal that lie within R of each other, relative to "
+                        "the tensor's largest (default: bit for bit)")
     options = parser.parse_args()
     for path in (options.a, options.b):
         if not os.path.exists(path):
@@ -33,7 +36,7 @@ def main():
         pairs = {name: (a.get(name), b.get(name)) for name in sorted({*a, *b})}
     counts = collections.Counter()
     for name, (one, two) in pairs.items():
-        found = [text for place, text in _file_differences(name, one, two, counts)
+        found = [text for place, text in _file_differences(name, one, two, counts, options.close)
                  if not any(fnmatch.fnmatch(place, glob) for glob in options.ignore)]
         for text in found[:options.limit]:
             print(text)
@@ -51,7 +54,7 @@ def _files(root):
             for folder, _, names in os.walk(root) for name in names}
 
 
-def _file_differences(name, one, two, counts):
+def _file_differences(name, one, two, counts, close):
     if one is None or two is None:
         return [(f"{name}:", f"{name}: only in {'B' if one is None else 'A'}")]
     with open(one, "rb") as a, open(two, "rb") as b:
@@ -60,7 +63,7 @@ def _file_differences(name, one, two, counts):
             return []
     if not (zipfile.is_zipfile(one) and zipfile.is_zipfile(two)):
         return [(f"{name}:", f"{name}: differs")]
-    comparison = _Comparison(counts)
+    comparison = _Comparison(counts, close)
     try:
         a, b = (torch.load(path, map_location="cpu", weights_only=False) for path in (one, two))
     except (RuntimeError, pickle.UnpicklingError, AttributeError, ImportError) as error:
@@ -74,8 +77,9 @@ class _Comparison:
     """Walks two object graphs in step. Shared objects are told by the place that is met first, so
     that a tensor which views another storage than its counterpart does is a difference."""
 
-    def __init__(self, counts):
+    def __init__(self, counts, close):
         self.found = []
+        self.close = close
         self.counts = counts
         self.pairs = set()
         self.storages = ({}, {})
@@ -139,7 +143,7 @@ class _Comparison:
         if storages[0].nbytes() != storages[1].nbytes():
             self._differ(place, f"storage of {storages[0].nbytes()} bytes in A, "
                          f"{storages[1].nbytes()} in B")
-        if one.dtype == two.dtype and one.shape == two.shape:
+        if one.dtype == two.dtype and one.shape == two.shape and not self._near(one, two):
             bytes_ = [t.detach().contiguous().reshape(-1).view(torch.uint8).reshape(t.numel(), -1)
                       for t in (one, two)] if one.numel() else []
             wrong = int((bytes_[0] != bytes_[1]).any(1).sum()) if bytes_ else 0
@@ -150,6 +154,12 @@ class _Comparison:
                              f"{where}: {a} in A, {b} in B")
         if hasattr(one, "__dict__") or hasattr(two, "__dict__"):
             self._dicts(vars(one), vars(two), f"{place}.__dict__")
+
+    def _near(self, one, two):
+        if not (self.close and one.is_floating_point() and one.numel()):
+            return False
+        a, b = one.detach().double(), two.detach().double()
+        return bool(((a - b).abs() <= self.close * a.abs().max()).all())
 
     def _differ(self, place, text):
         self.found.append((place.lstrip("."), text if len(text) < 300 else text[:300] + "..."))
