@@ -129,6 +129,7 @@ final class FinishFiles
         for (ByteSegment segment : TargetFiles.skeleton(plan, source, runs.getKey(), crcs)) {
           open.write(segment.offset(), ByteBuffer.wrap(segment.bytes()));
         }
+        open.complete();
       }
       boolean executable =
           file.recipe() instanceof Recipe.AsIs

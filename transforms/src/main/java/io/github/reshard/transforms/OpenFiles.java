@@ -1,17 +1,24 @@
 package io.github.reshard.transforms;
 
+import io.github.reshard.checkpoint.plan.Address;
+import io.github.reshard.checkpoint.plan.CastCheck;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.storage.ByteRange;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.Closeable;
 import java.io.IOException;
+import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 
 /** Keeps the source files that were used last open. */
 final class OpenFiles implements Closeable {
   private static final int MOST = 64;
+  private static final long GAP = 64 << 10;
 
   private final SourceStore store;
   private final Map<String, RangedFile> open = new LinkedHashMap<>(MOST, 0.75f, true);
@@ -33,6 +40,37 @@ final class OpenFiles implements Closeable {
       open.put(path, found);
     }
     return found;
+  }
+
+  /** Tells the files what {@code slices} will read of them, in this order. */
+  void expect(ReshardPlan plan, List<SliceCopy> slices) throws IOException {
+    Map<Integer, List<ByteRange>> ranges = new LinkedHashMap<>();
+    for (SliceCopy slice : slices) {
+      if (slice.source() != null) {
+        add(ranges, slice.source(), slice.bytes());
+      }
+      CastCheck cast = slice.cast();
+      if (cast != null) {
+        long elements = slice.bytes() / cast.master().bytes();
+        add(ranges, cast.weights(), elements * cast.module().bytes());
+      }
+    }
+    for (Map.Entry<Integer, List<ByteRange>> file : ranges.entrySet()) {
+      open(plan, file.getKey()).expect(file.getValue());
+    }
+  }
+
+  private static void add(Map<Integer, List<ByteRange>> ranges, Address at, long bytes) {
+    List<ByteRange> ofFile = ranges.computeIfAbsent(at.file(), f -> new ArrayList<>());
+    ByteRange last = ofFile.isEmpty() ? null : ofFile.get(ofFile.size() - 1);
+    // Headers and alignment lie between storages; reading over them is cheaper than asking again.
+    if (last != null && at.offset() >= last.end() && at.offset() - last.end() <= GAP) {
+      ofFile.set(
+          ofFile.size() - 1,
+          new ByteRange(last.position(), at.offset() + bytes - last.position()));
+    } else {
+      ofFile.add(new ByteRange(at.offset(), bytes));
+    }
   }
 
   @Override

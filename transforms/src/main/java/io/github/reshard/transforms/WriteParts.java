@@ -76,6 +76,16 @@ public final class WriteParts
   static final class WritePart
       extends DoFn<KV<PartId, Iterable<SliceCopy>>, KV<EntryId, SliceCrc>> {
     private static final long serialVersionUID = 1L;
+    private static final Comparator<SliceCopy> BY_TARGET =
+        Comparator.comparing(
+            SliceCopy::target, Comparator.nullsFirst(Comparator.comparingLong(Address::offset)));
+    private static final Comparator<SliceCopy> BY_SOURCE =
+        Comparator.comparing(
+                SliceCopy::source,
+                Comparator.nullsFirst(
+                    Comparator.comparingInt(Address::file).thenComparingLong(Address::offset)))
+            .thenComparing(BY_TARGET);
+
     private final PCollectionView<ReshardPlan> planView;
     private final SourceStore source;
     private final TargetStore target;
@@ -112,6 +122,7 @@ public final class WriteParts
         String path = plan.targets().get(part.getKey().file()).path();
         try (PositionalFile sink = target.open(path)) {
           copy(plan, slices, sink, out);
+          sink.complete();
         }
       }
     }
@@ -119,14 +130,8 @@ public final class WriteParts
     private void copy(
         ReshardPlan plan, List<SliceCopy> slices, PositionalFile sink, MultiOutputReceiver out)
         throws IOException {
-      slices.sort(
-          Comparator.comparing(
-                  SliceCopy::source,
-                  Comparator.nullsFirst(
-                      Comparator.comparingInt(Address::file).thenComparingLong(Address::offset)))
-              .thenComparing(
-                  SliceCopy::target,
-                  Comparator.nullsFirst(Comparator.comparingLong(Address::offset))));
+      slices.sort(sink != null && target.ascending() ? BY_TARGET : BY_SOURCE);
+      openFiles.expect(plan, slices);
       Runs read = new Runs();
       Runs written = new Runs();
       for (SliceCopy slice : slices) {

@@ -11,4 +11,11 @@ public interface PositionalFile extends Closeable {
    * changes nothing.
    */
   void write(long position, ByteBuffer source) throws IOException;
+
+  /**
+   * Says that everything was written that this writer had to write. What a store cannot write in
+   * place becomes an object of its own here; a file that is closed without it was given up, and
+   * what was written may be lost.
+   */
+  default void complete() throws IOException {}
 }

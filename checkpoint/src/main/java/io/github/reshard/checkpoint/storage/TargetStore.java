@@ -20,6 +20,14 @@ public interface TargetStore extends Serializable {
   PositionalFile open(String path) throws IOException;
 
   /**
+   * Whether what one {@link PositionalFile} gets must come by ascending position: an object store
+   * takes a run of bytes as a stream and cannot write in the middle.
+   */
+  default boolean ascending() {
+    return false;
+  }
+
+  /**
    * Makes the content of an unpublished file durable.
    *
    * @param bytes the length that it must have
