@@ -2,11 +2,9 @@ package io.github.reshard.pipeline;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -16,6 +14,8 @@ import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.transforms.AssembleParameters;
 import io.github.reshard.transforms.CarryOver;
 import io.github.reshard.transforms.Counters;
+import io.github.reshard.transforms.JobConfig;
+import io.github.reshard.transforms.Proofs;
 import io.github.reshard.transforms.ProveAndPublish;
 import io.github.reshard.transforms.ReadShards;
 import io.github.reshard.transforms.RepartitionToRanks;
@@ -28,7 +28,6 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
-import java.util.stream.Collectors;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.PipelineResult;
 import org.apache.beam.sdk.coders.SerializableCoder;
@@ -61,6 +60,7 @@ public final class ReshardPipeline {
    */
   public static ReshardReport run(ReshardOptions options, ProgressListener progress) {
     long begin = System.nanoTime();
+    JobConfig config = new JobConfig(options.getTrustMasters(), System.currentTimeMillis());
     progress.phase("reading headers", 0);
     SourceStore source = new LocalSourceStore();
     requireDistinct(options.getInput(), options.getOutput());
@@ -78,19 +78,37 @@ public final class ReshardPipeline {
       throw new UncheckedIOException(e);
     }
     progress.phase("moving bytes", payloadBytes(plan));
-    Pipeline pipeline = Pipeline.create(options);
-    apply(pipeline, plan, source, target);
-    PipelineResult result = pipeline.run();
-    progress.running(result);
-    PipelineResult.State state = result.waitUntilFinish();
-    if (state != PipelineResult.State.DONE) {
-      throw new IllegalStateException("the pipeline ended as " + state);
+    try {
+      Pipeline pipeline = Pipeline.create(options);
+      apply(pipeline, plan, source, target, config);
+      PipelineResult result = pipeline.run();
+      progress.running(result);
+      PipelineResult.State state = result.waitUntilFinish();
+      if (state != PipelineResult.State.DONE) {
+        throw new IllegalStateException("the pipeline ended as " + state);
+      }
+      return report(plan, options, result, (System.nanoTime() - begin) / 1e9);
+    } catch (RuntimeException e) {
+      abandon(target, e);
+      throw e;
     }
-    return report(plan, options, result, (System.nanoTime() - begin) / 1e9);
+  }
+
+  private static void abandon(TargetStore target, RuntimeException failure) {
+    try {
+      target.abandon();
+    } catch (IOException e) {
+      failure.addSuppressed(e);
+    }
   }
 
   /** Builds the graph; what comes out last are the paths of the published files. */
-  static void apply(Pipeline pipeline, ReshardPlan plan, SourceStore source, TargetStore target) {
+  static void apply(
+      Pipeline pipeline,
+      ReshardPlan plan,
+      SourceStore source,
+      TargetStore target,
+      JobConfig config) {
     PCollectionView<ReshardPlan> view =
         pipeline
             .apply("Plan", Create.of(plan).withCoder(SerializableCoder.of(ReshardPlan.class)))
@@ -110,8 +128,8 @@ public final class ReshardPipeline {
                 .apply("RepartitionToRanks", new RepartitionToRanks(view)))
         .and(pipeline.apply("CarryOver", new CarryOver(view, plan)))
         .apply("Slices", Flatten.pCollections())
-        .apply("WriteParts", new WriteParts(view, source, target))
-        .apply("ProveAndPublish", new ProveAndPublish(view, plan, source, target));
+        .apply("WriteParts", new WriteParts(view, source, target, config.trustMasters()))
+        .apply("ProveAndPublish", new ProveAndPublish(view, plan, source, target, config));
   }
 
   private static void requireDistinct(String input, String output) {
@@ -131,39 +149,10 @@ public final class ReshardPipeline {
 
   private static ReshardReport report(
       ReshardPlan plan, ReshardOptions options, PipelineResult result, double seconds) {
-    long parameters = 0;
-    long elements = 0;
-    long provenWeights = 0;
-    for (PartitionedModel model : plan.models()) {
-      parameters += model.parameters().size();
-      elements += model.parameters().stream().mapToLong(Parameter::elements).sum();
-      provenWeights += model.weights().stream().filter(w -> w != null).count();
-    }
-    List<String> proven = new ArrayList<>();
-    proven.add("every element of %d parameters is there once".formatted(parameters));
-    long entries =
-        plan.sources().stream()
-            .filter(SourceFile::hasCrcs)
-            .flatMap(file -> file.entries().stream())
-            .filter(entry -> entry.bytes() > 0)
-            .count();
-    proven.add("the bytes of %d entries have the CRC-32 that was saved".formatted(entries));
-    if (provenWeights > 0) {
-      proven.add(
-          "the master weights of %d parameters, cast to the module's type, are its weights bit for bit"
-              .formatted(provenWeights));
-    }
+    Proofs proofs = Proofs.of(plan);
+    long disagreed = counter(result, Counters.PARAMETERS_DISAGREED);
     List<String> notes = new ArrayList<>(plan.notes());
-    List<String> withoutCrcs =
-        plan.sources().stream()
-            .filter(file -> !file.entries().isEmpty() && !file.hasCrcs())
-            .map(file -> file.stat().name())
-            .toList();
-    if (!withoutCrcs.isEmpty()) {
-      notes.add(
-          "saved without CRCs, so what was read could not be proven: "
-              + withoutCrcs.stream().collect(Collectors.joining(", ")));
-    }
+    notes.addAll(proofs.notProven(disagreed));
     return new ReshardReport(
         plan.tag(),
         plan.sourceWorldSize(),
@@ -171,14 +160,14 @@ public final class ReshardPipeline {
         (int) plan.models().stream().map(PartitionedModel::mpRank).distinct().count(),
         0,
         0,
-        parameters,
-        elements,
+        proofs.parameters(),
+        proofs.elements(),
         counter(result, Counters.BYTES_READ),
         plan.targetBytes(),
         plan.targets().size(),
         seconds,
         options.getOutput(),
-        proven,
+        proofs.proven(disagreed),
         notes);
   }
 

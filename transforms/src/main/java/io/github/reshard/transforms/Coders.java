@@ -14,6 +14,7 @@ import io.github.reshard.checkpoint.plan.PartId;
 import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.StateExtent;
+import io.github.reshard.checkpoint.plan.TensorRun;
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.DataInputStream;
 import java.io.DataOutputStream;
@@ -34,6 +35,8 @@ final class Coders {
   static final Coder<SliceCrc> SLICE_CRC = new SliceCrcCoder();
   static final Coder<ShardId> SHARD_ID = new ShardIdCoder();
   static final Coder<EntryId> ENTRY_ID = new EntryIdCoder();
+  static final Coder<TensorId> TENSOR_ID = new TensorIdCoder();
+  static final Coder<Outcome> OUTCOME = new OutcomeCoder();
 
   private Coders() {}
 
@@ -156,6 +159,7 @@ final class Coders {
     private static final int TARGET = 2;
     private static final int PROVES = 4;
     private static final int CAST = 8;
+    private static final int TENSOR = 16;
 
     @Override
     void write(SliceCopy slice, DataOutputStream out) throws IOException {
@@ -163,7 +167,8 @@ final class Coders {
           (slice.source() == null ? 0 : SOURCE)
               | (slice.target() == null ? 0 : TARGET)
               | (slice.proves() ? PROVES : 0)
-              | (slice.cast() == null ? 0 : CAST));
+              | (slice.cast() == null ? 0 : CAST)
+              | (slice.tensor() == null ? 0 : TENSOR));
       if (slice.source() != null) {
         writeAddress(slice.source(), out);
       }
@@ -180,6 +185,11 @@ final class Coders {
         out.writeUTF(cast.master().name());
         out.writeUTF(cast.module().name());
         writeAddress(cast.weights(), out);
+      }
+      if (slice.tensor() != null) {
+        PARAM_ID.encode(slice.tensor().parameter(), out);
+        out.writeUTF(slice.tensor().state());
+        writeLong(slice.tensor().offset(), out);
       }
     }
 
@@ -200,7 +210,12 @@ final class Coders {
                   DType.valueOf(in.readUTF()),
                   DType.valueOf(in.readUTF()),
                   readAddress(in));
-      return new SliceCopy(source, target, bytes, (flags & PROVES) != 0, fill, fillBytes, cast);
+      TensorRun tensor =
+          (flags & TENSOR) == 0
+              ? null
+              : new TensorRun(PARAM_ID.decode(in), in.readUTF(), readLong(in));
+      return new SliceCopy(
+          source, target, bytes, (flags & PROVES) != 0, fill, fillBytes, cast, tensor);
     }
   }
 
@@ -247,6 +262,61 @@ final class Coders {
     @Override
     EntryId read(DataInputStream in) throws IOException {
       return new EntryId(readInt(in), readInt(in));
+    }
+  }
+
+  private static final class TensorIdCoder extends RecordCoder<TensorId> {
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    void write(TensorId tensor, DataOutputStream out) throws IOException {
+      PARAM_ID.encode(tensor.parameter(), out);
+      out.writeUTF(tensor.state());
+    }
+
+    @Override
+    TensorId read(DataInputStream in) throws IOException {
+      return new TensorId(PARAM_ID.decode(in), in.readUTF());
+    }
+  }
+
+  private static final class OutcomeCoder extends RecordCoder<Outcome> {
+    private static final long serialVersionUID = 1L;
+    private static final int PROVEN = 0;
+    private static final int FINISHED = 1;
+    private static final int DIGEST = 2;
+    private static final int DISAGREEMENT = 3;
+
+    @Override
+    void write(Outcome outcome, DataOutputStream out) throws IOException {
+      if (outcome instanceof Outcome.Proven proven) {
+        out.writeByte(PROVEN);
+        ENTRY_ID.encode(proven.entry(), out);
+      } else if (outcome instanceof Outcome.Finished finished) {
+        out.writeByte(FINISHED);
+        writeInt(finished.file(), out);
+      } else if (outcome instanceof Outcome.Digest digest) {
+        out.writeByte(DIGEST);
+        TENSOR_ID.encode(digest.tensor(), out);
+        writeLong(digest.bytes(), out);
+        out.writeInt(digest.crc32());
+      } else if (outcome instanceof Outcome.Disagreement disagreement) {
+        out.writeByte(DISAGREEMENT);
+        PARAM_ID.encode(disagreement.parameter(), out);
+        writeLong(disagreement.element(), out);
+      }
+    }
+
+    @Override
+    Outcome read(DataInputStream in) throws IOException {
+      int kind = in.readByte();
+      return switch (kind) {
+        case PROVEN -> new Outcome.Proven(ENTRY_ID.decode(in));
+        case FINISHED -> new Outcome.Finished(readInt(in));
+        case DIGEST -> new Outcome.Digest(TENSOR_ID.decode(in), readLong(in), in.readInt());
+        case DISAGREEMENT -> new Outcome.Disagreement(PARAM_ID.decode(in), readLong(in));
+        default -> throw new IOException("no outcome has the number " + kind);
+      };
     }
   }
 

@@ -10,5 +10,8 @@ public final class Counters {
   /** Payload bytes written to the target. */
   public static final String BYTES_WRITTEN = "bytesWritten";
 
+  /** Parameters whose master weights were trusted although they do not give the module's. */
+  public static final String PARAMETERS_DISAGREED = "parametersDisagreed";
+
   private Counters() {}
 }

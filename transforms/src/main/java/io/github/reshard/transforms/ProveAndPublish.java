@@ -1,21 +1,34 @@
 package io.github.reshard.transforms;
 
+import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
-import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
+import java.util.ArrayList;
+import java.util.BitSet;
+import java.util.Comparator;
+import java.util.HashMap;
 import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
 import java.util.Set;
+import java.util.SortedMap;
+import java.util.TreeMap;
 import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.coders.StringUtf8Coder;
+import org.apache.beam.sdk.metrics.Counter;
+import org.apache.beam.sdk.metrics.Metrics;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.Flatten;
 import org.apache.beam.sdk.transforms.GroupByKey;
+import org.apache.beam.sdk.transforms.MapElements;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
+import org.apache.beam.sdk.transforms.SimpleFunction;
+import org.apache.beam.sdk.transforms.WithKeys;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.PCollectionList;
@@ -24,7 +37,7 @@ import org.apache.beam.sdk.values.PCollectionView;
 
 /**
  * The commit step: when every source entry is proven and every target file is whole, and only then,
- * the tag is published. What comes out is the path of each file.
+ * the tag is published, with a manifest of what it is. What comes out is the path of each file.
  */
 public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollection<String>> {
   private static final long serialVersionUID = 1L;
@@ -33,115 +46,141 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
   private final ReshardPlan plan;
   private final SourceStore source;
   private final TargetStore target;
+  private final JobConfig config;
 
   /**
    * @param planView the plan
    * @param plan the same plan, for the number of things to wait for
    * @param source where templates of the files' pickles are read from
    * @param target what is published
+   * @param config how the job was asked for
    */
   public ProveAndPublish(
       PCollectionView<ReshardPlan> planView,
       ReshardPlan plan,
       SourceStore source,
-      TargetStore target) {
+      TargetStore target,
+      JobConfig config) {
     this.planView = planView;
     this.plan = plan;
     this.source = source;
     this.target = target;
+    this.config = config;
   }
 
   @Override
   public PCollection<String> expand(PCollectionTuple crcs) {
-    KvCoder<String, EntryId> coder = KvCoder.of(StringUtf8Coder.of(), Coders.ENTRY_ID);
-    String checkpoint = plan.checkpoint();
-    PCollection<KV<String, EntryId>> proven =
+    PCollection<Outcome> proven =
         crcs.get(WriteParts.READ)
             .apply("ProveSources", new ProveSources(planView))
-            .apply("Proven", ParDo.of(new Proven(checkpoint)))
-            .setCoder(coder);
-    PCollection<KV<String, EntryId>> finished =
+            .apply("Proven", MapElements.via(new Proven()))
+            .setCoder(Coders.OUTCOME);
+    PCollection<Outcome> finished =
         crcs.get(WriteParts.WRITTEN)
             .apply("FinishFiles", new FinishFiles(planView, source, target, plan.targets().size()))
-            .apply("Finished", ParDo.of(new Finished(checkpoint)))
-            .setCoder(coder);
+            .apply("Finished", MapElements.via(new Finished()))
+            .setCoder(Coders.OUTCOME);
+    PCollection<Outcome> digests =
+        crcs.get(WriteParts.TENSORS).apply("DigestTensors", new DigestTensors());
     return PCollectionList.of(proven)
         .and(finished)
+        .and(digests)
+        .and(crcs.get(WriteParts.DISAGREEMENTS))
         .apply(Flatten.pCollections())
+        .apply("OfCheckpoint", WithKeys.of(plan.checkpoint()))
+        .setCoder(KvCoder.of(StringUtf8Coder.of(), Coders.OUTCOME))
         .apply("ByCheckpoint", GroupByKey.create())
-        .apply("Publish", ParDo.of(new Publish(planView, target)).withSideInputs(planView))
+        .apply("Publish", ParDo.of(new Publish(planView, target, config)).withSideInputs(planView))
         .setCoder(StringUtf8Coder.of());
   }
 
-  /** In place of an entry: the file as a whole is finished. */
-  private static final int FILE = -1;
-
-  private static final class Proven extends DoFn<EntryId, KV<String, EntryId>> {
+  private static final class Proven extends SimpleFunction<EntryId, Outcome> {
     private static final long serialVersionUID = 1L;
-    private final String checkpoint;
 
-    Proven(String checkpoint) {
-      this.checkpoint = checkpoint;
-    }
-
-    @ProcessElement
-    public void process(@Element EntryId entry, OutputReceiver<KV<String, EntryId>> out) {
-      out.output(KV.of(checkpoint, entry));
+    @Override
+    public Outcome apply(EntryId entry) {
+      return new Outcome.Proven(entry);
     }
   }
 
-  private static final class Finished extends DoFn<Integer, KV<String, EntryId>> {
+  private static final class Finished extends SimpleFunction<Integer, Outcome> {
     private static final long serialVersionUID = 1L;
-    private final String checkpoint;
 
-    Finished(String checkpoint) {
-      this.checkpoint = checkpoint;
-    }
-
-    @ProcessElement
-    public void process(@Element Integer file, OutputReceiver<KV<String, EntryId>> out) {
-      out.output(KV.of(checkpoint, new EntryId(file, FILE)));
+    @Override
+    public Outcome apply(Integer file) {
+      return new Outcome.Finished(file);
     }
   }
 
-  private static final class Publish extends DoFn<KV<String, Iterable<EntryId>>, String> {
+  static final class Publish extends DoFn<KV<String, Iterable<Outcome>>, String> {
     private static final long serialVersionUID = 1L;
     private final PCollectionView<ReshardPlan> planView;
     private final TargetStore target;
+    private final JobConfig config;
+    private final Counter disagreed =
+        Metrics.counter(Counters.NAMESPACE, Counters.PARAMETERS_DISAGREED);
 
-    Publish(PCollectionView<ReshardPlan> planView, TargetStore target) {
+    Publish(PCollectionView<ReshardPlan> planView, TargetStore target, JobConfig config) {
       this.planView = planView;
       this.target = target;
+      this.config = config;
     }
 
     @ProcessElement
     public void process(
-        @Element KV<String, Iterable<EntryId>> done,
+        @Element KV<String, Iterable<Outcome>> outcomes,
         OutputReceiver<String> out,
         ProcessContext context)
         throws IOException {
       ReshardPlan plan = context.sideInput(planView);
-      Set<EntryId> missing = new HashSet<>();
-      for (int f = 0; f < plan.targets().size(); f++) {
-        missing.add(new EntryId(f, FILE));
+      Set<EntryId> unproven = entriesWithBytes(plan);
+      BitSet unfinished = new BitSet();
+      unfinished.set(0, plan.targets().size());
+      Map<TensorId, Integer> digests = new HashMap<>();
+      SortedMap<ParamId, Long> disagreements = new TreeMap<>(BY_NAME);
+      for (Outcome outcome : outcomes.getValue()) {
+        if (outcome instanceof Outcome.Proven proven) {
+          unproven.remove(proven.entry());
+        } else if (outcome instanceof Outcome.Finished finished) {
+          unfinished.clear(finished.file());
+        } else if (outcome instanceof Outcome.Digest digest) {
+          digests.put(digest.tensor(), digest.crc32());
+        } else if (outcome instanceof Outcome.Disagreement found) {
+          disagreements.merge(found.parameter(), found.element(), Math::min);
+        }
       }
+      if (!unproven.isEmpty() || !unfinished.isEmpty()) {
+        throw new IllegalStateException(
+            "%d files and %d entries are not accounted for; nothing was published"
+                .formatted(unfinished.cardinality(), unproven.size()));
+      }
+      disagreed.inc(disagreements.size());
+      List<String> paths = new ArrayList<>();
+      plan.targets().forEach(file -> paths.add(file.path()));
+      String manifest = Manifest.path(plan.tag());
+      paths.add(manifest);
+      double seconds = (System.currentTimeMillis() - config.startMillis()) / 1e3;
+      target.publish(paths, manifest, Manifest.json(plan, config, digests, disagreements, seconds));
+      paths.forEach(out::output);
+    }
+
+    private static final Comparator<ParamId> BY_NAME =
+        Comparator.comparingInt(ParamId::mpRank)
+            .thenComparingInt(ParamId::expertRank)
+            .thenComparing(ParamId::name);
+
+    private static Set<EntryId> entriesWithBytes(ReshardPlan plan) {
+      Set<EntryId> entries = new HashSet<>();
       for (int s = 0; s < plan.sources().size(); s++) {
         SourceFile file = plan.sources().get(s);
         for (int e = 0; e < file.entries().size(); e++) {
           TorchFile.Entry entry = file.entries().get(e);
           if (entry.bytes() > 0) {
-            missing.add(new EntryId(s, e));
+            entries.add(new EntryId(s, e));
           }
         }
       }
-      done.getValue().forEach(missing::remove);
-      if (!missing.isEmpty()) {
-        throw new IllegalStateException(
-            "%d files or entries are not accounted for, among them %s; nothing was published"
-                .formatted(missing.size(), missing.iterator().next()));
-      }
-      target.publish(plan.targets().stream().map(TargetFile::path).toList());
-      plan.targets().forEach(file -> out.output(file.path()));
+      return entries;
     }
   }
 }

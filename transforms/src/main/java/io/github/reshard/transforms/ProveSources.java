@@ -2,6 +2,7 @@ package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.copy.SliceCrc;
+import io.github.reshard.checkpoint.plan.EntryContents;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -67,8 +68,9 @@ final class ProveSources
       if (file.hasCrcs() && crc != entry.crc32()) {
         throw new RefusedException(
             where,
-            "the bytes have the CRC-32 %08x, the file says %08x. The file is damaged; restore it from a copy."
-                .formatted(crc, entry.crc32()));
+            "the bytes have the CRC-32 %08x, the file says %08x.%s The file is damaged; restore it from a copy."
+                .formatted(
+                    crc, entry.crc32(), EntryContents.sentence(plan, id.file(), id.entry())));
       }
       out.output(id);
     }

@@ -6,10 +6,10 @@ import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.PartId;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.plan.TensorRun;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
-import io.github.reshard.checkpoint.torch.Crc32Combine;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Comparator;
@@ -30,8 +30,8 @@ import org.apache.beam.sdk.values.TupleTagList;
 
 /**
  * Moves the bytes: one part of a target file at a time, each slice read once, checksummed, checked
- * and written once. The checksums come out twice, by source entry ({@link #READ}) and by target
- * entry ({@link #WRITTEN}).
+ * and written once. The checksums come out by source entry ({@link #READ}), by target entry ({@link
+ * #WRITTEN}) and by full tensor ({@link #TENSORS}).
  */
 public final class WriteParts
     extends PTransform<PCollection<KV<PartId, SliceCopy>>, PCollectionTuple> {
@@ -43,19 +43,32 @@ public final class WriteParts
   /** Checksums of what was written, by entry of a target file. */
   static final TupleTag<KV<EntryId, SliceCrc>> WRITTEN = new TupleTag<>() {};
 
+  /** Checksums of what was moved, by full tensor; offsets count from the tensor's beginning. */
+  static final TupleTag<KV<TensorId, SliceCrc>> TENSORS = new TupleTag<>() {};
+
+  /** Master weights that do not give the module's weights, if they are trusted all the same. */
+  static final TupleTag<Outcome> DISAGREEMENTS = new TupleTag<>() {};
+
   private final PCollectionView<ReshardPlan> plan;
   private final SourceStore source;
   private final TargetStore target;
+  private final boolean trustMasters;
 
   /**
    * @param plan the plan that the slices are of
    * @param source where they are read from
    * @param target where they are written to
+   * @param trustMasters whether to go on when master weights do not give the module's weights
    */
-  public WriteParts(PCollectionView<ReshardPlan> plan, SourceStore source, TargetStore target) {
+  public WriteParts(
+      PCollectionView<ReshardPlan> plan,
+      SourceStore source,
+      TargetStore target,
+      boolean trustMasters) {
     this.plan = plan;
     this.source = source;
     this.target = target;
+    this.trustMasters = trustMasters;
   }
 
   @Override
@@ -65,11 +78,14 @@ public final class WriteParts
             .apply("ByPart", GroupByKey.create())
             .apply(
                 "WritePart",
-                ParDo.of(new WritePart(plan, source, target))
+                ParDo.of(new WritePart(plan, source, target, trustMasters))
                     .withSideInputs(plan)
-                    .withOutputTags(READ, TupleTagList.of(WRITTEN)));
+                    .withOutputTags(
+                        READ, TupleTagList.of(WRITTEN).and(TENSORS).and(DISAGREEMENTS)));
     crcs.get(READ).setCoder(KvCoder.of(Coders.ENTRY_ID, Coders.SLICE_CRC));
     crcs.get(WRITTEN).setCoder(KvCoder.of(Coders.ENTRY_ID, Coders.SLICE_CRC));
+    crcs.get(TENSORS).setCoder(KvCoder.of(Coders.TENSOR_ID, Coders.SLICE_CRC));
+    crcs.get(DISAGREEMENTS).setCoder(Coders.OUTCOME);
     return crcs;
   }
 
@@ -89,21 +105,35 @@ public final class WriteParts
     private final PCollectionView<ReshardPlan> planView;
     private final SourceStore source;
     private final TargetStore target;
+    private final boolean trustMasters;
     private final Counter bytesRead = Metrics.counter(Counters.NAMESPACE, Counters.BYTES_READ);
     private final Counter bytesWritten =
         Metrics.counter(Counters.NAMESPACE, Counters.BYTES_WRITTEN);
     private transient SliceCopier copier;
+    private transient List<Outcome> disagreements;
     private transient OpenFiles openFiles;
 
-    WritePart(PCollectionView<ReshardPlan> planView, SourceStore source, TargetStore target) {
+    WritePart(
+        PCollectionView<ReshardPlan> planView,
+        SourceStore source,
+        TargetStore target,
+        boolean trustMasters) {
       this.planView = planView;
       this.source = source;
       this.target = target;
+      this.trustMasters = trustMasters;
     }
 
     @Setup
     public void setUp() {
-      copier = new SliceCopier();
+      disagreements = new ArrayList<>();
+      copier =
+          trustMasters
+              ? new SliceCopier(
+                  (slice, element, reason) ->
+                      disagreements.add(
+                          new Outcome.Disagreement(slice.tensor().parameter(), element)))
+              : new SliceCopier();
       openFiles = new OpenFiles(source);
     }
 
@@ -132,23 +162,36 @@ public final class WriteParts
         throws IOException {
       slices.sort(sink != null && target.ascending() ? BY_TARGET : BY_SOURCE);
       openFiles.expect(plan, slices);
-      Runs read = new Runs();
-      Runs written = new Runs();
+      Runs<EntryId> read = new Runs<>();
+      Runs<EntryId> written = new Runs<>();
+      Runs<TensorId> tensors = new Runs<>();
+      disagreements.clear();
       for (SliceCopy slice : slices) {
         int crc = copier.copy(slice, file -> openFiles.open(plan, file), sink);
         if (slice.proves()) {
-          read.add(slice.source(), slice.bytes(), crc);
+          read.add(entry(slice.source()), slice.source().offset(), slice.bytes(), crc);
         }
         if (slice.target() != null) {
-          written.add(slice.target(), slice.bytes(), crc);
+          written.add(entry(slice.target()), slice.target().offset(), slice.bytes(), crc);
           bytesWritten.inc(slice.bytes());
         }
         if (slice.source() != null) {
           bytesRead.inc(slice.bytes());
         }
+        TensorRun tensor = slice.tensor();
+        if (tensor != null) {
+          TensorId id = new TensorId(tensor.parameter(), tensor.state());
+          tensors.add(id, tensor.offset(), slice.bytes(), crc);
+        }
       }
       read.emit(out.get(READ));
       written.emit(out.get(WRITTEN));
+      tensors.emit(out.get(TENSORS));
+      disagreements.forEach(out.get(DISAGREEMENTS)::output);
+    }
+
+    private static EntryId entry(Address address) {
+      return new EntryId(address.file(), address.entry());
     }
 
     @FinishBundle
@@ -160,51 +203,6 @@ public final class WriteParts
     public void tearDown() throws IOException {
       if (openFiles != null) {
         openFiles.close();
-      }
-    }
-  }
-
-  /** Checksums of runs of bytes, put together where one run continues another. */
-  private static final class Runs {
-    private record Run(EntryId entry, SliceCrc crc) {}
-
-    private final List<Run> runs = new ArrayList<>();
-
-    void add(Address address, long bytes, int crc) {
-      runs.add(
-          new Run(
-              new EntryId(address.file(), address.entry()),
-              new SliceCrc(address.offset(), bytes, crc)));
-    }
-
-    void emit(DoFn.OutputReceiver<KV<EntryId, SliceCrc>> out) {
-      runs.sort(
-          Comparator.comparingInt((Run r) -> r.entry().file())
-              .thenComparingInt(r -> r.entry().entry())
-              .thenComparingLong(r -> r.crc().offset()));
-      Run current = null;
-      for (Run next : runs) {
-        if (current != null
-            && current.entry().equals(next.entry())
-            && current.crc().offset() + current.crc().bytes() == next.crc().offset()) {
-          SliceCrc a = current.crc();
-          SliceCrc b = next.crc();
-          current =
-              new Run(
-                  current.entry(),
-                  new SliceCrc(
-                      a.offset(),
-                      a.bytes() + b.bytes(),
-                      Crc32Combine.combine(a.crc32(), b.crc32(), b.bytes())));
-        } else {
-          if (current != null) {
-            out.output(KV.of(current.entry(), current.crc()));
-          }
-          current = next;
-        }
-      }
-      if (current != null) {
-        out.output(KV.of(current.entry(), current.crc()));
       }
     }
   }

@@ -27,6 +27,35 @@ public final class SliceCopier {
   private final ByteBuffer weights =
       ByteBuffer.allocateDirect(BUFFER_BYTES).order(ByteOrder.LITTLE_ENDIAN);
 
+  private final Disagreements disagreements;
+
+  /** A copier that refuses master weights that do not give the module's weights. */
+  public SliceCopier() {
+    this(
+        (slice, element, reason) -> {
+          throw reason;
+        });
+  }
+
+  /**
+   * @param disagreements hears of master weights that do not give the module's weights
+   */
+  public SliceCopier(Disagreements disagreements) {
+    this.disagreements = disagreements;
+  }
+
+  /** What is done about master weights that do not give the module's weights. */
+  public interface Disagreements {
+    /**
+     * Called at most once a slice.
+     *
+     * @param slice the slice whose claim is false
+     * @param element the first element of the parameter that disagrees
+     * @param reason what to throw if that is not acceptable
+     */
+    void found(SliceCopy slice, long element, RefusedException reason);
+  }
+
   /** Where the files of the source are opened. */
   public interface Sources {
     RangedFile open(int file) throws IOException;
@@ -46,6 +75,7 @@ public final class SliceCopier {
     if (source == null) {
       fillBuffer(slice);
     }
+    boolean claimHolds = true;
     for (long done = 0; done < slice.bytes(); ) {
       int length = (int) Math.min(BUFFER_BYTES, slice.bytes() - done);
       data.clear().limit(length);
@@ -53,8 +83,8 @@ public final class SliceCopier {
         read(source, slice.source().offset() + done, data);
       }
       crc.update(data.slice(0, length));
-      if (slice.cast() != null) {
-        check(slice.cast(), done, length, sources);
+      if (slice.cast() != null && claimHolds) {
+        claimHolds = check(slice, done, length, sources);
       }
       if (slice.target() != null) {
         sink.write(slice.target().offset() + done, data.slice(0, length));
@@ -80,7 +110,9 @@ public final class SliceCopier {
     }
   }
 
-  private void check(CastCheck cast, long done, int length, Sources sources) throws IOException {
+  private boolean check(SliceCopy slice, long done, int length, Sources sources)
+      throws IOException {
+    CastCheck cast = slice.cast();
     int elements = length / cast.master().bytes();
     long firstElement = done / cast.master().bytes();
     RangedFile module = sources.open(cast.weights().file());
@@ -92,15 +124,21 @@ public final class SliceCopier {
             cast.master(),
             weights.flip(),
             cast.module());
-    if (mismatch >= 0) {
-      throw new RefusedException(
-          "parameter " + cast.parameter(),
-          "element %d of the master weights, cast to %s, is not the module's weight in %s at byte %d. The files are of different steps, or the weights were changed by hand."
-              .formatted(
-                  cast.start() + firstElement + mismatch,
-                  cast.module(),
-                  module.path(),
-                  cast.weights().offset() + (firstElement + mismatch) * cast.module().bytes()));
+    if (mismatch < 0) {
+      return true;
     }
+    long element = cast.start() + firstElement + mismatch;
+    disagreements.found(
+        slice,
+        element,
+        new RefusedException(
+            "parameter " + (slice.tensor() == null ? cast.parameter() : slice.tensor().parameter()),
+            "element %d of the master weights, cast to %s, is not the module's weight in %s at byte %d. The files are of different steps, or the weights were changed by hand; if they were, on purpose, --trustMasters goes on."
+                .formatted(
+                    element,
+                    cast.module(),
+                    module.path(),
+                    cast.weights().offset() + (firstElement + mismatch) * cast.module().bytes())));
+    return false;
   }
 }

@@ -86,24 +86,26 @@ public final class Repartition {
                   long bytes = piece.elements() * piece.dtype().bytes();
                   Address target =
                       weight.target().plus(piece.start() * (long) piece.dtype().bytes());
-                  out.accept(SliceCopy.of(piece.address(), target, bytes, true));
+                  TensorRun run =
+                      new TensorRun(
+                          tensor.id(), state, piece.start() * (long) piece.dtype().bytes());
+                  out.accept(SliceCopy.ofTensor(piece.address(), target, bytes, null, run));
                 }
               } else {
                 ModuleWeight claim = state.equals(States.MASTER) ? weight : null;
-                copiesOfState(model, parameter, state, pieces, extents, claim, out);
+                copiesOfState(model, tensor.id(), state, pieces, extents, claim, out);
               }
             });
   }
 
   private static void copiesOfState(
       PartitionedModel model,
-      int parameter,
+      ParamId id,
       String state,
       List<Piece> pieces,
       List<Extent> extents,
       ModuleWeight weight,
       Consumer<SliceCopy> out) {
-    String name = model.parameters().get(parameter).name();
     int e = 0;
     for (Piece piece : pieces) {
       long at = piece.start();
@@ -121,20 +123,18 @@ public final class Repartition {
             weight == null
                 ? null
                 : new CastCheck(
-                    name,
+                    id.name(),
                     at,
                     piece.dtype(),
                     weight.dtype(),
                     weight.source().plus(at * weight.dtype().bytes()));
         out.accept(
-            new SliceCopy(
+            SliceCopy.ofTensor(
                 piece.address().plus((at - piece.start()) * width),
                 target,
                 (stop - at) * width,
-                true,
-                0,
-                1,
-                cast));
+                cast,
+                new TensorRun(id, state, at * width)));
         at = stop;
         if (at == extentEnd) {
           e++;

@@ -15,6 +15,7 @@ import java.io.Serializable;
  *     bytes
  * @param fillBytes for padding, the bytes of one element
  * @param cast what is claimed of the bytes beside their identity, or null
+ * @param tensor which bytes of which full tensor they are, or null if they are no parameter's
  */
 public record SliceCopy(
     Address source,
@@ -23,7 +24,8 @@ public record SliceCopy(
     boolean proves,
     long fill,
     int fillBytes,
-    CastCheck cast)
+    CastCheck cast,
+    TensorRun tensor)
     implements Serializable {
 
   public SliceCopy {
@@ -35,17 +37,27 @@ public record SliceCopy(
 
   /** Bytes that move. */
   public static SliceCopy of(Address source, Address target, long bytes, boolean proves) {
-    return new SliceCopy(source, target, bytes, proves, 0, 1, null);
+    return new SliceCopy(source, target, bytes, proves, 0, 1, null, null);
+  }
+
+  /**
+   * Bytes of a parameter that move.
+   *
+   * @param cast what is claimed of them, or null
+   */
+  public static SliceCopy ofTensor(
+      Address source, Address target, long bytes, CastCheck cast, TensorRun tensor) {
+    return new SliceCopy(source, target, bytes, true, 0, 1, cast, tensor);
   }
 
   /** Bytes that are only read, so that the storage's CRC can be checked. */
   public static SliceCopy readOnly(Address source, long bytes) {
-    return new SliceCopy(source, null, bytes, true, 0, 1, null);
+    return new SliceCopy(source, null, bytes, true, 0, 1, null, null);
   }
 
   /** Padding: {@code bytes} bytes of repeated elements. */
   public static SliceCopy padding(Address target, long bytes, long fill, int fillBytes) {
-    return new SliceCopy(null, target, bytes, false, fill, fillBytes, null);
+    return new SliceCopy(null, target, bytes, false, fill, fillBytes, null, null);
   }
 
   /** The part of this slice that begins {@code from} bytes in and is {@code length} bytes long. */
@@ -68,6 +80,7 @@ public record SliceCopy(
         proves,
         fill,
         fillBytes,
-        claim);
+        claim,
+        tensor == null ? null : tensor.plus(from));
   }
 }

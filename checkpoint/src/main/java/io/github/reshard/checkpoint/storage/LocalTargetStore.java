@@ -4,7 +4,9 @@ import io.github.reshard.checkpoint.OutputException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
+import java.nio.channels.FileLock;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.FileAlreadyExistsException;
 import java.nio.file.FileVisitResult;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -14,6 +16,8 @@ import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.BasicFileAttributes;
 import java.nio.file.attribute.PosixFilePermission;
 import java.util.HashSet;
+import java.util.List;
+import java.util.Optional;
 import java.util.Set;
 
 /**
@@ -27,6 +31,7 @@ import java.util.Set;
 public final class LocalTargetStore implements TargetStore {
   private static final long serialVersionUID = 1L;
   private static final String LATEST = "latest";
+  private static final Object PUBLISHING = new Object();
 
   private final String output;
   private final String tag;
@@ -81,10 +86,32 @@ public final class LocalTargetStore implements TargetStore {
   @Override
   public PositionalFile open(String path) throws IOException {
     Path file = staging().resolve(path);
-    Files.createDirectories(file.getParent());
-    FileChannel channel =
-        FileChannel.open(file, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
-    return new LocalPositionalFile(file, channel);
+    try {
+      makeDirectory(file.getParent());
+      FileChannel channel =
+          FileChannel.open(file, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+      return new LocalPositionalFile(file, channel);
+    } catch (IOException e) {
+      throw new OutputException(file.toString(), "cannot be created: " + e, e);
+    }
+  }
+
+  /**
+   * Makes {@code directory} and those above it, but not the one that all unpublished files lie in:
+   * a worker that is late must not bring back what was published.
+   */
+  private void makeDirectory(Path directory) throws IOException {
+    if (directory.equals(staging()) || Files.isDirectory(directory)) {
+      return;
+    }
+    makeDirectory(directory.getParent());
+    try {
+      Files.createDirectory(directory);
+    } catch (FileAlreadyExistsException e) {
+      if (!Files.isDirectory(directory)) {
+        throw e;
+      }
+    }
   }
 
   private record LocalPositionalFile(Path path, FileChannel channel) implements PositionalFile {
@@ -101,8 +128,12 @@ public final class LocalTargetStore implements TargetStore {
     }
 
     @Override
-    public void close() throws IOException {
-      channel.close();
+    public void close() {
+      try {
+        channel.close();
+      } catch (IOException e) {
+        throw new OutputException(path.toString(), "cannot be written: " + e.getMessage(), e);
+      }
     }
   }
 
@@ -142,33 +173,70 @@ public final class LocalTargetStore implements TargetStore {
   }
 
   @Override
-  public void publish(Iterable<String> paths) throws IOException {
+  public void publish(List<String> paths, String manifest, byte[] content) throws IOException {
     try {
-      if (Files.exists(staging())) {
-        replace(paths);
+      if (!Files.exists(staging())) {
+        requirePublished(paths);
+        return;
+      }
+      // Runners may run this twice at once: in one process the monitor keeps the two apart, in two
+      // processes the lock does.
+      synchronized (PUBLISHING) {
+        try (FileChannel channel =
+                FileChannel.open(marker(), StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+            FileLock lock = channel.lock()) {
+          if (lock.isValid() && Files.exists(staging())) {
+            replace(paths, manifest, content);
+          } else {
+            requirePublished(paths);
+          }
+        }
       }
     } catch (IOException e) {
       throw new OutputException(output, "the tag cannot be published: " + e, e);
     }
   }
 
-  private void replace(Iterable<String> paths) throws IOException {
-    write(marker(), "");
+  private void requirePublished(List<String> paths) {
+    firstMissing(directory(), paths)
+        .ifPresent(
+            missing -> {
+              throw new OutputException(
+                  missing.toString(),
+                  "is gone before it was published: did something delete it, or another run write to the same output? Run again.");
+            });
+  }
+
+  private static Optional<Path> firstMissing(Path directory, List<String> paths) {
+    return paths.stream().map(directory::resolve).filter(path -> !Files.exists(path)).findFirst();
+  }
+
+  private void replace(List<String> paths, String manifest, byte[] content) throws IOException {
     Path latest = directory().resolve(LATEST);
     Path stagedTag = staging().resolve(tag);
-    if (Files.exists(stagedTag)) {
+    List<String> inTag =
+        paths.stream().filter(p -> p.startsWith(tag + "/") && !p.equals(manifest)).toList();
+    Optional<Path> missing = firstMissing(staging(), inTag);
+    if (missing.isEmpty()) {
+      write(staging().resolve(manifest), content);
+      sync(stagedTag);
       if (Files.exists(latest) && Files.readString(latest).strip().equals(tag)) {
         Files.delete(latest);
+        sync(directory());
       }
       if (Files.exists(tagDirectory())) {
         deleteTree(replaced());
         Files.move(tagDirectory(), replaced(), StandardCopyOption.ATOMIC_MOVE);
       }
       Files.move(stagedTag, tagDirectory(), StandardCopyOption.ATOMIC_MOVE);
+    } else if (firstMissing(directory(), inTag).isPresent()) {
+      throw new OutputException(
+          missing.get().toString(),
+          "is gone before it was published: did something delete it, or another run write to the same output? Run again.");
     }
     for (String path : paths) {
       Path staged = staging().resolve(path);
-      if (Files.exists(staged)) {
+      if (!path.startsWith(tag + "/") && Files.exists(staged)) {
         Path target = directory().resolve(path);
         Files.createDirectories(target.getParent());
         Files.move(
@@ -177,7 +245,7 @@ public final class LocalTargetStore implements TargetStore {
     }
     sync(directory());
     Path newLatest = staging().resolve(LATEST);
-    write(newLatest, tag);
+    write(newLatest, tag.getBytes(StandardCharsets.UTF_8));
     Files.move(
         newLatest, latest, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
     sync(directory());
@@ -186,14 +254,21 @@ public final class LocalTargetStore implements TargetStore {
     Files.deleteIfExists(marker());
   }
 
-  private static void write(Path file, String text) throws IOException {
+  @Override
+  public void abandon() throws IOException {
+    if (!Files.exists(marker())) {
+      deleteTree(staging());
+    }
+  }
+
+  private static void write(Path file, byte[] content) throws IOException {
     try (FileChannel channel =
         FileChannel.open(
             file,
             StandardOpenOption.CREATE,
             StandardOpenOption.WRITE,
             StandardOpenOption.TRUNCATE_EXISTING)) {
-      ByteBuffer bytes = ByteBuffer.wrap(text.getBytes(StandardCharsets.UTF_8));
+      ByteBuffer bytes = ByteBuffer.wrap(content);
       while (bytes.hasRemaining()) {
         channel.write(bytes);
       }

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.storage;
 
 import java.io.IOException;
 import java.io.Serializable;
+import java.util.List;
 
 /**
  * Where a checkpoint is written. Nothing that is written is part of the output until it is
@@ -36,9 +37,18 @@ public interface TargetStore extends Serializable {
   void finish(String path, long bytes, boolean executable) throws IOException;
 
   /**
-   * Makes all unpublished files the output, and its {@code latest} last.
+   * Makes all unpublished files the output, and its {@code latest} last. Does nothing if that has
+   * been done.
    *
    * @param paths all of them, those of the tag and those beside it
+   * @param manifest which of them is written here, because only now its content is known
+   * @param content what it holds
    */
-  void publish(Iterable<String> paths) throws IOException;
+  void publish(List<String> paths, String manifest, byte[] content) throws IOException;
+
+  /**
+   * Removes what is unpublished after a failure. What a crash in the middle of publishing left is
+   * kept: the next run needs it.
+   */
+  void abandon() throws IOException;
 }

@@ -65,6 +65,9 @@ public record CheckpointFiles(
       Pattern.compile(
           "layer_(\\d+)_expert_(\\d+)_mp_rank_(\\d+)_model_states\\.pt|expp_rank_\\d+_mp_rank_\\d+_optim_states\\.pt");
 
+  /** What a reshard leaves in a tag; a new one takes its place. */
+  public static final String MANIFEST = "reshard-manifest.json";
+
   static final String LATEST = "latest";
 
   /** DeepSpeed's name of the tag of a Universal Checkpoint (checkpoint/ds_to_universal.py). */
@@ -241,7 +244,7 @@ public record CheckpointFiles(
         layers.add(file);
       } else if (EXPERT.matcher(file.name()).matches()) {
         experts.add(file);
-      } else {
+      } else if (!file.name().equals(MANIFEST)) {
         others.add(new Carried(tag + "/" + file.name(), file));
       }
     }

@@ -1,0 +1,270 @@
+package io.github.reshard.transforms;
+
+import com.fasterxml.jackson.core.util.DefaultIndenter;
+import com.fasterxml.jackson.core.util.DefaultPrettyPrinter;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.plan.ParamId;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.plan.Repartition;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SourceFile;
+import io.github.reshard.checkpoint.plan.States;
+import io.github.reshard.checkpoint.plan.TargetFile;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.checkpoint.zero.CheckpointFiles;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
+import java.util.HexFormat;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.Properties;
+import java.util.TreeMap;
+
+/**
+ * {@code TAG/reshard-manifest.json}: what a tag was made from, what it holds and what was proven of
+ * it. docs/manifest.md has the schema.
+ *
+ * @param digests the CRC-32 of each full tensor by {@code name}, model-parallel rank,
+ *     expert-parallel rank and state, see {@link #key}
+ */
+public record Manifest(Map<String, Integer> digests) {
+  /** The version of the schema that is written; a reader refuses higher ones. */
+  static final int VERSION = 1;
+
+  /** How the digests are made. */
+  static final String ALGORITHM = "crc32 of little-endian elements in C order";
+
+  private static final ObjectMapper JSON = new ObjectMapper();
+
+  /** The name of a tensor in {@link #digests}. */
+  public static String key(ParamId parameter, String state) {
+    return "%s|%d|%d|%s"
+        .formatted(parameter.name(), parameter.mpRank(), parameter.expertRank(), state);
+  }
+
+  /** Where it lies, relative to the output directory. */
+  static String path(String tag) {
+    return tag + "/" + CheckpointFiles.MANIFEST;
+  }
+
+  /**
+   * The manifest of a finished job.
+   *
+   * @param digests the CRC-32 of every full tensor that was moved
+   * @param disagreements for each parameter whose masters were trusted, the first element that
+   *     shows it
+   */
+  static byte[] json(
+      ReshardPlan plan,
+      JobConfig config,
+      Map<TensorId, Integer> digests,
+      Map<ParamId, Long> disagreements,
+      double seconds) {
+    ObjectNode root = JSON.createObjectNode();
+    root.put("manifestVersion", VERSION);
+    root.putObject("tool").put("name", "reshard").put("version", toolVersion());
+    root.put("tag", plan.tag());
+    root.putObject("config")
+        .put("targetWorldSize", plan.targetWorldSize())
+        .put("trustMasters", config.trustMasters())
+        .put("partBytes", plan.partBytes());
+    addSource(plan, root.putObject("source"));
+    addOutput(plan, root.putObject("output"));
+    addProofs(plan, disagreements, root.putObject("proofs"));
+    ArrayNode notes = root.putArray("notes");
+    plan.notes().forEach(notes::add);
+    root.put("digestAlgorithm", ALGORITHM);
+    addParameters(plan, digests, root.putArray("parameters"));
+    root.put("seconds", Math.round(seconds * 1000) / 1000.0);
+    try {
+      DefaultPrettyPrinter printer = new DefaultPrettyPrinter();
+      printer.indentObjectsWith(new DefaultIndenter("  ", "\n"));
+      printer.indentArraysWith(new DefaultIndenter("  ", "\n"));
+      return (JSON.writer(printer).writeValueAsString(root) + "\n")
+          .getBytes(StandardCharsets.UTF_8);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private static void addSource(ReshardPlan plan, ObjectNode source) {
+    source.put("checkpoint", plan.checkpoint());
+    source.put("dataParallelRanks", plan.sourceWorldSize());
+    source.put("bytes", plan.sources().stream().mapToLong(file -> file.stat().bytes()).sum());
+    ArrayNode files = source.putArray("files");
+    for (SourceFile file : plan.sources()) {
+      ObjectNode node = files.addObject();
+      node.put("path", file.stat().path());
+      node.put("bytes", file.stat().bytes());
+      node.put("version", file.stat().version());
+      if (!file.entries().isEmpty()) {
+        node.put("entries", file.entries().size());
+        node.put("crcs", file.hasCrcs());
+        node.put("entriesSha256", sha256(file));
+      }
+    }
+  }
+
+  /** Of the lines {@code NAME BYTES CRC32} of a file's entries, in the order of the file. */
+  private static String sha256(SourceFile file) {
+    try {
+      MessageDigest digest = MessageDigest.getInstance("SHA-256");
+      for (TorchFile.Entry entry : file.entries()) {
+        String line = "%s %d %08x\n".formatted(entry.name(), entry.bytes(), entry.crc32());
+        digest.update(line.getBytes(StandardCharsets.UTF_8));
+      }
+      return HexFormat.of().formatHex(digest.digest());
+    } catch (NoSuchAlgorithmException e) {
+      throw new IllegalStateException(e);
+    }
+  }
+
+  private static void addOutput(ReshardPlan plan, ObjectNode output) {
+    output.put("dataParallelRanks", plan.targetWorldSize());
+    output.put("bytes", plan.targetBytes());
+    ArrayNode files = output.putArray("files");
+    for (TargetFile file : plan.targets()) {
+      files.addObject().put("path", file.path()).put("bytes", file.bytes());
+    }
+  }
+
+  private static void addProofs(
+      ReshardPlan plan, Map<ParamId, Long> disagreements, ObjectNode proofs) {
+    Proofs proven = Proofs.of(plan);
+    proofs
+        .putObject("coverage")
+        .put("parameters", proven.parameters())
+        .put("elements", proven.elements());
+    ObjectNode bytes = proofs.putObject("bytes").put("entries", proven.entries());
+    proven.filesWithoutCrcs().forEach(bytes.putArray("filesWithoutCrcs")::add);
+    proven.filesWithoutEntries().forEach(bytes.putArray("filesWithoutChecksums")::add);
+    ObjectNode weights =
+        proofs.putObject("weights").put("parameters", proven.weights() - disagreements.size());
+    proven.withoutWeights().forEach(weights.putArray("withoutWeights")::add);
+    ArrayNode disagreed = weights.putArray("disagreed");
+    disagreements.forEach(
+        (parameter, element) ->
+            addIdentity(parameter, disagreed.addObject()).put("element", element));
+  }
+
+  private static ObjectNode addIdentity(ParamId id, ObjectNode node) {
+    node.put("name", id.name()).put("mpRank", id.mpRank());
+    if (id.expertRank() != ParamId.NO_EXPERT) {
+      node.put("expertRank", id.expertRank());
+    }
+    return node;
+  }
+
+  private static void addParameters(
+      ReshardPlan plan, Map<TensorId, Integer> digests, ArrayNode parameters) {
+    for (PartitionedModel model : plan.models()) {
+      for (int p = 0; p < model.parameters().size(); p++) {
+        ParamId id = model.id(plan.checkpoint(), p);
+        Parameter parameter = model.parameters().get(p);
+        ObjectNode node = addIdentity(id, parameters.addObject());
+        ArrayNode shape = node.putArray("shape");
+        parameter.shape().forEach(shape::add);
+        ObjectNode states = node.putObject("states");
+        Map<String, DType> types = new LinkedHashMap<>(Repartition.expectedStates(model, p));
+        for (Map.Entry<String, DType> state : types.entrySet()) {
+          Integer crc = digests.get(new TensorId(id, state.getKey()));
+          if (crc == null && parameter.elements() > 0) {
+            throw new IllegalStateException(
+                "state '%s' of parameter %s was not moved; nothing was published"
+                    .formatted(state.getKey(), id));
+          }
+          addState(states, state.getKey(), state.getValue(), crc == null ? 0 : crc);
+        }
+        ModuleWeight weight = model.weights().get(p);
+        if (weight != null && !types.containsKey(States.MODULE)) {
+          addCarriedWeight(plan, weight, parameter, states);
+        }
+      }
+    }
+  }
+
+  /** A weight that is carried over with its file, if its entry's CRC is its own. */
+  private static void addCarriedWeight(
+      ReshardPlan plan, ModuleWeight weight, Parameter parameter, ObjectNode states) {
+    SourceFile file = plan.sources().get(weight.source().file());
+    TorchFile.Entry entry = file.entries().get(weight.source().entry());
+    if (file.hasCrcs()
+        && entry.payloadOffset() == weight.source().offset()
+        && entry.bytes() == parameter.elements() * weight.dtype().bytes()) {
+      addState(states, States.MODULE, weight.dtype(), entry.crc32());
+    }
+  }
+
+  private static void addState(ObjectNode states, String state, DType dtype, int crc32) {
+    states.putObject(state).put("dtype", dtype.torchName()).put("crc32", "%08x".formatted(crc32));
+  }
+
+  /**
+   * Reads a manifest.
+   *
+   * @param where its path, for messages
+   * @throws RefusedException if it is none, or of a later version
+   */
+  public static Manifest read(byte[] json, String where) {
+    JsonNode root;
+    try {
+      root = JSON.readTree(json);
+    } catch (IOException e) {
+      throw new RefusedException(where, "no JSON: " + e.getMessage().lines().findFirst().get(), e);
+    }
+    int version = root.path("manifestVersion").asInt(0);
+    if (version < 1 || version > VERSION) {
+      throw new RefusedException(
+          where,
+          "expected manifestVersion 1 to %d, found %s. Delete it, or use the version of Reshard that wrote it."
+              .formatted(VERSION, root.path("manifestVersion")));
+    }
+    Map<String, Integer> digests = new TreeMap<>();
+    for (JsonNode parameter : root.path("parameters")) {
+      ParamId id =
+          new ParamId(
+              "",
+              parameter.path("mpRank").asInt(),
+              parameter.path("expertRank").asInt(ParamId.NO_EXPERT),
+              parameter.path("name").asText());
+      parameter
+          .path("states")
+          .fields()
+          .forEachRemaining(
+              state ->
+                  digests.put(
+                      key(id, state.getKey()), crc32(state.getValue().path("crc32"), where)));
+    }
+    return new Manifest(digests);
+  }
+
+  private static int crc32(JsonNode text, String where) {
+    try {
+      return Integer.parseUnsignedInt(text.asText(), 16);
+    } catch (NumberFormatException e) {
+      throw new RefusedException(where, "expected a CRC-32 of 8 hexadecimal digits, found " + text);
+    }
+  }
+
+  /** The version of this program. */
+  public static String toolVersion() {
+    Properties properties = new Properties();
+    try (InputStream in = Manifest.class.getResourceAsStream("version.properties")) {
+      properties.load(in);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+    return properties.getProperty("version");
+  }
+}

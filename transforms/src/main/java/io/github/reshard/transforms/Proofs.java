@@ -1,0 +1,103 @@
+package io.github.reshard.transforms;
+
+import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SourceFile;
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * What a job that ran to its end has proven, and what it could not.
+ *
+ * @param parameters parameters that were covered, over all model-parallel ranks
+ * @param elements their elements
+ * @param entries entries whose bytes had the CRC-32 that was saved
+ * @param filesWithoutCrcs names of torch files that were saved without CRCs
+ * @param filesWithoutEntries paths of files that are no torch files and have no checksum to check
+ * @param weights parameters whose masters were compared with the module's weights
+ * @param withoutWeights parameters that no model file has the weights of
+ */
+public record Proofs(
+    long parameters,
+    long elements,
+    long entries,
+    List<String> filesWithoutCrcs,
+    List<String> filesWithoutEntries,
+    long weights,
+    List<String> withoutWeights) {
+
+  /** What a job for {@code plan} proves if it does not throw. */
+  public static Proofs of(ReshardPlan plan) {
+    long parameters = 0;
+    long elements = 0;
+    long weights = 0;
+    List<String> withoutWeights = new ArrayList<>();
+    for (PartitionedModel model : plan.models()) {
+      parameters += model.parameters().size();
+      elements += model.parameters().stream().mapToLong(Parameter::elements).sum();
+      for (int p = 0; p < model.parameters().size(); p++) {
+        if (model.weights().get(p) == null) {
+          withoutWeights.add(model.id(plan.checkpoint(), p).toString());
+        } else {
+          weights++;
+        }
+      }
+    }
+    long entries =
+        plan.sources().stream()
+            .filter(SourceFile::hasCrcs)
+            .flatMap(file -> file.entries().stream())
+            .filter(entry -> entry.bytes() > 0)
+            .count();
+    return new Proofs(
+        parameters,
+        elements,
+        entries,
+        plan.sources().stream()
+            .filter(file -> !file.entries().isEmpty() && !file.hasCrcs())
+            .map(file -> file.stat().name())
+            .toList(),
+        plan.sources().stream()
+            .filter(file -> file.entries().isEmpty())
+            .map(file -> file.stat().name())
+            .toList(),
+        weights,
+        withoutWeights);
+  }
+
+  /**
+   * What was proven, a sentence each.
+   *
+   * @param disagreed parameters whose masters were trusted against the module's weights
+   */
+  public List<String> proven(long disagreed) {
+    List<String> sentences = new ArrayList<>();
+    sentences.add("every element of %d parameters is there once".formatted(parameters));
+    if (entries > 0) {
+      sentences.add("the bytes of %d entries have the CRC-32 that was saved".formatted(entries));
+    }
+    if (weights - disagreed > 0) {
+      sentences.add(
+          "the master weights of %d parameters, cast to the module's type, are its weights bit for bit"
+              .formatted(weights - disagreed));
+    }
+    return sentences;
+  }
+
+  /** What could not be proven, a sentence each. */
+  public List<String> notProven(long disagreed) {
+    List<String> sentences = new ArrayList<>();
+    if (!filesWithoutCrcs.isEmpty()) {
+      sentences.add(
+          "saved without CRCs, so what was read could not be proven: "
+              + String.join(", ", filesWithoutCrcs));
+    }
+    if (disagreed > 0) {
+      sentences.add(
+          "the master weights of %d parameters do not give the module's weights, and were trusted as --trustMasters asks"
+              .formatted(disagreed));
+    }
+    return sentences;
+  }
+}
