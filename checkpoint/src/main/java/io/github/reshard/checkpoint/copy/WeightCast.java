@@ -45,6 +45,14 @@ public final class WeightCast {
     return -1;
   }
 
+  /**
+   * The bits of the float with the bits {@code master}, cast to {@code module}, which is {@link
+   * DType#BFLOAT16} or {@link DType#FLOAT16}.
+   */
+  public static int toBits(int master, DType module) {
+    return module == DType.BFLOAT16 ? toBfloat16(master) : toFloat16(master);
+  }
+
   private static boolean isNan(int bits) {
     return (bits & 0x7fffffff) > 0x7f800000;
   }
