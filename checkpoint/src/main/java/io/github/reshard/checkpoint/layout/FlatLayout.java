@@ -4,6 +4,7 @@ import java.io.Serializable;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Objects;
 
 /**
  * ZeRO-1 and 2, and BF16_Optimizer: each param group is its parameters laid end to end, padded with
@@ -237,5 +238,19 @@ public final class FlatLayout implements ZeroLayout {
   /** Whether the flat order is that of {@code round_robin_gradients}. */
   public boolean roundRobin() {
     return roundRobin;
+  }
+
+  @Override
+  public boolean equals(Object other) {
+    return other instanceof FlatLayout that
+        && worldSize == that.worldSize
+        && roundRobin == that.roundRobin
+        && parameters.equals(that.parameters)
+        && groups.equals(that.groups);
+  }
+
+  @Override
+  public int hashCode() {
+    return Objects.hash(worldSize, roundRobin, parameters, groups);
   }
 }

@@ -47,6 +47,7 @@ final class OptimizerRewrite {
       FlatLayout layout = groups.get(g).layout();
       int group = groups.get(g).group();
       long partition = layout.bucketElements(group);
+      states.setEmptyState(g, !layout.extentsIn(rank, group).isEmpty());
       for (OptimizerStates.GroupTensor part : states.tensors(g)) {
         TensorNode tensor = part.tensor();
         if (Replicated.isReplicated(tensor)) {

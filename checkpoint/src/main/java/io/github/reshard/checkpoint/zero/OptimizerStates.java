@@ -1,5 +1,8 @@
 package io.github.reshard.checkpoint.zero;
 
+import io.github.reshard.checkpoint.pickle.PyDict;
+import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.plan.States;
@@ -126,14 +129,44 @@ record OptimizerStates(PickledValue root) {
     if (base.isList()) {
       return Optional.of(base.items().get(group));
     }
-    PickledValue param = onlyItem(base.get("param_groups").items().get(group).get("params"));
+    long param = flatParameter(group);
     PickledValue states = base.get("state");
-    PyObject state = states.entries().get(param.asLong());
+    PyObject state = states.entries().get(param);
     if (state == null || state == PyNone.NONE) {
       return Optional.empty();
     }
     return Optional.of(
-        new PickledValue(root.file(), states.path() + "[" + param.asLong() + "]", state));
+        new PickledValue(root.file(), states.path() + "[" + param + "]", state));
+  }
+
+  /** The number of the one parameter that the inner optimizer sees of a group: its partition. */
+  private long flatParameter(int group) {
+    PickledValue groups = stateDict().get(BASE_STATE).get("param_groups");
+    return onlyItem(groups.items().get(group).get("params")).asLong();
+  }
+
+  /**
+   * Makes the entry of a group without any state what the target rank would have. It is an empty
+   * dict, and comes into being when the rank's parameters are linked with their states: on a rank
+   * whose partition is all padding there is none (DeepSpeed 0.19.6, runtime/zero/stage_1_and_2.py,
+   * {@code _lazy_init_hp_params_optimizer_state}; seen with SGD without momentum).
+   *
+   * @param holds whether the target rank holds elements of {@code group}
+   */
+  void setEmptyState(int group, boolean holds) {
+    PickledValue base = stateDict().get(BASE_STATE);
+    Optional<PickledValue> mappings = stateDict().findPresent(PARAM_SLICE_MAPPINGS);
+    if (base.isList() || mappings.isEmpty()) {
+      return;
+    }
+    boolean held = mappings.get().items().get(group).entries().size() > 0;
+    Optional<PickledValue> state = state(group);
+    List<PyEntries.Entry> states = base.get("state").entries().list();
+    if (held && !holds && state.isPresent() && state.get().entries().size() == 0) {
+      states.removeIf(e -> e.value() == state.get().node());
+    } else if (!held && holds && state.isEmpty()) {
+      states.add(Math.min(group, states.size()), new PyEntries.Entry(PyInt.of(flatParameter(group)), new PyDict()));
+    }
   }
 
   /**

@@ -1,0 +1,90 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.junit.jupiter.params.provider.Arguments.arguments;
+
+import java.nio.file.Files;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.stream.IntStream;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/** Every case at every number of ranks from 1 to 16, where DeepSpeed's own output is not there. */
+class EveryWorldSizeTest {
+  private static final int MOST_RANKS = 16;
+  private static final Map<GoldenCase, Reassembly> SOURCES = new ConcurrentHashMap<>();
+  private static final AtomicInteger CHECKED = new AtomicInteger();
+  private static final AtomicInteger TENSORS = new AtomicInteger();
+
+  static List<GoldenCase> cases() {
+    return GoldenCase.all();
+  }
+
+  static Stream<Arguments> casesAndWorldSizes() {
+    return cases().stream()
+        .flatMap(
+            c -> IntStream.rangeClosed(1, MOST_RANKS).mapToObj(worldSize -> arguments(c, worldSize)));
+  }
+
+  private static Reassembly source(GoldenCase golden) {
+    return SOURCES.computeIfAbsent(golden, c -> Reassembly.of(c.source(), c.tag()));
+  }
+
+  @ParameterizedTest
+  @MethodSource("casesAndWorldSizes")
+  void fullParametersAreThoseOfTheSource(GoldenCase golden, int worldSize) {
+    Reassembly resharded = Reassembly.of(Resharding.of(golden, worldSize), golden.tag());
+
+    requireSame(source(golden).tensors(), resharded.tensors());
+    requireSame(source(golden).replicated(), resharded.replicated());
+    requireMastersAreTheWeights(resharded);
+    CHECKED.incrementAndGet();
+    TENSORS.addAndGet(resharded.tensors().size());
+  }
+
+  @ParameterizedTest
+  @MethodSource("cases")
+  void fullParametersOfTheSourceAreWhatDeepSpeedHadInMemory(GoldenCase golden) {
+    requireMastersAreTheWeights(source(golden));
+    if (Files.exists(golden.truth())) {
+      Map<String, byte[]> truth = new TreeMap<>();
+      Safetensors.read(golden.truth()).forEach((name, bytes) -> truth.put("00/" + name, bytes));
+      requireSame(truth, source(golden).tensors());
+    }
+  }
+
+  private static void requireSame(Map<String, byte[]> expected, Map<String, byte[]> found) {
+    assertThat(found.keySet()).isEqualTo(expected.keySet());
+    expected.forEach((name, bytes) -> assertThat(found.get(name)).as(name).isEqualTo(bytes));
+  }
+
+  private static void requireMastersAreTheWeights(Reassembly checkpoint) {
+    checkpoint
+        .tensors()
+        .forEach(
+            (name, masters) -> {
+              if (name.endsWith(".fp32")) {
+                String parameter = name.substring(0, name.length() - ".fp32".length());
+                Reassembly.Weight weight = checkpoint.weights().get(parameter);
+                assertThat(weight).as("weight of " + parameter).isNotNull();
+                assertThat(NearestEven.firstThatIsNot(weight.dtype(), weight.bytes(), masters))
+                    .as("first element of %s that is not its master cast", parameter)
+                    .isEqualTo(-1);
+              }
+            });
+  }
+
+  @AfterAll
+  static void sayWhatWasCovered() {
+    System.out.printf(
+        "golden: %d cases x 1..%d ranks = %d checkpoints, %d full tensors compared%n",
+        cases().size(), MOST_RANKS, CHECKED.get(), TENSORS.get());
+  }
+}

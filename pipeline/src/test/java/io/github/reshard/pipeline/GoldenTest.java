@@ -1,0 +1,54 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.junit.jupiter.params.provider.Arguments.arguments;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/** What comes out of the main job against what DeepSpeed itself wrote. */
+class GoldenTest {
+  static List<GoldenCase> cases() {
+    return GoldenCase.all();
+  }
+
+  static Stream<Arguments> references() {
+    return cases().stream().flatMap(c -> c.referenceWorlds().stream().map(m -> arguments(c, m)));
+  }
+
+  @Test
+  void theCorpusIsThere() {
+    assertThat(cases()).hasSize(15);
+    assertThat(references()).hasSize(12);
+  }
+
+  @ParameterizedTest
+  @MethodSource("cases")
+  void atItsOwnSizeEveryFileIsTheSourceByteForByte(GoldenCase golden) throws IOException {
+    Path output = Resharding.of(golden, golden.sourceWorld());
+
+    assertThat(CheckpointComparison.fileNames(output))
+        .isEqualTo(CheckpointComparison.fileNames(golden.source()));
+    for (String file : CheckpointComparison.fileNames(output)) {
+      assertThat(Files.mismatch(output.resolve(file), golden.source().resolve(file)))
+          .as("first byte that differs in %s", file)
+          .isEqualTo(-1);
+    }
+  }
+
+  @ParameterizedTest
+  @MethodSource("references")
+  void atAnotherSizeEveryFileIsWhatDeepSpeedWrites(GoldenCase golden, int worldSize) {
+    assertThat(
+            CheckpointComparison.withSource(golden.reference(worldSize), golden.source())
+                .firstDifference(Resharding.of(golden, worldSize)))
+        .isEmpty();
+  }
+}

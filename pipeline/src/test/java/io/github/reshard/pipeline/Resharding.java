@@ -1,0 +1,63 @@
+package io.github.reshard.pipeline;
+
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
+import org.apache.beam.runners.direct.DirectOptions;
+import org.apache.beam.runners.direct.DirectRunner;
+import org.apache.beam.sdk.PipelineResult;
+import org.apache.beam.sdk.options.PipelineOptionsFactory;
+
+/** Runs the main job as a user would, on the DirectRunner with all of its checks on. */
+final class Resharding {
+  private static final Path ROOT = temporaryDirectory();
+  private static final Map<String, Path> DONE = new ConcurrentHashMap<>();
+
+  private Resharding() {}
+
+  /** The case at {@code worldSize} ranks; made once. */
+  static Path of(GoldenCase golden, int worldSize) {
+    return DONE.computeIfAbsent(
+        golden.name() + "-" + worldSize,
+        name -> {
+          Path output = ROOT.resolve(name);
+          run(options(golden.source(), output, worldSize));
+          return output;
+        });
+  }
+
+  static ReshardOptions options(Path input, Path output, int worldSize) {
+    ReshardOptions options = PipelineOptionsFactory.as(ReshardOptions.class);
+    options.setRunner(DirectRunner.class);
+    options.as(DirectOptions.class).setEnforceImmutability(true);
+    options.as(DirectOptions.class).setEnforceEncodability(true);
+    options.as(DirectOptions.class).setTargetParallelism(2);
+    options.setInput(input.toString());
+    options.setOutput(output.toString());
+    options.setTargetWorldSize(worldSize);
+    return options;
+  }
+
+  static ReshardReport run(ReshardOptions options) {
+    return ReshardPipeline.run(
+        options,
+        new ProgressListener() {
+          @Override
+          public void phase(String what, long totalBytes) {}
+
+          @Override
+          public void running(PipelineResult result) {}
+        });
+  }
+
+  private static Path temporaryDirectory() {
+    try {
+      return Files.createTempDirectory(Path.of("target"), "resharded-");
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+}
