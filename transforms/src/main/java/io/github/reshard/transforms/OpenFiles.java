@@ -66,8 +66,7 @@ final class OpenFiles implements Closeable {
     // Headers and alignment lie between storages; reading over them is cheaper than asking again.
     if (last != null && at.offset() >= last.end() && at.offset() - last.end() <= GAP) {
       ofFile.set(
-          ofFile.size() - 1,
-          new ByteRange(last.position(), at.offset() + bytes - last.position()));
+          ofFile.size() - 1, new ByteRange(last.position(), at.offset() + bytes - last.position()));
     } else {
       ofFile.add(new ByteRange(at.offset(), bytes));
     }

@@ -134,14 +134,13 @@ public final class SyntheticCheckpoint {
       PyStr name = new PyStr(parameter.name());
       module
           .dictItems()
-          .add(
-              name,
-              tensor(weightType, "0", flat, layout.flatStart(p), parameter.shape(), false));
+          .add(name, tensor(weightType, "0", flat, layout.flatStart(p), parameter.shape(), false));
       shapes
           .dictItems()
           .add(
               name,
-              PyInstance.reduce(new PyGlobal("torch", "Size"), PyTuple.of(ints(parameter.shape()))));
+              PyInstance.reduce(
+                  new PyGlobal("torch", "Size"), PyTuple.of(ints(parameter.shape()))));
     }
     Map<String, Object> root = new LinkedHashMap<>();
     root.put("module", module);
