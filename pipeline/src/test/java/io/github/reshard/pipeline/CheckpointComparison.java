@@ -65,9 +65,11 @@ final class CheckpointComparison {
     return Optional.empty();
   }
 
+  /** The files below {@code root} but for the manifest, which is ours and not DeepSpeed's. */
   static Set<String> fileNames(Path root) {
     try (Stream<Path> all = Files.walk(root)) {
       return all.filter(Files::isRegularFile)
+          .filter(p -> !p.endsWith("reshard-manifest.json"))
           .map(p -> root.relativize(p).toString())
           .collect(Collectors.toCollection(TreeSet::new));
     } catch (IOException e) {
