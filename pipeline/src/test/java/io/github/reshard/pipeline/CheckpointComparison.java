@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
@@ -65,11 +66,11 @@ final class CheckpointComparison {
     return Optional.empty();
   }
 
-  /** The files below {@code root} but for the manifest, which is ours and not DeepSpeed's. */
+  /** The files of a checkpoint, but for the manifest, which only Reshard writes. */
   static Set<String> fileNames(Path root) {
     try (Stream<Path> all = Files.walk(root)) {
       return all.filter(Files::isRegularFile)
-          .filter(p -> !p.endsWith("reshard-manifest.json"))
+          .filter(p -> !p.endsWith(CheckpointFiles.MANIFEST))
           .map(p -> root.relativize(p).toString())
           .collect(Collectors.toCollection(TreeSet::new));
     } catch (IOException e) {

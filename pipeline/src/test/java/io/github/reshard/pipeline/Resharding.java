@@ -53,6 +53,16 @@ final class Resharding {
         });
   }
 
+  /** What {@code failure} was caused by; runners wrap what a transform throws. */
+  static <T extends Throwable> T cause(Throwable failure, Class<T> type) {
+    for (Throwable at = failure; at != null; at = at.getCause()) {
+      if (type.isInstance(at)) {
+        return type.cast(at);
+      }
+    }
+    throw new AssertionError("expected " + type.getSimpleName(), failure);
+  }
+
   private static Path temporaryDirectory() {
     try {
       return Files.createTempDirectory(Path.of("target"), "resharded-");

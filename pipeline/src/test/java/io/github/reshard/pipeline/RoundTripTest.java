@@ -1,0 +1,55 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.junit.jupiter.params.provider.Arguments.arguments;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** What does not depend on the way: there and back, and the size of the parts. */
+class RoundTripTest {
+  @TempDir Path temp;
+
+  /** To fewer ranks, to more, and to a number that has no factor in common. */
+  static Stream<Arguments> casesAndDetours() {
+    return GoldenCase.all().stream()
+        .flatMap(
+            c ->
+                Stream.of(1, 7, 16)
+                    .filter(m -> m != c.sourceWorld())
+                    .map(m -> arguments(c, m)));
+  }
+
+  @ParameterizedTest
+  @MethodSource("casesAndDetours")
+  void thereAndBackIsTheSource(GoldenCase golden, int detour) {
+    Path back = temp.resolve("back");
+    Resharding.run(
+        Resharding.options(Resharding.of(golden, detour), back, golden.sourceWorld()));
+
+    assertThat(CheckpointComparison.with(golden.source()).firstDifference(back)).isEmpty();
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"z2-fp32-twogroups", "z1-bf16", "z2-fp16-dynamic", "pp2-z1"})
+  void partsOfFewBytesMakeTheSameFiles(String name) throws IOException {
+    GoldenCase golden = GoldenCase.of(name);
+    ReshardOptions options = Resharding.options(golden.source(), temp.resolve("small"), 3);
+    options.setPartBytes(1021);
+    Resharding.run(options);
+
+    Path usual = Resharding.of(golden, 3);
+    for (String file : CheckpointComparison.fileNames(usual)) {
+      assertThat(Files.mismatch(usual.resolve(file), temp.resolve("small").resolve(file)))
+          .as(file)
+          .isEqualTo(-1);
+    }
+  }
+}
