@@ -171,7 +171,7 @@ public final class ReshardPipeline {
         notes);
   }
 
-  private static long counter(PipelineResult result, String name) {
+  static long counter(PipelineResult result, String name) {
     MetricQueryResults found =
         result
             .metrics()

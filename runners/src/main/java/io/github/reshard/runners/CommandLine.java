@@ -16,10 +16,8 @@ import java.util.regex.Pattern;
  *     all values, as Beam's list options allow
  */
 record CommandLine(String command, Map<String, List<String>> options) {
-  static final String RESHARD = "reshard";
-
-  /** The commands that there are; the first is meant when none is given. */
-  static final List<String> COMMANDS = List.of(RESHARD);
+  /** The commands that there are. */
+  static final List<String> COMMANDS = Command.words();
 
   private static final Pattern SIZE = Pattern.compile("(\\d+)([KMGT]i?B?)?");
 
@@ -46,7 +44,7 @@ record CommandLine(String command, Map<String, List<String>> options) {
    */
   static CommandLine parse(KnownOptions known, String... args) {
     int next = 0;
-    String command = RESHARD;
+    String command = Command.RESHARD.word();
     if (args.length > 0 && !args[0].startsWith("-")) {
       command = args[0];
       next = 1;

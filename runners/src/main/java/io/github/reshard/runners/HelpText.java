@@ -1,6 +1,6 @@
 package io.github.reshard.runners;
 
-/** What {@code --help} says. */
+/** What {@code --help} says, of the main job and of each command. */
 final class HelpText {
   private HelpText() {}
 
@@ -42,9 +42,19 @@ final class HelpText {
         --partBytes=SIZE       How much one worker writes in one go, such as 16MiB or 1GiB. Less
                                spreads the work of few large files better. Default: 64MiB.
         --debug                Show stack traces and what the runner logs. Default: off.
-        --help                 Show this text.
+        --help                 Show this text; after a command, that command's. Default: off.
         Any option of Beam or of the chosen runner works too, such as --targetParallelism=8.
         Options are written --name=value or --name value; yes/no options may stand alone.
+
+      Other commands
+        scripts/reshard inspect --input=ckpt                   What is this checkpoint?
+        scripts/reshard verify --input=ckpt --output=other     Do two hold the same state?
+        scripts/reshard plan --input=ckpt --targetWorldSize=2  What would be written?
+        --json                 inspect and verify: print JSON. Default: a table.
+        --html=FILE            inspect: also write a page that shows which rank holds what.
+                               Default: none.
+        --outputTag=TAG        verify: which checkpoint inside --output.
+                               Default: what its `latest` says.
 
       Environment of scripts/reshard
         RESHARD_JAVA_OPTS      Options for the Java machine, such as -Xmx1g; they win over the
@@ -54,7 +64,67 @@ final class HelpText {
         0  done
         1  something that should not happen; --debug shows where
         2  wrong usage
-        3  the input was refused: missing, damaged, inconsistent or not supported
+        3  the input was refused: missing, damaged, inconsistent or not supported;
+           verify: the two checkpoints differ
         4  the output cannot be written
+      """;
+
+  static final String INSPECT =
+      """
+      Says what a checkpoint is. Reads metadata only: a terabyte takes a second.
+
+      Examples
+        scripts/reshard inspect --input=ckpt
+        scripts/reshard inspect --input=ckpt --json
+        scripts/reshard inspect --input=ckpt --targetWorldSize=16 --html=ckpt.html
+
+        --input=DIR            The directory that save_checkpoint was given. Required.
+        --tag=TAG              Which checkpoint inside it. Default: what the file `latest` says.
+        --json                 Print JSON, which also says where every element is. Default: a table.
+        --html=FILE            Also write one page with a picture of which rank holds which part
+                               of which parameter. It needs nothing else. Default: none.
+        --targetWorldSize=M    Also show who holds what on M data-parallel ranks. Default: off.
+        --debug                Show stack traces. Default: off.
+      """;
+
+  static final String VERIFY =
+      """
+      Says whether two checkpoints hold the same training state, whatever the number of ranks:
+      every state of every parameter, element by element, and what all ranks share, such as steps
+      and hyper-parameters. Says where the first difference is. Exits with 0 if they are equal and
+      with 3 if they differ.
+
+      Examples
+        scripts/reshard verify --input=ckpt --output=ckpt-on-2
+        scripts/reshard verify --input=ckpt --tag=step100 --output=ckpt --outputTag=step200
+
+        --input=DIR            One directory that save_checkpoint was given. Required.
+        --output=DIR           The other one. It is only read. Required.
+        --tag=TAG              Which checkpoint inside --input. Default: what its `latest` says.
+        --outputTag=TAG        Which checkpoint inside --output. Default: what its `latest` says.
+        --json                 Print JSON with a row for every state of every parameter.
+                               Default: a table of what differs.
+        --partBytes=SIZE       How much one worker compares in one go. Default: 64MiB.
+        --runner=RUNNER        Where the work is done. A cluster also needs a --tempLocation that
+                               all its machines see. Default: DirectRunner.
+        --debug                Show stack traces and what the runner logs. Default: off.
+      """;
+
+  static final String PLAN =
+      """
+      Says what a reshard would write: files, bytes, parts and memory. Takes the options of the
+      main job. Checks all metadata, as the job does, and touches nothing.
+
+      Example
+        scripts/reshard plan --input=ckpt --output=ckpt-on-2 --targetWorldSize=2
+
+        --input=DIR            The directory that save_checkpoint was given. Required.
+        --targetWorldSize=M    How many data-parallel ranks will load the output. Required.
+        --output=DIR           The directory to write to; looked at, not touched. Default: none.
+        --tag=TAG              Which checkpoint inside --input. Default: what `latest` says.
+        --partBytes=SIZE       How much one worker writes in one go. Default: 64MiB.
+        --overwrite            As in the main job. Default: off.
+        --trustMasters         As in the main job. Default: off.
+        --debug                Show stack traces. Default: off.
       """;
 }

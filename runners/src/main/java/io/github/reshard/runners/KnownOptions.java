@@ -1,5 +1,6 @@
 package io.github.reshard.runners;
 
+import io.github.reshard.pipeline.CommandOptions;
 import io.github.reshard.pipeline.ReshardOptions;
 import java.lang.reflect.Method;
 import java.util.Collection;
@@ -21,9 +22,10 @@ record KnownOptions(Map<String, Class<?>> own, Map<String, Class<?>> all) {
 
   /** What Beam has registered; the own options are registered on the way. */
   static KnownOptions registered() {
-    PipelineOptionsFactory.register(ReshardOptions.class);
+    PipelineOptionsFactory.register(CommandOptions.class);
     Map<String, Class<?>> own = new LinkedHashMap<>();
     addDeclared(ReshardOptions.class, own);
+    addDeclared(CommandOptions.class, own);
     Map<String, Class<?>> all = new LinkedHashMap<>(own);
     addInherited(PipelineOptions.class, all);
     PipelineOptionsFactory.getRegisteredOptions().forEach(options -> addInherited(options, all));

@@ -1,12 +1,20 @@
 package io.github.reshard.runners;
 
-import io.github.reshard.pipeline.ReshardOptions;
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.pipeline.CommandOptions;
+import io.github.reshard.pipeline.Inspection;
+import io.github.reshard.pipeline.PlanReport;
 import io.github.reshard.pipeline.ReshardPipeline;
 import io.github.reshard.pipeline.ReshardReport;
+import io.github.reshard.pipeline.VerifyPipeline;
+import io.github.reshard.pipeline.VerifyReport;
 import java.io.FileDescriptor;
 import java.io.FileOutputStream;
+import java.io.IOException;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.List;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
 
@@ -72,12 +80,17 @@ public final class Main {
   /** Runs the command and returns the exit code; whatever is thrown becomes one message. */
   int run(String... args) {
     if (CommandLine.asksForHelp(args)) {
-      out.print(HelpText.TEXT);
+      out.print(Command.helpedIn(args).help());
       return 0;
     }
     try {
-      reshard(options(args));
-      return 0;
+      CommandOptions options = options(args);
+      return switch (Command.helpedIn(args)) {
+        case RESHARD -> reshard(options);
+        case INSPECT -> inspect(options);
+        case VERIFY -> verify(options);
+        case PLAN -> plan(options);
+      };
     } catch (Exception | LinkageError | OutOfMemoryError | StackOverflowError e) {
       Failure failure = Failure.of(e);
       err.println("reshard: " + failure.message());
@@ -89,27 +102,24 @@ public final class Main {
   }
 
   /** The options that {@code args} ask for, checked, with what the runner needs filled in. */
-  ReshardOptions options(String... args) {
-    CommandLine commandLine = CommandLine.parse(KnownOptions.registered(), args);
+  CommandOptions options(String... args) {
+    KnownOptions known = KnownOptions.registered();
+    CommandLine commandLine = CommandLine.parse(known, args);
     if (!defaultRunner.isBlank()) {
       commandLine = commandLine.orElse("runner", defaultRunner);
     }
-    for (String required : List.of("input", "output", "targetWorldSize")) {
-      if (!commandLine.has(required)) {
-        throw new UsageException("--" + required + " is missing; --help shows an example");
-      }
-    }
-    ReshardOptions options;
+    Command.of(commandLine.command()).require(commandLine, known);
+    CommandOptions options;
     try {
       options =
           PipelineOptionsFactory.fromArgs(commandLine.beamArgs())
               .withValidation()
-              .as(ReshardOptions.class);
+              .as(CommandOptions.class);
       RunnerDefaults.apply(options, commandLine);
     } catch (IllegalArgumentException e) {
       throw new UsageException(refusedByBeam(commandLine, e), e);
     }
-    if (options.getTargetWorldSize() < 1) {
+    if (options.getTargetWorldSize() != null && options.getTargetWorldSize() < 1) {
       throw new UsageException(
           "--targetWorldSize is at least 1, not " + options.getTargetWorldSize());
     }
@@ -135,11 +145,40 @@ public final class Main {
     return String.valueOf(e.getMessage()).lines().findFirst().orElse("");
   }
 
-  private void reshard(ReshardOptions options) {
+  private int reshard(CommandOptions options) {
     ReshardReport report;
     try (Progress progress = new Progress(err, terminal, System::nanoTime).start()) {
       report = ReshardPipeline.run(options, progress);
     }
     out.println(Summary.of(report));
+    return 0;
+  }
+
+  private int inspect(CommandOptions options) {
+    Inspection inspection = Inspection.of(options);
+    out.println(options.getJson() ? inspection.json() : Tables.of(inspection));
+    if (options.getHtml() != null) {
+      Path page = Path.of(options.getHtml());
+      try {
+        Files.writeString(page, inspection.html());
+      } catch (IOException e) {
+        throw new OutputException(page.toString(), "cannot be written: " + e, e);
+      }
+    }
+    return 0;
+  }
+
+  private int verify(CommandOptions options) {
+    VerifyReport report;
+    try (Progress progress = new Progress(err, terminal, System::nanoTime).start()) {
+      report = VerifyPipeline.run(options, progress);
+    }
+    out.println(options.getJson() ? report.json() : Tables.of(report));
+    return report.equal() ? 0 : Failure.REFUSED;
+  }
+
+  private int plan(CommandOptions options) {
+    out.println(Tables.of(PlanReport.of(options)));
+    return 0;
   }
 }

@@ -2,14 +2,20 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyEquality;
+import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.ElementText;
+import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Optional;
+import java.util.function.BiPredicate;
 import java.util.function.Function;
 
 /**
@@ -51,31 +57,97 @@ final class ReplicaComparison {
     }
     PickledValue mine = PickledValue.root(file.path(), rewritten.root());
     PickledValue other = PickledValue.root(firstFile.path(), first.root());
-    Optional<String> difference =
+    Tensors tensors = new Tensors(rank, source, file, rewritten);
+    // DeepSpeed's own files differ in the order of the keys of a group's state.
+    Optional<String> structural =
         PyEquality.firstDifference(
             new OptimizerStates(other).stateDict().node(),
-            new OptimizerStates(mine).stateDict().node());
+            new OptimizerStates(mine).stateDict().node(),
+            tensors,
+            PyEquality.KeyOrder.IGNORED_IN_DICTS);
+    Optional<String> difference = tensors.difference.or(() -> structural);
     if (difference.isPresent()) {
       throw new RefusedException(
           file.path(),
-          "rank %d and the first rank disagree on what all ranks must share: %s. The shards are of different steps or runs."
-              .formatted(rank, difference.get()));
+          "rank %d and the first rank (%s) disagree on what all ranks must share: %s. The shards are of different steps or runs."
+              .formatted(rank, firstFile.path(), difference.get()));
     }
-    for (int s = 0; s < first.storages().size(); s++) {
-      if (first.storages().get(s).content() instanceof Rewritten.Content.Carried a
-          && rewritten.storages().get(s).content() instanceof Rewritten.Content.Carried b
-          && !sameBytes(a.sourceKey(), source, file, b.sourceKey())) {
-        throw new RefusedException(
-            file.path(),
-            "rank %d and the first rank disagree on a value that all ranks must share (storage '%s', such as the optimizer's step). The shards are of different steps or runs."
-                .formatted(rank, b.sourceKey()));
-      }
-    }
-    return PyEquality.firstDifference(first.root(), rewritten.root())
+    return PyEquality.firstDifference(
+            first.root(), rewritten.root(), tensors, PyEquality.KeyOrder.IGNORED_IN_DICTS)
         .map(
             d ->
                 "rank %d differs from rank 0 in what is not optimizer state (%s); ranks keep theirs, new ranks get rank 0's"
                     .formatted(rank, d));
+  }
+
+  /** Equality of tensors by what they hold: the numbers of storages follow the order of keys. */
+  private final class Tensors implements BiPredicate<PyObject, PyObject> {
+    private final int rank;
+    private final int source;
+    private final TorchFile file;
+    private final Rewritten rewritten;
+    private Optional<String> difference = Optional.empty();
+
+    Tensors(int rank, int source, TorchFile file, Rewritten rewritten) {
+      this.rank = rank;
+      this.source = source;
+      this.file = file;
+      this.rewritten = rewritten;
+    }
+
+    @Override
+    public boolean test(PyObject ofFirst, PyObject mine) {
+      Optional<TensorNode> a = TensorNode.of(ofFirst);
+      Optional<TensorNode> b = TensorNode.of(mine);
+      if (a.isEmpty()
+          || b.isEmpty()
+          || a.get().dtype() != b.get().dtype()
+          || !Arrays.equals(a.get().shape(), b.get().shape())
+          || !Arrays.equals(a.get().stride(), b.get().stride())
+          || a.get().storageOffset() != b.get().storageOffset()) {
+        return false;
+      }
+      Rewritten.Content contentA = contentOf(first, a.get());
+      Rewritten.Content contentB = contentOf(rewritten, b.get());
+      if (!(contentA instanceof Rewritten.Content.Carried carriedA)
+          || !(contentB instanceof Rewritten.Content.Carried carriedB)) {
+        return contentA.equals(contentB);
+      }
+      try {
+        if (!sameBytes(carriedA.sourceKey(), source, file, carriedB.sourceKey())
+            && difference.isEmpty()) {
+          difference =
+              Optional.of(
+                  "a tensor of %s %s is %s on rank %d and %s on the first rank"
+                      .formatted(
+                          b.get().dtype().torchName(),
+                          Arrays.toString(b.get().shape()),
+                          text(source, file, carriedB.sourceKey(), b.get()),
+                          rank,
+                          text(firstSource, firstFile, carriedA.sourceKey(), a.get())));
+        }
+      } catch (IOException e) {
+        throw new UncheckedIOException(e);
+      }
+      return true;
+    }
+
+    private static Rewritten.Content contentOf(Rewritten of, TensorNode tensor) {
+      return of.storages().stream()
+          .filter(storage -> storage.key().equals(tensor.storageKey()))
+          .findFirst()
+          .orElseThrow()
+          .content();
+    }
+  }
+
+  /** The value of a tensor of one element, such as the optimizer's step. */
+  private String text(int source, TorchFile file, String key, TensorNode tensor)
+      throws IOException {
+    TorchFile.Entry entry = file.storage(key).orElseThrow();
+    return tensor.numel() == 1 && entry.bytes() == tensor.dtype().bytes()
+        ? ElementText.of(tensor.dtype(), content(source, entry), 0)
+        : "another one";
   }
 
   private boolean sameBytes(String firstKey, int source, TorchFile file, String key)

@@ -1,0 +1,481 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.pickle.PyBool;
+import io.github.reshard.checkpoint.pickle.PyDict;
+import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyFloat;
+import io.github.reshard.checkpoint.pickle.PyGlobal;
+import io.github.reshard.checkpoint.pickle.PyInstance;
+import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.pickle.PyList;
+import io.github.reshard.checkpoint.pickle.PyNone;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyStr;
+import io.github.reshard.checkpoint.pickle.PyTuple;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.ElementText;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.util.ArrayList;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import java.util.zip.CRC32;
+
+/**
+ * What a checkpoint says of itself beside its partitioned tensors, read leniently from the first
+ * model file and the first optimizer file: for people to look at and for comparing two checkpoints,
+ * not for writing one. Metadata only, and the few bytes of tensors that every rank holds alike.
+ *
+ * @param stage the ZeRO stage
+ * @param wrapper DeepSpeed's optimizer class, as far as its files tell
+ * @param optimizer the type that {@code ds_config} names, or empty
+ * @param dtype the type of most module weights, or empty
+ * @param deepspeed the version that saved it, or empty
+ * @param dataParallelRanks {@code dp_world_size}
+ * @param pipelineDegree {@code pp_degree}, or 0 when the checkpoint does not say
+ * @param tensorDegree {@code tp_degree}, or 0 when the checkpoint does not say
+ * @param buffers tensors of the module that are neither trained nor frozen parameters
+ * @param frozen frozen parameters
+ * @param modelValues what the model file says: steps, scheduler, what the user added
+ * @param optimizerValues hyper-parameters, loss scaler, and state that is one value for all
+ *     elements
+ * @param moduleTensors tensors of the module that are not trained, with their type, shape and
+ *     CRC-32
+ * @param oddities what is unusual about it, a sentence each
+ */
+public record CheckpointFacts(
+    int stage,
+    String wrapper,
+    String optimizer,
+    String dtype,
+    String deepspeed,
+    int dataParallelRanks,
+    int pipelineDegree,
+    int tensorDegree,
+    int buffers,
+    int frozen,
+    SortedMap<String, String> modelValues,
+    SortedMap<String, String> optimizerValues,
+    SortedMap<String, String> moduleTensors,
+    List<String> oddities) {
+  /** What of a model file is about the layout, or too large to be shown. */
+  private static final Set<String> NOT_VALUES =
+      Set.of(
+          "module",
+          "buffer_names",
+          "optimizer",
+          "param_shapes",
+          "frozen_param_shapes",
+          "frozen_param_fragments",
+          "shared_params",
+          "dp_world_size",
+          "mp_world_size",
+          "checkpoint_parallel_dimensions",
+          "ds_config",
+          "ds_version",
+          "param_groups",
+          "num_experts",
+          "sparse_tensor_module_names");
+
+  private static final int DEEPEST = 8;
+  private static final int LONGEST_TEXT = 200;
+  private static final int LARGEST_TENSOR = 1 << 26;
+
+  /**
+   * Reads them.
+   *
+   * @throws RefusedException if there is no model or optimizer file, or one is no sound file
+   */
+  public static CheckpointFacts read(SourceStore store, CheckpointFiles files) throws IOException {
+    return new Reading(store, files).run();
+  }
+
+  private static final class Reading {
+    private final SourceStore store;
+    private final CheckpointFiles files;
+    private final List<String> oddities = new ArrayList<>();
+    private final Map<DType, Integer> dtypes = new TreeMap<>();
+
+    Reading(SourceStore store, CheckpointFiles files) {
+      this.store = store;
+      this.files = files;
+    }
+
+    CheckpointFacts run() throws IOException {
+      FileStat modelStat = first(files.models(), files.rankModels(), "model");
+      FileStat optimizerStat = first(new TreeMap<>(), files.optimizers(), "optimizer");
+      TorchFile modelFile = file(modelStat);
+      TorchFile optimizerFile = file(optimizerStat);
+      PickledValue model = PickledValue.root(modelFile.path(), modelFile.parse().root());
+      PickledValue root = PickledValue.root(optimizerFile.path(), optimizerFile.parse().root());
+      PickledValue optimizer = root.find("optimizer_state_dict").orElse(root);
+      Optional<PickledValue> config = model.findPresent("ds_config");
+
+      SortedMap<String, String> modelValues = new TreeMap<>();
+      for (PickledValue.Entry entry : model.children()) {
+        if (!NOT_VALUES.contains(entry.key())) {
+          flatten(modelFile, modelStat, entry.key(), entry.value(), 0, modelValues);
+        }
+      }
+      Set<String> trained = names(model.findPresent("param_shapes"));
+      Set<String> frozen = names(model.findPresent("frozen_param_shapes"));
+      SortedMap<String, String> moduleTensors = new TreeMap<>();
+      int buffers = moduleTensors(modelFile, modelStat, model, trained, frozen, moduleTensors);
+      SortedMap<String, String> optimizerValues =
+          optimizerValues(optimizerFile, optimizerStat, optimizer);
+
+      int stage = stage(optimizer);
+      boolean noStage = optimizer.find("zero_stage").isEmpty();
+      addOddities(config, optimizer, stage, frozen, modelFile, optimizerFile);
+      Optional<PickledValue> parallel = model.findPresent("checkpoint_parallel_dimensions");
+      return new CheckpointFacts(
+          stage,
+          noStage ? "BF16_Optimizer" : "DeepSpeedZeroOptimizer" + (stage == 3 ? "_Stage3" : ""),
+          config
+              .flatMap(c -> child(c, "optimizer"))
+              .flatMap(o -> child(o, "type"))
+              .map(type -> text(type.node()))
+              .orElse(""),
+          dtypes.entrySet().stream()
+              .max(Map.Entry.comparingByValue())
+              .map(most -> most.getKey().torchName())
+              .orElse(""),
+          child(optimizer, "ds_version")
+              .or(() -> model.findPresent("ds_version"))
+              .map(version -> text(version.node()))
+              .orElse(""),
+          model.findPresent("dp_world_size").map(PickledValue::asInt).orElse(0),
+          parallel.flatMap(p -> child(p, "pp_degree")).map(PickledValue::asInt).orElse(0),
+          parallel.flatMap(p -> child(p, "tp_degree")).map(PickledValue::asInt).orElse(0),
+          buffers,
+          frozen.size(),
+          modelValues,
+          optimizerValues,
+          moduleTensors,
+          List.copyOf(oddities));
+    }
+
+    private FileStat first(
+        SortedMap<Integer, FileStat> ofMpRank,
+        SortedMap<Integer, SortedMap<Integer, FileStat>> ofRank,
+        String kind) {
+      if (!ofMpRank.isEmpty()) {
+        return ofMpRank.get(ofMpRank.firstKey());
+      }
+      if (!ofRank.isEmpty()) {
+        SortedMap<Integer, FileStat> ranks = ofRank.get(ofRank.firstKey());
+        return ranks.get(ranks.firstKey());
+      }
+      throw new RefusedException(
+          files.directory() + "/" + files.tag(),
+          "there is no %s file of a ZeRO checkpoint here.".formatted(kind));
+    }
+
+    private TorchFile file(FileStat stat) throws IOException {
+      try (RangedFile file = store.open(stat)) {
+        return TorchFile.read(file);
+      }
+    }
+
+    private static Optional<PickledValue> child(PickledValue value, String key) {
+      return value.isDict() ? value.findPresent(key) : Optional.empty();
+    }
+
+    private static int stage(PickledValue optimizer) {
+      Optional<PickledValue> stage = child(optimizer, "zero_stage");
+      if (stage.isEmpty()) {
+        return 1;
+      }
+      PyObject node = stage.get().node();
+      if (node instanceof PyInstance made
+          && made.args() instanceof PyTuple args
+          && args.size() == 1) {
+        node = args.get(0);
+      }
+      return new PickledValue(optimizer.file(), "zero_stage", node).asInt();
+    }
+
+    private static Set<String> names(Optional<PickledValue> shapes) {
+      Set<String> names = new HashSet<>();
+      if (shapes.isEmpty()) {
+        return names;
+      }
+      List<PickledValue> groups =
+          shapes.get().isList() ? shapes.get().items() : List.of(shapes.get());
+      for (PickledValue group : groups) {
+        if (group.isDict()) {
+          group.children().forEach(entry -> names.add(entry.key()));
+        }
+      }
+      return names;
+    }
+
+    private int moduleTensors(
+        TorchFile file,
+        FileStat stat,
+        PickledValue model,
+        Set<String> trained,
+        Set<String> frozen,
+        SortedMap<String, String> into)
+        throws IOException {
+      Optional<PickledValue> module = model.findPresent("module").filter(PickledValue::isDict);
+      int buffers = 0;
+      if (module.isEmpty()) {
+        return 0;
+      }
+      for (PickledValue.Entry entry : module.get().children()) {
+        Optional<TensorNode> tensor = entry.value().asTensor();
+        if (tensor.isEmpty()) {
+          continue;
+        }
+        if (trained.contains(entry.key())) {
+          dtypes.merge(tensor.get().dtype(), 1, Integer::sum);
+        } else if (tensor.get().numel() > 0) {
+          buffers += frozen.contains(entry.key()) ? 0 : 1;
+          into.put(entry.key(), describe(file, stat, entry.value().where(), tensor.get()));
+        }
+      }
+      return buffers;
+    }
+
+    private SortedMap<String, String> optimizerValues(
+        TorchFile file, FileStat stat, PickledValue optimizer) throws IOException {
+      SortedMap<String, String> values = new TreeMap<>();
+      for (String key : List.of("loss_scaler", "dynamic_loss_scale", "overflow", "clip_grad")) {
+        Optional<PickledValue> value = child(optimizer, key);
+        if (value.isPresent()) {
+          flatten(file, stat, key, value.get(), 0, values);
+        }
+      }
+      Optional<PickledValue> base =
+          child(optimizer, "base_optimizer_state")
+              .or(() -> child(optimizer, "optimizer_state_dict"));
+      if (base.isEmpty()) {
+        return values;
+      }
+      Optional<PickledValue> groups =
+          base.get().isDict() ? child(base.get(), "param_groups") : Optional.empty();
+      if (groups.isEmpty()) {
+        groups = child(optimizer, "param_groups");
+      }
+      if (groups.isPresent() && groups.get().isList()) {
+        for (int g = 0; g < groups.get().items().size(); g++) {
+          for (PickledValue.Entry entry : groups.get().items().get(g).children()) {
+            if (!entry.key().equals("params")) {
+              flatten(
+                  file, stat, "param_groups[" + g + "]." + entry.key(), entry.value(), 0, values);
+            }
+          }
+        }
+      }
+      addCommonState(file, stat, base.get(), values);
+      return values;
+    }
+
+    /** State that is not one number for each weight, such as {@code step}; its distinct values. */
+    private void addCommonState(
+        TorchFile file, FileStat stat, PickledValue base, SortedMap<String, String> values)
+        throws IOException {
+      List<PickledValue> states = new ArrayList<>();
+      if (base.isList()) {
+        states.addAll(base.items());
+      } else if (child(base, "state").isPresent()) {
+        child(base, "state").get().children().forEach(entry -> states.add(entry.value()));
+      }
+      Map<String, Set<String>> distinct = new TreeMap<>();
+      for (PickledValue state : states) {
+        if (!state.isDict()) {
+          continue;
+        }
+        for (PickledValue.Entry entry : state.children()) {
+          Optional<TensorNode> tensor = entry.value().asTensor();
+          if (tensor.isPresent() && Replicated.isReplicated(tensor.get())) {
+            distinct
+                .computeIfAbsent(entry.key(), key -> new TreeSet<>())
+                .add(describe(file, stat, entry.value().where(), tensor.get()));
+          } else if (tensor.isEmpty()) {
+            distinct
+                .computeIfAbsent(entry.key(), key -> new TreeSet<>())
+                .add(text(entry.value().node()));
+          }
+        }
+      }
+      distinct.forEach((key, found) -> values.put("state." + key, String.join(", ", found)));
+    }
+
+    private void addOddities(
+        Optional<PickledValue> config,
+        PickledValue optimizer,
+        int stage,
+        Set<String> frozen,
+        TorchFile modelFile,
+        TorchFile optimizerFile) {
+      Optional<PickledValue> zero = config.flatMap(c -> child(c, "zero_optimization"));
+      if (zero.flatMap(z -> child(z, "round_robin_gradients"))
+              .map(PickledValue::isTrue)
+              .orElse(false)
+          && stage < 3) {
+        oddities.add(
+            "round_robin_gradients: parameters lie in an order that depends on the number of ranks, and param_slice_mappings do not tell it");
+      }
+      if (child(optimizer, "base_optimizer_state").map(PickledValue::isList).orElse(false)) {
+        oddities.add("elastic_checkpoint: optimizer states are saved without padding");
+      }
+      if (!frozen.isEmpty()) {
+        oddities.add(
+            "%d parameters are frozen: they have no optimizer state".formatted(frozen.size()));
+      }
+      if (!files.experts().isEmpty()) {
+        oddities.add("a mixture of experts, in %d expert files".formatted(files.experts().size()));
+      }
+      if (!files.layers().isEmpty()) {
+        oddities.add("a pipeline: weights lie in %d layer files".formatted(files.layers().size()));
+      }
+      for (TorchFile file : List.of(modelFile, optimizerFile)) {
+        if (!file.hasCrcs()) {
+          oddities.add(file.path() + " was saved without CRCs: damage cannot be found");
+        }
+        if (!file.reproducible()) {
+          oddities.add(file.path() + " is not laid out as torch.save does it");
+        }
+      }
+      if (!files.others().isEmpty() || !files.beside().isEmpty()) {
+        oddities.add(
+            "%d other files, copied as they are"
+                .formatted(files.others().size() + files.beside().size()));
+      }
+    }
+
+    /** The leaves of {@code value} as text by their path. */
+    private void flatten(
+        TorchFile file,
+        FileStat stat,
+        String path,
+        PickledValue value,
+        int depth,
+        SortedMap<String, String> into)
+        throws IOException {
+      Optional<TensorNode> tensor = value.asTensor();
+      if (tensor.isPresent()) {
+        into.put(path, describe(file, stat, value.where(), tensor.get()));
+      } else if (depth == DEEPEST) {
+        into.put(path, value.describe());
+      } else if (value.isDict()) {
+        for (PickledValue.Entry entry : value.children()) {
+          flatten(file, stat, path + "." + entry.key(), entry.value(), depth + 1, into);
+        }
+      } else if (value.isList() && !isPlain(value.node())) {
+        List<PickledValue> items = value.items();
+        for (int i = 0; i < items.size(); i++) {
+          flatten(file, stat, path + "[" + i + "]", items.get(i), depth + 1, into);
+        }
+      } else if (value.node() instanceof PyInstance made && made.state() instanceof PyDict) {
+        PickledValue state = new PickledValue(value.file(), value.path(), made.state());
+        for (PickledValue.Entry entry : state.children()) {
+          flatten(file, stat, path + "." + entry.key(), entry.value(), depth + 1, into);
+        }
+      } else {
+        into.put(path, text(value.node()));
+      }
+    }
+
+    private static boolean isPlain(PyObject node) {
+      List<PyObject> items = node instanceof PyList list ? list.items() : ((PyTuple) node).items();
+      return items.stream()
+          .allMatch(
+              item ->
+                  item instanceof PyInt
+                      || item instanceof PyFloat
+                      || item instanceof PyStr
+                      || item instanceof PyBool
+                      || item instanceof PyNone);
+    }
+
+    private static String text(PyObject node) {
+      String text = "?";
+      if (node instanceof PyStr s) {
+        text = s.value();
+      } else if (node instanceof PyInt i) {
+        text = i.value().toString();
+      } else if (node instanceof PyFloat f) {
+        text = Double.toString(f.value());
+      } else if (node instanceof PyBool b) {
+        text = b == PyBool.TRUE ? "True" : "False";
+      } else if (node == PyNone.NONE) {
+        text = "None";
+      } else if (node instanceof PyList list) {
+        text = "[" + String.join(", ", list.items().stream().map(Reading::text).toList()) + "]";
+      } else if (node instanceof PyTuple tuple) {
+        text = "(" + String.join(", ", tuple.items().stream().map(Reading::text).toList()) + ")";
+      } else if (node instanceof PyGlobal global) {
+        text = "the name " + global;
+      } else if (node instanceof PyInstance made) {
+        text =
+            made.callable() instanceof PyGlobal global
+                ? global + text(made.args() == null ? PyTuple.of() : made.args())
+                : "an object";
+      } else if (node instanceof PyDict dict) {
+        Map<String, String> entries = new LinkedHashMap<>();
+        for (PyEntries.Entry entry : dict.entries()) {
+          entries.put(text(entry.key()), text(entry.value()));
+        }
+        text = entries.toString();
+      }
+      return text.length() <= LONGEST_TEXT ? text : text.substring(0, LONGEST_TEXT) + "...";
+    }
+
+    /** The value of a tensor of one element, else its type, shape and CRC-32. */
+    private String describe(TorchFile file, FileStat stat, String where, TensorNode tensor)
+        throws IOException {
+      tensor.requireInBounds(where);
+      String kind = tensor.dtype().torchName() + List.of(boxed(tensor.shape()));
+      long bytes = tensor.numel() * tensor.dtype().bytes();
+      Optional<TorchFile.Entry> entry = file.storage(tensor.storageKey());
+      long from = tensor.storageOffset() * tensor.dtype().bytes();
+      if (entry.isEmpty() || from + bytes > entry.get().bytes()) {
+        throw new RefusedException(
+            where, "its storage '%s' is missing or too short.".formatted(tensor.storageKey()));
+      }
+      if (!tensor.isContiguous()) {
+        return kind + ", not contiguous";
+      }
+      if (file.hasCrcs() && from == 0 && bytes == entry.get().bytes() && tensor.numel() != 1) {
+        return kind + " crc32 %08x".formatted(entry.get().crc32());
+      }
+      if (bytes > LARGEST_TENSOR) {
+        return kind + ", part of a large storage";
+      }
+      ByteBuffer content = ByteBuffer.allocate((int) bytes);
+      try (RangedFile open = store.open(stat)) {
+        open.readFully(entry.get().payloadOffset() + from, content);
+      }
+      if (tensor.numel() == 1) {
+        return ElementText.of(tensor.dtype(), content, 0);
+      }
+      CRC32 crc = new CRC32();
+      crc.update(content.array());
+      return kind + " crc32 %08x".formatted((int) crc.getValue());
+    }
+
+    private static Long[] boxed(long[] shape) {
+      Long[] boxed = new Long[shape.length];
+      for (int i = 0; i < shape.length; i++) {
+        boxed[i] = shape[i];
+      }
+      return boxed;
+    }
+  }
+}

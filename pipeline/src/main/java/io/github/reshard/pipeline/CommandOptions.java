@@ -1,0 +1,25 @@
+package io.github.reshard.pipeline;
+
+import org.apache.beam.sdk.options.Default;
+import org.apache.beam.sdk.options.Description;
+
+/** What the commands beside the main job are asked for. */
+public interface CommandOptions extends ReshardOptions {
+  @Description("Print JSON instead of a table")
+  @Default.Boolean(false)
+  boolean getJson();
+
+  void setJson(boolean json);
+
+  /** Where the page goes; {@code null} for none. */
+  @Description("Write a page that shows which rank holds what")
+  String getHtml();
+
+  void setHtml(String html);
+
+  /** The tag of {@code --output}; {@code null} for what its {@code latest} says. */
+  @Description("The checkpoint inside --output; what the file `latest` says unless given")
+  String getOutputTag();
+
+  void setOutputTag(String outputTag);
+}

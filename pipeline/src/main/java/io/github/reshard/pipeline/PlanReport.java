@@ -1,0 +1,85 @@
+package io.github.reshard.pipeline;
+
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.TargetFile;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.zero.CheckpointFiles;
+import io.github.reshard.checkpoint.zero.ReshardPlanner;
+import java.io.IOException;
+import java.io.ObjectOutputStream;
+import java.io.OutputStream;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Optional;
+
+/**
+ * What a reshard would do.
+ *
+ * @param plan the plan
+ * @param planBytes what the plan takes when it is handed to a worker
+ * @param tagIsThere whether the output already holds the tag
+ */
+public record PlanReport(ReshardPlan plan, long planBytes, boolean tagIsThere) {
+  /**
+   * Buffers of one worker thread: one for what is moved, one for the weights it is held against.
+   */
+  private static final long BUFFER_BYTES = 2L << 20;
+
+  /**
+   * Plans without touching anything.
+   *
+   * @throws io.github.reshard.checkpoint.RefusedException if the reshard would be refused
+   */
+  public static PlanReport of(CommandOptions options) {
+    SourceStore store = new LocalSourceStore();
+    try {
+      CheckpointFiles files =
+          CheckpointFiles.discover(
+              store, options.getInput(), Optional.ofNullable(options.getTag()));
+      ReshardPlan plan =
+          ReshardPlanner.plan(store, files, options.getTargetWorldSize(), options.getPartBytes());
+      CountingStream counter = new CountingStream();
+      try (ObjectOutputStream out = new ObjectOutputStream(counter)) {
+        out.writeObject(plan);
+      }
+      boolean tagIsThere =
+          options.getOutput() != null
+              && Files.exists(Path.of(options.getOutput()).resolve(plan.tag()));
+      return new PlanReport(plan, counter.bytes, tagIsThere);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  /** The files that would be written. */
+  public List<TargetFile> files() {
+    return plan.targets();
+  }
+
+  /** In how many parts {@code file} would be written. */
+  public long parts(TargetFile file) {
+    return -Math.floorDiv(-file.bytes(), plan.partBytes());
+  }
+
+  /** Bytes that one worker thread needs beside the Java machine itself, whatever it moves. */
+  public long workerBytes() {
+    return BUFFER_BYTES + planBytes;
+  }
+
+  private static final class CountingStream extends OutputStream {
+    private long bytes;
+
+    @Override
+    public void write(int value) {
+      bytes++;
+    }
+
+    @Override
+    public void write(byte[] buffer, int from, int length) {
+      bytes += length;
+    }
+  }
+}

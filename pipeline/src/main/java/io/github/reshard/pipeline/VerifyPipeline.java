@@ -1,0 +1,220 @@
+package io.github.reshard.pipeline;
+
+import com.fasterxml.jackson.core.type.TypeReference;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.zero.CheckpointFacts;
+import io.github.reshard.checkpoint.zero.CheckpointFiles;
+import io.github.reshard.checkpoint.zero.ReshardPlanner;
+import io.github.reshard.transforms.CompareTensors;
+import io.github.reshard.transforms.Counters;
+import io.github.reshard.transforms.Manifest;
+import io.github.reshard.transforms.TensorVerdict;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.ByteBuffer;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.List;
+import java.util.Optional;
+import java.util.SortedMap;
+import org.apache.beam.sdk.Pipeline;
+import org.apache.beam.sdk.PipelineResult;
+import org.apache.beam.sdk.coders.SerializableCoder;
+import org.apache.beam.sdk.transforms.Create;
+import org.apache.beam.sdk.transforms.DoFn;
+import org.apache.beam.sdk.transforms.GroupByKey;
+import org.apache.beam.sdk.transforms.ParDo;
+import org.apache.beam.sdk.transforms.View;
+import org.apache.beam.sdk.transforms.WithKeys;
+import org.apache.beam.sdk.values.KV;
+import org.apache.beam.sdk.values.PCollectionView;
+
+/**
+ * Compares two checkpoints of the same training state, of any world sizes: parameter by parameter,
+ * each full tensor element by element, and what all ranks share. Nothing is written but a report in
+ * a temporary directory, by which the verdicts come back from the workers.
+ */
+public final class VerifyPipeline {
+  private static final ObjectMapper JSON = new ObjectMapper();
+
+  private VerifyPipeline() {}
+
+  private record Side(CheckpointFiles files, CheckpointFacts facts, ReshardPlan plan) {
+    static Side of(SourceStore store, String directory, String tag, long partBytes)
+        throws IOException {
+      CheckpointFiles files = CheckpointFiles.discover(store, directory, Optional.ofNullable(tag));
+      CheckpointFacts facts = CheckpointFacts.read(store, files);
+      return new Side(
+          files, facts, ReshardPlanner.plan(store, files, facts.dataParallelRanks(), partBytes));
+    }
+  }
+
+  /**
+   * Compares {@code --input} with {@code --output}.
+   *
+   * @throws io.github.reshard.checkpoint.RefusedException if one of the two is no sound checkpoint
+   */
+  public static VerifyReport run(CommandOptions options, ProgressListener progress) {
+    long begin = System.nanoTime();
+    progress.phase("reading headers", 0);
+    SourceStore store = new LocalSourceStore();
+    try {
+      Side a = Side.of(store, options.getInput(), options.getTag(), options.getPartBytes());
+      Side b = Side.of(store, options.getOutput(), options.getOutputTag(), options.getPartBytes());
+      progress.phase("comparing", 0);
+      Path report = reportFile(options);
+      Pipeline pipeline = Pipeline.create(options);
+      PCollectionView<ReshardPlan> viewA = view(pipeline, "A", a.plan());
+      PCollectionView<ReshardPlan> viewB = view(pipeline, "B", b.plan());
+      pipeline
+          .apply("CompareTensors", new CompareTensors(a.plan(), viewA, b.plan(), viewB, store))
+          .apply("OneReport", WithKeys.of(""))
+          .apply("All", GroupByKey.create())
+          .apply("WriteReport", ParDo.of(new WriteReport(report.toString())));
+      PipelineResult result = pipeline.run();
+      progress.running(result);
+      PipelineResult.State state = result.waitUntilFinish();
+      if (state != PipelineResult.State.DONE) {
+        throw new IllegalStateException("the pipeline ended as " + state);
+      }
+      List<TensorVerdict> verdicts = read(report);
+      verdicts.sort(
+          Comparator.comparing((TensorVerdict v) -> v.parameter().mpRank())
+              .thenComparing(v -> v.parameter().expertRank())
+              .thenComparing(v -> v.parameter().name())
+              .thenComparing(TensorVerdict::state));
+      List<String> notes = new ArrayList<>();
+      List<String> values = new ArrayList<>();
+      compare("", a.facts().modelValues(), b.facts().modelValues(), values, notes);
+      compare(
+          "optimizer: ", a.facts().optimizerValues(), b.facts().optimizerValues(), values, notes);
+      compare("module: ", a.facts().moduleTensors(), b.facts().moduleTensors(), values, notes);
+      List<String> manifests = new ArrayList<>();
+      check("--input", a, store, verdicts, true, manifests, notes);
+      check("--output", b, store, verdicts, false, manifests, notes);
+      return new VerifyReport(
+          a.plan().checkpoint(),
+          b.plan().checkpoint(),
+          a.plan().sourceWorldSize(),
+          b.plan().sourceWorldSize(),
+          verdicts,
+          values,
+          manifests,
+          notes,
+          ReshardPipeline.counter(result, Counters.BYTES_READ),
+          (System.nanoTime() - begin) / 1e9);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private static PCollectionView<ReshardPlan> view(
+      Pipeline pipeline, String name, ReshardPlan plan) {
+    return pipeline
+        .apply("Plan" + name, Create.of(plan).withCoder(SerializableCoder.of(ReshardPlan.class)))
+        .apply("PlanView" + name, View.asSingleton());
+  }
+
+  /** On a cluster every worker has to see {@code --tempLocation}; here any directory will do. */
+  private static Path reportFile(CommandOptions options) throws IOException {
+    Path directory =
+        options.getTempLocation() == null
+            ? Files.createTempDirectory("reshard-verify")
+            : Files.createTempDirectory(Path.of(options.getTempLocation()), "reshard-verify");
+    return directory.resolve("verdicts.json");
+  }
+
+  private static List<TensorVerdict> read(Path report) throws IOException {
+    List<TensorVerdict> verdicts = new ArrayList<>();
+    if (Files.exists(report)) {
+      verdicts.addAll(JSON.readValue(report.toFile(), new TypeReference<List<TensorVerdict>>() {}));
+      Files.delete(report);
+    }
+    Files.delete(report.getParent());
+    return verdicts;
+  }
+
+  private static final class WriteReport extends DoFn<KV<String, Iterable<TensorVerdict>>, Void> {
+    private static final long serialVersionUID = 1L;
+    private final String path;
+
+    WriteReport(String path) {
+      this.path = path;
+    }
+
+    @ProcessElement
+    public void process(@Element KV<String, Iterable<TensorVerdict>> verdicts) throws IOException {
+      List<TensorVerdict> all = new ArrayList<>();
+      verdicts.getValue().forEach(all::add);
+      JSON.writeValue(Path.of(path).toFile(), all);
+    }
+  }
+
+  private static void compare(
+      String what,
+      SortedMap<String, String> a,
+      SortedMap<String, String> b,
+      List<String> differences,
+      List<String> notes) {
+    List<String> onlyOne = new ArrayList<>();
+    a.forEach(
+        (key, value) -> {
+          if (!b.containsKey(key)) {
+            onlyOne.add(key);
+          } else if (!b.get(key).equals(value)) {
+            differences.add(
+                "%s%s is %s in --input and %s in --output".formatted(what, key, value, b.get(key)));
+          }
+        });
+    b.keySet().stream().filter(key -> !a.containsKey(key)).forEach(onlyOne::add);
+    if (!onlyOne.isEmpty()) {
+      notes.add(
+          "%sonly one of the two has %s; not compared".formatted(what, String.join(", ", onlyOne)));
+    }
+  }
+
+  private static void check(
+      String side,
+      Side checkpoint,
+      SourceStore store,
+      List<TensorVerdict> verdicts,
+      boolean first,
+      List<String> differences,
+      List<String> notes)
+      throws IOException {
+    String directory = store.child(checkpoint.files().directory(), checkpoint.files().tag());
+    Optional<FileStat> found =
+        store.list(directory).files().stream()
+            .filter(file -> file.name().equals(CheckpointFiles.MANIFEST))
+            .findFirst();
+    if (found.isEmpty()) {
+      return;
+    }
+    ByteBuffer content = ByteBuffer.allocate(Math.toIntExact(found.get().bytes()));
+    try (RangedFile file = store.open(found.get())) {
+      file.readFully(0, content);
+    }
+    Manifest manifest = Manifest.read(content.array(), found.get().path());
+    int checked = 0;
+    for (TensorVerdict verdict : verdicts) {
+      Integer crc = manifest.digests().get(Manifest.key(verdict.parameter(), verdict.state()));
+      if (crc != null && verdict.problem().isEmpty()) {
+        checked++;
+        int read = first ? verdict.crcA() : verdict.crcB();
+        if (read != crc) {
+          differences.add(
+              "%s: state '%s' of parameter %s has the CRC-32 %08x, its manifest says %08x"
+                  .formatted(side, verdict.state(), verdict.parameter(), read, crc));
+        }
+      }
+    }
+    notes.add("%s: %d digests of its manifest were checked".formatted(side, checked));
+  }
+}

@@ -1,0 +1,75 @@
+package io.github.reshard.runners;
+
+import java.util.Arrays;
+import java.util.List;
+import java.util.Locale;
+import java.util.Set;
+
+/** What can be asked for; the first word of a command line, {@link #RESHARD} when there is none. */
+enum Command {
+  RESHARD(
+      HelpText.TEXT,
+      List.of("input", "output", "targetWorldSize"),
+      Set.of("tag", "overwrite", "trustMasters", "partBytes")),
+  INSPECT(HelpText.INSPECT, List.of("input"), Set.of("tag", "targetWorldSize", "json", "html")),
+  VERIFY(
+      HelpText.VERIFY, List.of("input", "output"), Set.of("tag", "outputTag", "partBytes", "json")),
+  PLAN(
+      HelpText.PLAN,
+      List.of("input", "targetWorldSize"),
+      Set.of("output", "tag", "overwrite", "trustMasters", "partBytes"));
+
+  private static final String DEBUG = "debug";
+
+  private final String help;
+  private final List<String> required;
+  private final Set<String> optional;
+
+  Command(String help, List<String> required, Set<String> optional) {
+    this.help = help;
+    this.required = required;
+    this.optional = optional;
+  }
+
+  /** As the user types it. */
+  String word() {
+    return name().toLowerCase(Locale.ROOT);
+  }
+
+  static List<String> words() {
+    return Arrays.stream(values()).map(Command::word).toList();
+  }
+
+  /** The command that {@code word} names. */
+  static Command of(String word) {
+    return valueOf(word.toUpperCase(Locale.ROOT));
+  }
+
+  /** The command whose help these arguments ask for. */
+  static Command helpedIn(String... args) {
+    return args.length > 0 && words().contains(args[0]) ? of(args[0]) : RESHARD;
+  }
+
+  String help() {
+    return help;
+  }
+
+  /**
+   * @throws UsageException if an option of this program is missing, or is another command's
+   */
+  void require(CommandLine line, KnownOptions known) {
+    for (String option : required) {
+      if (!line.has(option)) {
+        String command = this == RESHARD ? "" : word() + " ";
+        throw new UsageException(
+            "--" + option + " is missing; " + command + "--help shows an example");
+      }
+    }
+    for (String option : line.options().keySet()) {
+      boolean mine = required.contains(option) || optional.contains(option) || option.equals(DEBUG);
+      if (known.own().containsKey(option) && !mine) {
+        throw new UsageException("--" + option + " is not an option of " + word());
+      }
+    }
+  }
+}

@@ -1,0 +1,425 @@
+package io.github.reshard.transforms;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.plan.Address;
+import io.github.reshard.checkpoint.plan.ParamId;
+import io.github.reshard.checkpoint.plan.ParameterTensor;
+import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.States;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.Crc32Combine;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.ElementText;
+import java.io.EOFException;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.zip.CRC32;
+import org.apache.beam.sdk.coders.KvCoder;
+import org.apache.beam.sdk.coders.SerializableCoder;
+import org.apache.beam.sdk.metrics.Counter;
+import org.apache.beam.sdk.metrics.Metrics;
+import org.apache.beam.sdk.transforms.Create;
+import org.apache.beam.sdk.transforms.DoFn;
+import org.apache.beam.sdk.transforms.Flatten;
+import org.apache.beam.sdk.transforms.GroupByKey;
+import org.apache.beam.sdk.transforms.PTransform;
+import org.apache.beam.sdk.transforms.ParDo;
+import org.apache.beam.sdk.transforms.Reshuffle;
+import org.apache.beam.sdk.values.KV;
+import org.apache.beam.sdk.values.PBegin;
+import org.apache.beam.sdk.values.PCollection;
+import org.apache.beam.sdk.values.PCollectionList;
+import org.apache.beam.sdk.values.PCollectionView;
+
+/**
+ * Compares the full tensors of two checkpoints, however many ranks hold them: the slices of each
+ * are assembled as for a reshard, tensors of the same parameter meet, and runs of bounded size are
+ * read from both. Every byte is read once.
+ */
+public final class CompareTensors extends PTransform<PBegin, PCollection<TensorVerdict>> {
+  private static final long serialVersionUID = 1L;
+  private static final int A = 0;
+  private static final int B = 1;
+
+  private final ReshardPlan planA;
+  private final ReshardPlan planB;
+  private final PCollectionView<ReshardPlan> viewA;
+  private final PCollectionView<ReshardPlan> viewB;
+  private final SourceStore store;
+
+  /**
+   * @param planA a plan of which only the source counts
+   * @param viewA the same plan
+   * @param planB the other one
+   * @param viewB the same plan
+   * @param store where both are read from
+   */
+  public CompareTensors(
+      ReshardPlan planA,
+      PCollectionView<ReshardPlan> viewA,
+      ReshardPlan planB,
+      PCollectionView<ReshardPlan> viewB,
+      SourceStore store) {
+    this.planA = planA;
+    this.viewA = viewA;
+    this.planB = planB;
+    this.viewB = viewB;
+    this.store = store;
+  }
+
+  @Override
+  public PCollection<TensorVerdict> expand(PBegin begin) {
+    PCollection<KV<TensorId, Compared>> compared =
+        PCollectionList.of(tensors(begin, "A", A, planA, viewA))
+            .and(tensors(begin, "B", B, planB, viewB))
+            .apply("Both", Flatten.pCollections())
+            .apply("ByParameter", GroupByKey.create())
+            .apply("Pair", ParDo.of(new Pair(planA.partBytes())))
+            .setCoder(SerializableCoder.of(Run.class))
+            .apply("Spread", Reshuffle.viaRandomKey())
+            .apply(
+                "Compare", ParDo.of(new Compare(viewA, viewB, store)).withSideInputs(viewA, viewB))
+            .setCoder(KvCoder.of(Coders.TENSOR_ID, SerializableCoder.of(Compared.class)));
+    return compared
+        .apply("ByTensor", GroupByKey.create())
+        .apply("Verdict", ParDo.of(new Verdict()))
+        .setCoder(SerializableCoder.of(TensorVerdict.class));
+  }
+
+  private static PCollection<KV<ParamId, Side>> tensors(
+      PBegin begin, String name, int side, ReshardPlan plan, PCollectionView<ReshardPlan> view) {
+    List<ShardId> shards = new ArrayList<>();
+    for (int m = 0; m < plan.models().size(); m++) {
+      shards.add(new ShardId(m, RankSlice.WHOLE));
+      for (int rank = 0; rank < plan.sourceWorldSize(); rank++) {
+        shards.add(new ShardId(m, rank));
+      }
+    }
+    return begin
+        .apply("Shards" + name, Create.of(shards).withCoder(Coders.SHARD_ID))
+        .apply("ReadShards" + name, new ReadShards(view))
+        .apply("AssembleParameters" + name, new AssembleParameters(view))
+        .apply("Of" + name, ParDo.of(new OfSide(side, view)).withSideInputs(view))
+        .setCoder(KvCoder.of(Coders.PARAM_ID, SerializableCoder.of(Side.class)));
+  }
+
+  /** A full tensor of one of the two checkpoints. */
+  record Side(int side, ParameterTensor tensor) implements java.io.Serializable {}
+
+  /**
+   * A run of elements that is compared in one go.
+   *
+   * @param problem what makes comparing impossible, or empty
+   */
+  record Run(
+      TensorId tensor,
+      String problem,
+      DType dtype,
+      long start,
+      long elements,
+      List<Piece> a,
+      List<Piece> b)
+      implements java.io.Serializable {}
+
+  /** What came of a run. */
+  record Compared(
+      String problem,
+      long offset,
+      long bytes,
+      int crcA,
+      int crcB,
+      long element,
+      String valueA,
+      String valueB)
+      implements java.io.Serializable {}
+
+  private static final class OfSide extends DoFn<ParameterTensor, KV<ParamId, Side>> {
+    private static final long serialVersionUID = 1L;
+    private final int side;
+    private final PCollectionView<ReshardPlan> view;
+    private transient PlanIndex index;
+
+    OfSide(int side, PCollectionView<ReshardPlan> view) {
+      this.side = side;
+      this.view = view;
+    }
+
+    @ProcessElement
+    public void process(
+        @Element ParameterTensor tensor,
+        OutputReceiver<KV<ParamId, Side>> out,
+        ProcessContext context) {
+      ReshardPlan plan = context.sideInput(view);
+      index = PlanIndex.of(plan, index);
+      PlanIndex.Place place = index.find(tensor.id());
+      PartitionedModel model = plan.models().get(place.model());
+      Map<String, List<Piece>> states = new LinkedHashMap<>(tensor.states());
+      ModuleWeight weight = model.weights().get(place.parameter());
+      if (weight != null && !states.containsKey(States.MODULE)) {
+        states.put(
+            States.MODULE,
+            List.of(
+                new Piece(0, tensor.elements(), RankSlice.WHOLE, weight.dtype(), weight.source())));
+      }
+      ParamId id = tensor.id();
+      ParamId inBoth = new ParamId("", id.mpRank(), id.expertRank(), id.name());
+      out.output(
+          KV.of(inBoth, new Side(side, new ParameterTensor(inBoth, tensor.elements(), states))));
+    }
+  }
+
+  private static final class Pair extends DoFn<KV<ParamId, Iterable<Side>>, Run> {
+    private static final long serialVersionUID = 1L;
+    private final long runBytes;
+
+    Pair(long runBytes) {
+      this.runBytes = runBytes;
+    }
+
+    @ProcessElement
+    public void process(@Element KV<ParamId, Iterable<Side>> sides, OutputReceiver<Run> out) {
+      ParameterTensor a = null;
+      ParameterTensor b = null;
+      for (Side side : sides.getValue()) {
+        if (side.side() == A) {
+          a = side.tensor();
+        } else {
+          b = side.tensor();
+        }
+      }
+      Set<String> states = new LinkedHashSet<>();
+      if (a != null) {
+        states.addAll(a.states().keySet());
+      }
+      if (b != null) {
+        states.addAll(b.states().keySet());
+      }
+      for (String state : states) {
+        TensorId id = new TensorId(sides.getKey(), state);
+        List<Piece> ofA = a == null ? null : a.states().get(state);
+        List<Piece> ofB = b == null ? null : b.states().get(state);
+        boolean oneKeepsNoWeights =
+            state.equals(States.MODULE) && a != null && b != null && (ofA == null || ofB == null);
+        if (oneKeepsNoWeights) {
+          continue;
+        }
+        String problem = problem(a, ofA, b, ofB);
+        if (!problem.isEmpty() || ofA.isEmpty()) {
+          out.output(new Run(id, problem, DType.UINT8, 0, 0, List.of(), List.of()));
+          continue;
+        }
+        DType dtype = ofA.get(0).dtype();
+        long most = Math.max(1, runBytes / dtype.bytes());
+        for (long start = 0; start < a.elements(); start += most) {
+          long elements = Math.min(most, a.elements() - start);
+          out.output(
+              new Run(
+                  id,
+                  "",
+                  dtype,
+                  start,
+                  elements,
+                  within(ofA, start, elements),
+                  within(ofB, start, elements)));
+        }
+      }
+    }
+
+    private static String problem(
+        ParameterTensor a, List<Piece> ofA, ParameterTensor b, List<Piece> ofB) {
+      if (ofA == null || ofB == null) {
+        return "only " + (ofA == null ? "--output" : "--input") + " has it";
+      }
+      if (a.elements() != b.elements()) {
+        return "%d elements in --input, %d in --output".formatted(a.elements(), b.elements());
+      }
+      if (!ofA.isEmpty() && !ofB.isEmpty() && ofA.get(0).dtype() != ofB.get(0).dtype()) {
+        return "%s in --input, %s in --output"
+            .formatted(ofA.get(0).dtype().torchName(), ofB.get(0).dtype().torchName());
+      }
+      return "";
+    }
+
+    private static List<Piece> within(List<Piece> pieces, long start, long elements) {
+      List<Piece> clipped = new ArrayList<>();
+      for (Piece piece : pieces) {
+        long from = Math.max(start, piece.start());
+        long to = Math.min(start + elements, piece.start() + piece.elements());
+        if (from < to) {
+          clipped.add(
+              new Piece(
+                  from,
+                  to - from,
+                  piece.rank(),
+                  piece.dtype(),
+                  piece.address().plus((from - piece.start()) * piece.dtype().bytes())));
+        }
+      }
+      return clipped;
+    }
+  }
+
+  private static final class Compare extends DoFn<Run, KV<TensorId, Compared>> {
+    private static final long serialVersionUID = 1L;
+    private static final int BUFFER_BYTES = 1 << 20;
+    private final PCollectionView<ReshardPlan> viewA;
+    private final PCollectionView<ReshardPlan> viewB;
+    private final SourceStore store;
+    private final Counter bytesRead = Metrics.counter(Counters.NAMESPACE, Counters.BYTES_READ);
+    private transient OpenFiles openA;
+    private transient OpenFiles openB;
+    private transient ByteBuffer bufferA;
+    private transient ByteBuffer bufferB;
+
+    Compare(
+        PCollectionView<ReshardPlan> viewA, PCollectionView<ReshardPlan> viewB, SourceStore store) {
+      this.viewA = viewA;
+      this.viewB = viewB;
+      this.store = store;
+    }
+
+    @Setup
+    public void setUp() {
+      openA = new OpenFiles(store);
+      openB = new OpenFiles(store);
+      bufferA = ByteBuffer.allocateDirect(BUFFER_BYTES);
+      bufferB = ByteBuffer.allocateDirect(BUFFER_BYTES);
+    }
+
+    @ProcessElement
+    public void process(
+        @Element Run run, OutputReceiver<KV<TensorId, Compared>> out, ProcessContext context)
+        throws IOException {
+      ReshardPlan planA = context.sideInput(viewA);
+      ReshardPlan planB = context.sideInput(viewB);
+      CRC32 crcA = new CRC32();
+      CRC32 crcB = new CRC32();
+      int width = run.dtype().bytes();
+      long bytes = run.elements() * width;
+      long element = -1;
+      String valueA = "";
+      String valueB = "";
+      for (long done = 0; done < bytes; ) {
+        int length = (int) Math.min(BUFFER_BYTES / width * width, bytes - done);
+        long from = run.start() + done / width;
+        fill(bufferA, length, from, width, run.a(), planA, openA);
+        fill(bufferB, length, from, width, run.b(), planB, openB);
+        crcA.update(bufferA.duplicate());
+        crcB.update(bufferB.duplicate());
+        int mismatch = element < 0 ? bufferA.mismatch(bufferB) : -1;
+        if (mismatch >= 0) {
+          int at = mismatch / width * width;
+          element = from + mismatch / width;
+          valueA = ElementText.of(run.dtype(), bufferA, at);
+          valueB = ElementText.of(run.dtype(), bufferB, at);
+        }
+        bytesRead.inc(2L * length);
+        done += length;
+      }
+      out.output(
+          KV.of(
+              run.tensor(),
+              new Compared(
+                  run.problem(),
+                  run.start() * width,
+                  bytes,
+                  (int) crcA.getValue(),
+                  (int) crcB.getValue(),
+                  element,
+                  valueA,
+                  valueB)));
+    }
+
+    /** Reads the elements from {@code start} on; afterwards the buffer holds them. */
+    private static void fill(
+        ByteBuffer buffer,
+        int bytes,
+        long start,
+        int width,
+        List<Piece> pieces,
+        ReshardPlan plan,
+        OpenFiles open)
+        throws IOException {
+      buffer.clear();
+      long end = start + bytes / width;
+      for (Piece piece : pieces) {
+        long from = Math.max(start, piece.start());
+        long to = Math.min(end, piece.start() + piece.elements());
+        if (from < to) {
+          Address address = piece.address().plus((from - piece.start()) * width);
+          RangedFile file = open.open(plan, address.file());
+          buffer.limit(buffer.position() + Math.toIntExact((to - from) * width));
+          try {
+            file.readFully(address.offset(), buffer);
+          } catch (EOFException e) {
+            throw new RefusedException(
+                file.path(), "the file became shorter while it was being read.", e);
+          }
+        }
+      }
+      buffer.flip();
+    }
+
+    @FinishBundle
+    public void finishBundle() throws IOException {
+      openA.close();
+      openB.close();
+    }
+
+    @Teardown
+    public void tearDown() throws IOException {
+      if (openA != null) {
+        openA.close();
+        openB.close();
+      }
+    }
+  }
+
+  private static final class Verdict extends DoFn<KV<TensorId, Iterable<Compared>>, TensorVerdict> {
+    private static final long serialVersionUID = 1L;
+
+    @ProcessElement
+    public void process(
+        @Element KV<TensorId, Iterable<Compared>> runs, OutputReceiver<TensorVerdict> out) {
+      List<Compared> sorted = new ArrayList<>();
+      runs.getValue().forEach(sorted::add);
+      sorted.sort(Comparator.comparingLong(Compared::offset));
+      int crcA = 0;
+      int crcB = 0;
+      long bytes = 0;
+      Compared first = null;
+      for (Compared run : sorted) {
+        crcA = Crc32Combine.combine(crcA, run.crcA(), run.bytes());
+        crcB = Crc32Combine.combine(crcB, run.crcB(), run.bytes());
+        bytes += run.bytes();
+        if (first == null && run.element() >= 0) {
+          first = run;
+        }
+      }
+      TensorId id = runs.getKey();
+      out.output(
+          new TensorVerdict(
+              id.parameter(),
+              id.state(),
+              sorted.get(0).problem(),
+              bytes,
+              crcA,
+              crcB,
+              first == null ? -1 : first.element(),
+              first == null ? "" : first.valueA(),
+              first == null ? "" : first.valueB()));
+    }
+  }
+}
