@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.pickle.PyEquality;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -76,6 +77,19 @@ final class ReplicaComparison {
             d ->
                 "rank %d differs from rank 0 in what is not optimizer state (%s); ranks keep theirs, new ranks get rank 0's"
                     .formatted(rank, d));
+  }
+
+  /** Whether two tensors of a file that fill their storages hold the same bytes. */
+  static boolean sameBytes(
+      PlanBuilder plan, int source, TorchFile file, TensorNode a, TensorNode b)
+      throws IOException {
+    if (a.storageKey().equals(b.storageKey())) {
+      return a.storageOffset() == b.storageOffset();
+    }
+    ReplicaComparison same = new ReplicaComparison(plan.store, plan.sources, null);
+    same.firstFile = file;
+    same.firstSource = source;
+    return same.sameBytes(a.storageKey(), source, file, b.storageKey());
   }
 
   private boolean sameBytes(String firstKey, int source, TorchFile file, String key)
