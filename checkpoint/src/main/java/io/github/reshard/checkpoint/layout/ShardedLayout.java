@@ -3,6 +3,7 @@ package io.github.reshard.checkpoint.layout;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Objects;
 
 /**
  * ZeRO-3: each parameter is cut into one piece a rank, all of the same length, the last ones padded
@@ -170,5 +171,18 @@ public final class ShardedLayout implements ZeroLayout {
         bucketOf[parameter],
         bucketStart[parameter],
         Math.min(piece, elements[parameter] - start));
+  }
+
+  @Override
+  public boolean equals(Object other) {
+    return other instanceof ShardedLayout that
+        && worldSize == that.worldSize
+        && parameters.equals(that.parameters)
+        && Arrays.equals(firstOfBucket, that.firstOfBucket);
+  }
+
+  @Override
+  public int hashCode() {
+    return Objects.hash(worldSize, parameters, Arrays.hashCode(firstOfBucket));
   }
 }

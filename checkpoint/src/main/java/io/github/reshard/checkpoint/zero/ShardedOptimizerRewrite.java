@@ -13,6 +13,7 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 
 /** Turns the ZeRO-3 optimizer file of a source rank into that of a target rank. */
 final class ShardedOptimizerRewrite {
@@ -32,53 +33,74 @@ final class ShardedOptimizerRewrite {
         .stateDict()
         .entries()
         .replace(ShardedStates.PARTITION_COUNT, PyInt.of(target.worldSize()));
-    List<PyObject> sourceFlat = List.copyOf(((PyList) states.flatGroups().node()).items());
-    List<PyEntries.Entry> newStates = new ArrayList<>();
-    List<PyObject> newFlat = new ArrayList<>();
     Map<String, Rewritten.Storage> moved = new HashMap<>();
+    List<SubGroup> subGroups = subGroups(template, states, source, target, moved);
+    // Only now, because a sub-group may be the model of several.
+    for (SubGroup subGroup : subGroups) {
+      for (String name : subGroup.partitioned()) {
+        PyObject tensor =
+            name.equals(States.MASTER)
+                ? subGroup.flat()
+                : new PickledValue(template.path(), "", subGroup.state()).get(name).node();
+        resize(TensorNode.of(tensor).orElseThrow(), target, subGroup.bucket(), name, moved);
+      }
+      if (!dsIds.isEmpty()) {
+        label(subGroup.flat(), dsIds.get(subGroup.bucket()));
+      }
+    }
     List<PickledValue> groups = states.paramGroups().items();
     for (int g = 0; g < groups.size(); g++) {
-      List<Integer> from = source.bucketsOf(g);
-      List<Integer> to = target.bucketsOf(g);
       List<PyObject> params = ((PyList) groups.get(g).get("params").node()).items();
       params.clear();
-      for (int k = 0; k < to.size(); k++) {
-        int bucket = to.get(k);
-        boolean copied = k >= from.size();
-        int like = from.get(copied ? 0 : k);
-        Map<String, PickledValue> partitions = states.partitions(source, like);
-        PyObject state =
-            states.state(like).map(PickledValue::node).orElse(null);
-        PyObject flat = sourceFlat.get(like);
-        if (copied) {
-          state = state == null ? null : copyOf(template, state, bucket, moved);
-          flat = GraphCopy.of(flat);
-        }
-        params.add(PyInt.of(bucket));
-        if (state != null) {
-          newStates.add(new PyEntries.Entry(PyInt.of(bucket), state));
-        }
-        newFlat.add(flat);
-        PickledValue values = new PickledValue(template.path(), "", state);
-        for (String name : partitions.keySet()) {
-          PyObject tensor =
-              name.equals(States.MASTER)
-                  ? flat
-                  : values.get(name).node();
-          resize(TensorNode.of(tensor).orElseThrow(), target, bucket, name, moved);
-        }
-        if (!dsIds.isEmpty()) {
-          label(flat, dsIds.get(bucket));
-        }
-      }
+      target.bucketsOf(g).forEach(bucket -> params.add(PyInt.of(bucket)));
     }
     List<PyEntries.Entry> state = states.state().entries().list();
     state.clear();
-    state.addAll(newStates);
+    for (SubGroup subGroup : subGroups) {
+      if (subGroup.state() != null) {
+        state.add(new PyEntries.Entry(PyInt.of(subGroup.bucket()), subGroup.state()));
+      }
+    }
     List<PyObject> flatGroups = ((PyList) states.flatGroups().node()).items();
     flatGroups.clear();
-    flatGroups.addAll(newFlat);
+    subGroups.forEach(subGroup -> flatGroups.add(subGroup.flat()));
     return StorageList.of(template, root, moved);
+  }
+
+  /**
+   * A sub-group of the target.
+   *
+   * @param state its state as the template has it, or null
+   * @param flat its master weights as the template has them
+   * @param partitioned the names of its partitioned states
+   */
+  private record SubGroup(int bucket, PyObject state, PyObject flat, Set<String> partitioned) {}
+
+  /** Takes each from the one of the same number in its param group, or else from the first. */
+  private static List<SubGroup> subGroups(
+      TorchFile template,
+      ShardedStates states,
+      ShardedLayout source,
+      ShardedLayout target,
+      Map<String, Rewritten.Storage> moved) {
+    List<SubGroup> subGroups = new ArrayList<>();
+    for (int g = 0; g < states.paramGroups().items().size(); g++) {
+      List<Integer> from = source.bucketsOf(g);
+      List<Integer> to = target.bucketsOf(g);
+      for (int k = 0; k < to.size(); k++) {
+        boolean copied = k >= from.size();
+        int like = from.get(copied ? 0 : k);
+        PyObject state = states.state(like).map(PickledValue::node).orElse(null);
+        PyObject flat = states.flatGroups().items().get(like).node();
+        if (copied) {
+          state = state == null ? null : copyOf(template, state, to.get(k), moved);
+          flat = GraphCopy.of(flat);
+        }
+        subGroups.add(
+            new SubGroup(to.get(k), state, flat, states.partitions(source, like).keySet()));
+      }
+    }
+    return subGroups;
   }
 
   /** The state of another sub-group once more; what is not partitioned gets storages of its own. */
