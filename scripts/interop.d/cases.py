@@ -12,7 +12,8 @@ TOLERANCES = {"fp32": 5e-7, "fp16": 5e-5, "bf16": 1e-3}
 class Case:
     """One training run that is stopped, and the data-parallel sizes at which it goes on.
 
-    `script` is one of the corpus scripts, or one beside this file. `arguments` are its command
+    `script` is one of the corpus scripts, one of those of another folder of testdata, or one
+    beside this file. `arguments` are its command
     line without sizes and paths. `degree` is the pipeline or tensor-parallel degree: there are
     size x degree processes. `small` are the targets of the small matrix, `targets` those that the
     whole matrix adds. `optimizer`, `scheduler` and `client_state` choose from `extras`; `config`
@@ -39,6 +40,8 @@ class Case:
     reshard: tuple = ()
 
 
+ZERO3 = "../zero3/train_z3.py"
+EXPERTS = "../moe/train_moe.py"
 TINY = "--two --d 1 --m 1 --vocab 5 --layers 1"
 
 CASES = (
@@ -89,6 +92,45 @@ CASES = (
     Case("z2-any-class", 2, (3,), "--stage 2 --two", scheduler="warmup-then-decay",
          client_state=True, small=(1,)),
     Case("z2-offload", 2, (1, 4), "--stage 2 --offload"),
+    Case("z3-fp32", 4, (1, 3, 8), "--stage 3", small=(2,)),
+    Case("z3-bf16-sub-groups", 2, (1, 4), "--stage 3 --dtype bf16 --two --sub 400", small=(3,),
+         dtype="bf16"),
+    Case("z3-freeze-tie", 2, (1, 4), "--stage 3 --freeze --tie", small=(3,)),
+    Case("z3-sub-groups-scheduler", 3, (2, 8), "--stage 3 --two --sub 300 --sched"),
+    Case("z3-odd-shapes-zinit-bf16", 4, (1, 3),
+         "--stage 3 --odd --two --freeze --tie --zinit --d 5 --m 6 --vocab 11 --dtype bf16",
+         script=ZERO3, dtype="bf16"),
+    Case("z3-odd-shapes-sub-groups-amsgrad", 3, (2, 8),
+         "--stage 3 --odd --freeze --sub 20 --d 5 --m 6 --vocab 11 --opt amsgrad", small=(4,),
+         script=ZERO3),
+    Case("z3-fp16-offload", 2, (3, 4),
+         "--stage 3 --dtype fp16 --offload --two --sub 60 --d 7 --m 12 --vocab 19", small=(1,),
+         script=ZERO3, dtype="fp16"),
+    Case("z3-zinit-fp16-sgd", 4, (2, 3),
+         "--stage 3 --two --zinit --sched --d 7 --m 12 --vocab 19 --dtype fp16 --opt sgd",
+         script=ZERO3, dtype="fp16"),
+    Case("z3-sgd-plain-bf16", 2, (3,), "--stage 3 --opt sgd0 --d 7 --m 12 --vocab 19 --dtype bf16",
+         script=ZERO3, dtype="bf16"),
+    Case("z3-param-offload", 2, (3,),
+         "--stage 3 --odd --two --freeze --offload --param_offload --sub 20 --d 5 --m 6 --vocab 11"
+         " --dtype fp16", script=ZERO3, dtype="fp16"),
+    Case("z3-hpz", 4, (2, 6), "--stage 3 --odd --hpz 2 --zinit --d 5 --m 6 --vocab 11",
+         script=ZERO3),
+    Case("moe-z2-ep2-bf16", 4, (2, 8), "--ep 2 --experts 4 --stage 2 --dtype bf16", small=(6,),
+         script="train_moe.py", dtype="bf16"),
+    Case("moe-z1-ep4", 4, (8,), "--ep 4 --experts 4 --stage 1 --dtype fp32 --vocab 19 --d 6 --m 5",
+         script=EXPERTS),
+    Case("moe-z1-ep2-bf16-optimizer", 4, (2, 6),
+         "--ep 2 --experts 4 --stage 1 --dtype bf16 --gad fp32 --vocab 19 --d 6 --m 5",
+         script=EXPERTS, dtype="bf16"),
+    Case("moe-z2-data-first", 4, (2, 8),
+         "--ep 2 --experts 2 --stage 2 --dtype fp32 --data_first --vocab 19 --d 6 --m 5",
+         script=EXPERTS),
+    Case("moe-z2-fp16-round-robin", 4, (2, 6),
+         "--ep 2 --experts 2 --stage 2 --dtype fp16 --round_robin --layers 2 --vocab 19 --d 6"
+         " --m 5", script=EXPERTS, dtype="fp16"),
+    Case("moe-z2-ep1", 3, (2, 4), "--ep 1 --experts 2 --stage 2 --dtype fp32 --vocab 19 --d 6 --m 5",
+         script=EXPERTS),
     Case("pp2-z1", 2, (2, 3, 4), "--pp 2", small=(1,), script="train_pipeline.py", degree=2),
     Case("pp2-z1-bf16", 2, (1, 3), "--pp 2 --dtype bf16", script="train_pipeline.py", degree=2,
          dtype="bf16"),

@@ -162,10 +162,15 @@ def _facts(engine, client_state):
     hyper = [{k: repr(v) for k, v in g.items() if k != "params"} for g in inner.param_groups]
     scalars = []
     for group in inner.param_groups:
+        # ZeRO-3 cuts a group into sub-groups, whose number depends on the number of ranks.
+        distinct = []
         for parameter in group["params"]:
             state = inner.state.get(parameter, {})
-            scalars.append({k: repr(v) for k, v in sorted(state.items())
-                            if not torch.is_tensor(v) or v.dim() == 0})
+            found = {k: repr(v) for k, v in sorted(state.items())
+                     if not torch.is_tensor(v) or v.dim() == 0}
+            if found not in distinct:
+                distinct.append(found)
+        scalars.append(distinct)
     scaler = getattr(optimizer, "loss_scaler", None)
     ours = {k: v for k, v in client_state.items() if k in extras.CLIENT_STATE_KEYS}
     return {

@@ -41,6 +41,34 @@ public sealed interface Recipe extends Serializable {
   }
 
   /**
+   * An optimizer file of ZeRO-3, with this rank's sub-groups.
+   *
+   * @param template the source rank's file that says everything that is not partitioned
+   * @param rank the target rank
+   * @param model index into {@link ReshardPlan#models()}
+   * @param dsIds the {@code ds_id} of each sub-group of the target; empty if the source has none
+   */
+  record ShardedOptimizerFile(int template, int rank, int model, List<String> dsIds)
+      implements Recipe {}
+
+  /**
+   * A model file of ZeRO-3, of which every data-parallel rank has one.
+   *
+   * @param template the source rank's file that says everything that is not partitioned
+   * @param rank the target rank
+   * @param model index into {@link ReshardPlan#models()} of the trainable parameters
+   * @param frozen index into {@link ReshardPlan#models()} of the frozen parameters, or {@link
+   *     #NONE_FROZEN}
+   * @param sharesParameters whether the template is of the rank that it is for, and so keeps {@code
+   *     shared_params}
+   */
+  record ShardedModelFile(int template, int rank, int model, int frozen, boolean sharesParameters)
+      implements Recipe {
+    /** The {@code frozen} of a file without frozen parameters. */
+    public static final int NONE_FROZEN = -1;
+  }
+
+  /**
    * A param group among all partitioned models.
    *
    * @param model index into {@link ReshardPlan#models()}

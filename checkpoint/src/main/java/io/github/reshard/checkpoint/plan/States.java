@@ -8,5 +8,8 @@ public final class States {
   /** The weights as the module computes with them. */
   public static final String MODULE = "module";
 
+  /** The pieces of a parameter that is not trained, {@code frozen_param_fragments} of ZeRO-3. */
+  public static final String FROZEN = "frozen";
+
   private States() {}
 }

@@ -7,9 +7,11 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
+import java.util.stream.Collectors;
 
 /**
- * What a model file of ZeRO-1 or 2 says (DeepSpeed 0.19.6, runtime/engine.py, {@code
+ * What a model file says (DeepSpeed 0.19.6, runtime/engine.py, {@code
  * _common_checkpoint_state}).
  *
  * @param root the pickled dict
@@ -17,6 +19,9 @@ import java.util.Optional;
 record ModelStates(PickledValue root) {
   static final String DP_WORLD_SIZE = "dp_world_size";
   static final String PARAM_SHAPES = "param_shapes";
+  static final String SHARED_PARAMS = "shared_params";
+  static final String FROZEN_FRAGMENTS = "frozen_param_fragments";
+  static final String FROZEN_SHAPES = "frozen_param_shapes";
 
   int dpWorldSize() {
     return root.get(DP_WORLD_SIZE).asInt();
@@ -68,11 +73,61 @@ record ModelStates(PickledValue root) {
         .orElse(false);
   }
 
-  private Optional<PickledValue> zeroConfig(String key) {
-    return root.findPresent("ds_config")
-        .filter(PickledValue::isDict)
-        .flatMap(config -> config.findPresent("zero_optimization"))
-        .filter(PickledValue::isDict)
-        .flatMap(zero -> zero.findPresent(key));
+  /**
+   * Whether {@code ds_config} is there to read: the engine stores what {@code initialize} was given,
+   * which may be the path of a file.
+   */
+  boolean hasConfig() {
+    return root.findPresent("ds_config").filter(PickledValue::isDict).isPresent();
+  }
+
+  /** What {@code ds_config} says under {@code zero_optimization}, if it says it. */
+  Optional<PickledValue> zeroConfig(String... path) {
+    Optional<PickledValue> value =
+        root.findPresent("ds_config")
+            .filter(PickledValue::isDict)
+            .flatMap(config -> config.findPresent("zero_optimization"));
+    for (String key : path) {
+      value = value.filter(PickledValue::isDict).flatMap(config -> config.findPresent(key));
+    }
+    return value;
+  }
+
+  /** The names of the module's tensors that are no parameters. */
+  Set<String> bufferNames() {
+    return root.findPresent("buffer_names").stream()
+        .flatMap(names -> names.items().stream())
+        .map(PickledValue::asString)
+        .collect(Collectors.toSet());
+  }
+
+  /** The names that stand for another parameter; only global rank 0 records them. */
+  Set<String> tiedNames() {
+    return root.findPresent(SHARED_PARAMS).stream()
+        .flatMap(shared -> shared.children().stream())
+        .map(PickledValue.Entry::key)
+        .collect(Collectors.toSet());
+  }
+
+  /** The full shapes of the parameters that are not trained, each a group of its own. */
+  List<Parameter> frozen() {
+    List<Parameter> frozen = new ArrayList<>();
+    root.findPresent(FROZEN_SHAPES)
+        .ifPresent(
+            shapes -> {
+              for (PickledValue.Entry entry : shapes.children()) {
+                frozen.add(new Parameter(entry.key(), entry.value().asSize(), frozen.size()));
+              }
+            });
+    return frozen;
+  }
+
+  /** A rank's pieces of the parameters that are not trained. */
+  Map<String, PickledValue> frozenFragments() {
+    Map<String, PickledValue> fragments = new LinkedHashMap<>();
+    root.findPresent(FROZEN_FRAGMENTS).stream()
+        .flatMap(all -> all.children().stream())
+        .forEach(entry -> fragments.put(entry.key(), entry.value()));
+    return fragments;
   }
 }

@@ -74,6 +74,7 @@ final class ReplicaComparison {
     }
     return PyEquality.firstDifference(
             first.root(), rewritten.root(), tensors, PyEquality.KeyOrder.IGNORED_IN_DICTS)
+        .or(() -> tensors.difference)
         .map(
             d ->
                 "rank %d differs from rank 0 in what is not optimizer state (%s); ranks keep theirs, new ranks get rank 0's"
@@ -148,6 +149,19 @@ final class ReplicaComparison {
     return tensor.numel() == 1 && entry.bytes() == tensor.dtype().bytes()
         ? ElementText.of(tensor.dtype(), content(source, entry), 0)
         : "another one";
+  }
+
+  /** Whether two tensors of a file that fill their storages hold the same bytes. */
+  static boolean sameBytes(
+      PlanBuilder plan, int source, TorchFile file, TensorNode a, TensorNode b)
+      throws IOException {
+    if (a.storageKey().equals(b.storageKey())) {
+      return a.storageOffset() == b.storageOffset();
+    }
+    ReplicaComparison same = new ReplicaComparison(plan.store, plan.sources, null);
+    same.firstFile = file;
+    same.firstSource = source;
+    return same.sameBytes(a.storageKey(), source, file, b.storageKey());
   }
 
   private boolean sameBytes(String firstKey, int source, TorchFile file, String key)

@@ -22,7 +22,11 @@ public final class ReshardPlanner {
       throws IOException {
     PlanBuilder plan = new PlanBuilder(store, files, targetWorldSize);
     requireKnownKind(files);
-    FlatPlanner.plan(plan);
+    if (files.rankModels().isEmpty()) {
+      FlatPlanner.plan(plan);
+    } else {
+      ShardedPlanner.plan(plan);
+    }
     files.others().forEach(other -> plan.copyAsIs(other.path(), other.stat()));
     files.beside().forEach(other -> plan.copyAsIs(other.path(), other.stat()));
     return new ReshardPlan(
@@ -41,10 +45,29 @@ public final class ReshardPlanner {
 
   private static void requireKnownKind(CheckpointFiles files) {
     String where = files.directory() + "/" + files.tag();
-    if (!files.rankModels().isEmpty()) {
-      throw new RefusedException(where, "this is a ZeRO-3 checkpoint, which is not supported yet.");
+    String universal = files.tag() + "/zero/";
+    if (files.optimizers().isEmpty()
+        && files.others().stream().anyMatch(other -> other.path().startsWith(universal))) {
+      throw new RefusedException(
+          where,
+          "this is a Universal Checkpoint, which DeepSpeed loads at any number of ranks as it is; name the tag that it was made of with --tag.");
     }
-    requireBoth(where, files.models().keySet(), files.optimizers().keySet(), "mp_rank_*");
+    if (files.rankModels().isEmpty()) {
+      requireBoth(where, files.models().keySet(), files.optimizers().keySet(), "mp_rank_*");
+    } else if (files.models().isEmpty()) {
+      requireBoth(
+          where,
+          files.rankModels().keySet(),
+          files.optimizers().keySet(),
+          "zero_pp_rank_*_mp_rank_*");
+    } else {
+      throw new RefusedException(
+          where,
+          "has the model files both of ZeRO-3 (%s) and of ZeRO-1 or 2 (%s). Two checkpoints are mixed here; keep the files of one."
+              .formatted(
+                  files.rankModels().get(files.rankModels().firstKey()).values().iterator().next().name(),
+                  files.models().get(files.models().firstKey()).name()));
+    }
   }
 
   private static void requireBoth(

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.ShardedLayout;
 import io.github.reshard.checkpoint.layout.ZeroLayout;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
@@ -74,6 +75,25 @@ public final class TargetFiles {
               .toList(),
           targetWorldSize);
     }
+    if (recipe instanceof Recipe.ShardedOptimizerFile optimizer) {
+      PartitionedModel partitioned = models.get(optimizer.model());
+      return ShardedOptimizerRewrite.rewrite(
+          template,
+          sharded(partitioned.source()),
+          sharded(partitioned.target()),
+          optimizer.dsIds());
+    }
+    if (recipe instanceof Recipe.ShardedModelFile model) {
+      PartitionedModel partitioned = models.get(model.model());
+      return ShardedModelRewrite.rewrite(
+          template,
+          sharded(partitioned.source()),
+          sharded(partitioned.target()),
+          model.frozen() == Recipe.ShardedModelFile.NONE_FROZEN
+              ? new ShardedLayout(targetWorldSize, List.of(), 0)
+              : sharded(models.get(model.frozen()).target()),
+          model.sharesParameters());
+    }
     throw new IllegalArgumentException("a file that is copied as it is has no layout: " + recipe);
   }
 
@@ -82,6 +102,13 @@ public final class TargetFiles {
       return flat;
     }
     throw new IllegalArgumentException("a file of ZeRO-1 or 2 cannot hold " + layout);
+  }
+
+  private static ShardedLayout sharded(ZeroLayout layout) {
+    if (layout instanceof ShardedLayout sharded) {
+      return sharded;
+    }
+    throw new IllegalArgumentException("a file of ZeRO-3 cannot hold " + layout);
   }
 
   /**

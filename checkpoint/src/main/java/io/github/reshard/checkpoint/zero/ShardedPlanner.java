@@ -1,0 +1,387 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.layout.ShardedLayout;
+import io.github.reshard.checkpoint.pickle.PyEquality;
+import io.github.reshard.checkpoint.plan.Address;
+import io.github.reshard.checkpoint.plan.ParamId;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.plan.Recipe;
+import io.github.reshard.checkpoint.plan.States;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.SortedMap;
+
+/** Plans the reshard of a checkpoint of ZeRO-3. */
+final class ShardedPlanner {
+  private final PlanBuilder plan;
+
+  private ShardedPlanner(PlanBuilder plan) {
+    this.plan = plan;
+  }
+
+  /**
+   * Adds what every mp rank needs.
+   *
+   * @throws RefusedException if the files contradict each other, or are of a kind that cannot be
+   *     resharded
+   */
+  static void plan(PlanBuilder plan) throws IOException {
+    ShardedPlanner planner = new ShardedPlanner(plan);
+    for (FileStat other : plan.files.layers()) {
+      plan.copyAsIs(plan.files.tag() + "/" + other.name(), other);
+    }
+    for (FileStat expert : plan.files.experts()) {
+      throw new RefusedException(
+          expert.path(), "a mixture of experts under ZeRO-3 is not supported.");
+    }
+    for (int mpRank : plan.files.rankModels().keySet()) {
+      planner.planMpRank(mpRank);
+    }
+    plan.notes.add(
+        "ZeRO-3 stores no module weights; that the masters belong to these parameters is proven by their shapes, not by their values.");
+  }
+
+  /** A file of one source rank. */
+  private record RankFile(int source, TorchFile file) {}
+
+  /** The models of an mp rank. */
+  private record Models(int trained, int frozen) {}
+
+  private RankFile read(FileStat stat) throws IOException {
+    TorchFile file = plan.read(stat);
+    return new RankFile(plan.addSource(stat, file), file);
+  }
+
+  private static PickledValue root(RankFile file) {
+    return PickledValue.root(file.file().path(), file.file().parse().root());
+  }
+
+  private void planMpRank(int mpRank) throws IOException {
+    SortedMap<Integer, FileStat> modelStats = plan.files.rankModels().get(mpRank);
+    SortedMap<Integer, FileStat> optimizerStats = plan.files.optimizers().get(mpRank);
+    List<RankFile> models = new ArrayList<>();
+    for (FileStat stat : modelStats.values()) {
+      models.add(read(stat));
+    }
+    ModelStates first = new ModelStates(root(models.get(0)));
+    int ranks = first.dpWorldSize();
+    String saysSo = modelStats.values().iterator().next().name();
+    plan.setSourceWorldSize(modelStats.values().iterator().next(), ranks);
+    plan.requireAllRanks(saysSo, mpRank, "model files", modelStats, ranks);
+    plan.requireAllRanks(saysSo, mpRank, "optimizer files", optimizerStats, ranks);
+    List<RankFile> optimizers = new ArrayList<>();
+    for (FileStat stat : optimizerStats.values()) {
+      optimizers.add(read(stat));
+    }
+    ShardedStates states = new ShardedStates(root(optimizers.get(0)));
+    ShardedKinds.requireSupported(plan, first, states);
+
+    SubGroups subGroups = SubGroups.of(first, states);
+    long subGroupSize = subGroups.size(first, ranks, plan.targetWorldSize, plan.notes);
+    ShardedLayout source = new ShardedLayout(ranks, subGroups.parameters(), subGroupSize);
+    ShardedLayout target =
+        new ShardedLayout(plan.targetWorldSize, subGroups.parameters(), subGroupSize);
+    List<Parameter> frozen = partitionedFrozen(first, ranks);
+    Models indices =
+        new Models(
+            plan.addModel(model(mpRank, source, target)),
+            frozen.isEmpty()
+                ? Recipe.ShardedModelFile.NONE_FROZEN
+                : plan.addModel(
+                    model(
+                        mpRank,
+                        new ShardedLayout(ranks, frozen, 0),
+                        new ShardedLayout(plan.targetWorldSize, frozen, 0))));
+    for (int rank = 0; rank < ranks; rank++) {
+      addPartitions(rank, optimizers.get(rank), plan.models.get(indices.trained()));
+      addFragments(rank, models.get(rank), first, indices);
+    }
+    requireReplicasAgree(models, optimizers, source, frozen);
+    if (!source.hasBoundariesOf(target)) {
+      requireSubGroupsAgree(states, optimizers.get(0), source);
+    }
+    List<String> dsIds =
+        ParameterIds.labels(parameterNames(first), first.tiedNames(), source, states.dsIds(), target);
+    for (int rank = 0; rank < plan.targetWorldSize; rank++) {
+      planFiles(rank, models, optimizers, indices, dsIds);
+    }
+  }
+
+  private static PartitionedModel model(int mpRank, ShardedLayout source, ShardedLayout target) {
+    return new PartitionedModel(
+        mpRank,
+        ParamId.NO_EXPERT,
+        source,
+        target,
+        new ArrayList<>(),
+        new HashMap<>(),
+        new HashMap<>(),
+        new ArrayList<ModuleWeight>(Collections.nCopies(source.parameters().size(), null)));
+  }
+
+  private static List<String> parameterNames(ModelStates model) {
+    return model.module().keySet().stream()
+        .filter(name -> !model.bufferNames().contains(name))
+        .toList();
+  }
+
+  /**
+   * The frozen parameters whose fragments are pieces. Those that ZeRO-3 does not partition (LoRA's
+   * base weights) are in the module in full, and whole on every rank (runtime/engine.py, {@code
+   * _get_zero_frozen_param_attributes}).
+   */
+  private static List<Parameter> partitionedFrozen(ModelStates model, int ranks) {
+    Map<String, TensorNode> module = model.module();
+    Map<String, PickledValue> fragments = model.frozenFragments();
+    List<Parameter> partitioned = new ArrayList<>();
+    for (Parameter parameter : model.frozen()) {
+      PickledValue fragment = fragments.get(parameter.name());
+      TensorNode weight = module.get(parameter.name());
+      if (fragment == null) {
+        throw model
+            .root()
+            .get(ModelStates.FROZEN_SHAPES)
+            .refused(
+                "%s has no piece in %s. The file is damaged."
+                    .formatted(parameter.name(), ModelStates.FROZEN_FRAGMENTS));
+      }
+      boolean whole =
+          weight != null
+              && parameter.elements() > 0
+              && weight.numel() == parameter.elements()
+              && fragment.tensor().numel() == parameter.elements();
+      if (!whole) {
+        partitioned.add(new Parameter(parameter.name(), parameter.shape(), partitioned.size()));
+      }
+    }
+    return partitioned;
+  }
+
+  /** Checks an optimizer file against the layout and notes where its sub-groups are. */
+  private void addPartitions(int rank, RankFile file, PartitionedModel model) {
+    ShardedStates states = new ShardedStates(root(file));
+    ShardedLayout layout = (ShardedLayout) model.source();
+    PickledValue count = states.stateDict().get(ShardedStates.PARTITION_COUNT);
+    if (count.asLong() != layout.worldSize()) {
+      throw count.refused(
+          "expected %d, the dp_world_size of the model files, found %d. With mics_shard_size this is a checkpoint of MiCS, which is not supported; else the files do not belong together."
+              .formatted(layout.worldSize(), count.asLong()));
+    }
+    if (states.flatGroups().items().size() != layout.buckets()) {
+      throw states
+          .flatGroups()
+          .refused(
+              "expected %d sub-groups as in param_shapes, found %d."
+                  .formatted(layout.buckets(), states.flatGroups().items().size()));
+    }
+    for (int b = 0; b < layout.buckets(); b++) {
+      Map<String, DType> types = new LinkedHashMap<>();
+      Map<String, PickledValue> partitions = states.partitions(layout, b);
+      for (Map.Entry<String, PickledValue> partition : partitions.entrySet()) {
+        PickledValue value = partition.getValue();
+        types.put(partition.getKey(), value.tensor().dtype());
+        model
+            .sourcePartitions()
+            .put(
+                new Partition(rank, b, partition.getKey()),
+                plan.address(file.source(), file.file(), value.where(), value.tensor()));
+      }
+      int group = layout.groupOf(b);
+      while (model.states().size() < group) {
+        model.states().add(Map.of());
+      }
+      if (model.states().size() == group) {
+        model.states().add(types);
+      } else if (!types.equals(model.states().get(group))) {
+        throw new RefusedException(
+            file.file().path(),
+            "sub-group %d has the states %s, another of its param group has %s. The files are of different runs."
+                .formatted(b, types, model.states().get(group)));
+      }
+    }
+  }
+
+  /** Checks the fragments of a model file and notes where they are. */
+  private void addFragments(int rank, RankFile file, ModelStates first, Models indices) {
+    if (indices.frozen() == Recipe.ShardedModelFile.NONE_FROZEN) {
+      return;
+    }
+    PartitionedModel model = plan.models.get(indices.frozen());
+    ShardedLayout layout = (ShardedLayout) model.source();
+    Map<String, PickledValue> fragments = new ModelStates(root(file)).frozenFragments();
+    Map<String, TensorNode> module = first.module();
+    for (int p = 0; p < layout.parameters().size(); p++) {
+      String name = layout.parameters().get(p).name();
+      PickledValue fragment = fragments.get(name);
+      if (fragment == null) {
+        throw new RefusedException(
+            file.file().path(),
+            "has no piece of the frozen parameter %s, rank 0's file has one.".formatted(name));
+      }
+      TensorNode tensor = fragment.tensor();
+      if (tensor.shape().length != 1
+          || tensor.numel() != layout.bucketElements(p)
+          || !tensor.isContiguous()) {
+        throw fragment.refused(
+            "expected the %d elements of this rank's piece, found a tensor of shape %s."
+                .formatted(layout.bucketElements(p), Arrays.toString(tensor.shape())));
+      }
+      ShardedKinds.requireNotQuantized(fragment, module.get(name));
+      if (model.states().size() == p) {
+        model.states().add(Map.of(States.FROZEN, tensor.dtype()));
+      } else if (model.states().get(p).get(States.FROZEN) != tensor.dtype()) {
+        throw fragment.refused(
+            "is of type %s, rank 0's of %s."
+                .formatted(tensor.dtype(), model.states().get(p).get(States.FROZEN)));
+      }
+      model
+          .sourcePartitions()
+          .put(
+              new Partition(rank, p, States.FROZEN),
+              plan.address(file.source(), file.file(), fragment.where(), tensor));
+    }
+  }
+
+  private void requireReplicasAgree(
+      List<RankFile> models,
+      List<RankFile> optimizers,
+      ShardedLayout source,
+      List<Parameter> frozen)
+      throws IOException {
+    ReplicaComparison comparison =
+        new ReplicaComparison(
+            plan.store,
+            plan.sources,
+            file -> ShardedOptimizerRewrite.rewrite(file, source, source, List.of()));
+    for (int rank = 0; rank < optimizers.size(); rank++) {
+      RankFile file = optimizers.get(rank);
+      comparison.add(rank, file.source(), file.file()).ifPresent(plan.notes::add);
+    }
+    ModelFileComparison ofModels =
+        new ModelFileComparison(frozen.stream().map(Parameter::name).toList());
+    for (int rank = 0; rank < models.size(); rank++) {
+      ofModels.add(rank, models.get(rank).file());
+    }
+    ofModels.note().ifPresent(plan.notes::add);
+  }
+
+  /**
+   * When boundaries move, a sub-group takes what is not partitioned from another one of its param
+   * group, so all of these must have the same.
+   */
+  private void requireSubGroupsAgree(ShardedStates states, RankFile file, ShardedLayout layout)
+      throws IOException {
+    for (int b = 1; b < layout.buckets(); b++) {
+      if (layout.groupOf(b) != layout.groupOf(b - 1)) {
+        continue;
+      }
+      Optional<PickledValue> before = states.state(b - 1);
+      Optional<PickledValue> here = states.state(b);
+      if (before.isEmpty() || here.isEmpty()) {
+        if (before.isPresent() != here.isPresent()) {
+          throw states
+              .state()
+              .refused(
+                  "only one of the sub-groups %d and %d of a param group has state."
+                      .formatted(b - 1, b));
+        }
+        continue;
+      }
+      Map<String, PickledValue> partitions = states.partitions(layout, b);
+      for (PickledValue.Entry entry : here.get().children()) {
+        if (partitions.containsKey(entry.key())) {
+          continue;
+        }
+        PickledValue other = before.get().get(entry.key());
+        boolean same =
+            entry.value().asTensor().isPresent() && other.asTensor().isPresent()
+                ? ReplicaComparison.sameBytes(
+                    plan, file.source(), file.file(), entry.value().tensor(), other.tensor())
+                : PyEquality.firstDifference(entry.value().node(), other.node()).isEmpty();
+        if (!same) {
+          throw entry
+              .value()
+              .refused(
+                  "differs from that of sub-group %d of the same param group, and at %d ranks the boundaries between them move."
+                      .formatted(b - 1, plan.targetWorldSize));
+        }
+      }
+    }
+  }
+
+  private void planFiles(
+      int rank,
+      List<RankFile> models,
+      List<RankFile> optimizers,
+      Models indices,
+      List<String> dsIds) {
+    int templateRank = rank < models.size() ? rank : 0;
+    RankFile model = models.get(templateRank);
+    planFile(
+        model,
+        templateRank,
+        rank,
+        new Recipe.ShardedModelFile(
+            model.source(), rank, indices.trained(), indices.frozen(), templateRank == rank),
+        indices.frozen());
+    RankFile optimizer = optimizers.get(templateRank);
+    planFile(
+        optimizer,
+        templateRank,
+        rank,
+        new Recipe.ShardedOptimizerFile(optimizer.source(), rank, indices.trained(), dsIds),
+        indices.trained());
+  }
+
+  /**
+   * @param partitioned the model whose partitions the file holds
+   */
+  private void planFile(
+      RankFile template, int templateRank, int rank, Recipe recipe, int partitioned) {
+    String name =
+        plan.sources
+            .get(template.source())
+            .stat()
+            .name()
+            .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+    TargetFiles.Planned planned =
+        TargetFiles.plan(
+            template.file(),
+            name,
+            recipe,
+            plan.models,
+            plan.sourceWorldSize(),
+            plan.targetWorldSize);
+    PlanBuilder.Written written = plan.addTarget(plan.files.tag() + "/" + name, recipe, planned);
+    for (int e = 0; e < planned.storages().size(); e++) {
+      Rewritten.Storage storage = planned.storages().get(e);
+      Address begin = written.storages().get(e);
+      if (storage.content() instanceof Rewritten.Content.Carried carried) {
+        plan.carry(
+            plan.storageAddress(template.source(), template.file(), carried.sourceKey()),
+            begin,
+            storage.bytes());
+      } else if (storage.content() instanceof Rewritten.Content.PartitionOf partition) {
+        plan.models
+            .get(partitioned)
+            .targetPartitions()
+            .put(new Partition(rank, partition.group(), partition.state()), begin);
+      }
+    }
+  }
+}

@@ -1,0 +1,164 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.layout.ShardedLayout;
+import io.github.reshard.checkpoint.pickle.PyDict;
+import io.github.reshard.checkpoint.pickle.PyInstance;
+import io.github.reshard.checkpoint.pickle.PyNone;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyStr;
+import io.github.reshard.checkpoint.pickle.PyTuple;
+import io.github.reshard.checkpoint.plan.States;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+
+/**
+ * What an optimizer file of ZeRO-3 says (DeepSpeed 0.19.6, runtime/zero/stage3.py, {@code
+ * _rigid_state_dict}).
+ *
+ * @param root the pickled dict
+ */
+record ShardedStates(PickledValue root) {
+  static final String PARTITION_COUNT = "partition_count";
+  static final String DS_ID = "ds_id";
+  private static final String WRAPPER = "optimizer_state_dict";
+
+  PickledValue stateDict() {
+    return root.find(WRAPPER).orElse(root);
+  }
+
+  int stage() {
+    return new OptimizerStates(root).stage();
+  }
+
+  /** The inner optimizer's own {@code state_dict()}. */
+  PickledValue optimizer() {
+    return stateDict().get(WRAPPER);
+  }
+
+  PickledValue flatGroups() {
+    return stateDict().get("fp32_flat_groups");
+  }
+
+  PickledValue paramGroups() {
+    return optimizer().get("param_groups");
+  }
+
+  PickledValue state() {
+    return optimizer().get("state");
+  }
+
+  /** The sub-groups of each param group. */
+  List<List<Integer>> subGroups() {
+    List<List<Integer>> groups = new ArrayList<>();
+    for (PickledValue group : paramGroups().items()) {
+      groups.add(group.get("params").items().stream().map(PickledValue::asInt).toList());
+    }
+    return groups;
+  }
+
+  /** The optimizer's state of {@code bucket}: none if it keeps none. */
+  Optional<PickledValue> state(int bucket) {
+    PyObject found = state().entries().get((long) bucket);
+    return found == null || found == PyNone.NONE
+        ? Optional.empty()
+        : Optional.of(new PickledValue(root.file(), state().path() + "[" + bucket + "]", found));
+  }
+
+  /**
+   * The partitioned tensors of {@code bucket} by state, the master weights last.
+   *
+   * @param layout how long they are
+   */
+  Map<String, PickledValue> partitions(ShardedLayout layout, int bucket) {
+    Map<String, PickledValue> partitions = new LinkedHashMap<>();
+    long elements = layout.bucketElements(bucket);
+    state(bucket)
+        .ifPresent(
+            state -> {
+              for (PickledValue.Entry entry : state.children()) {
+                if (entry.value().asTensor().isPresent()
+                    && !isReplicated(layout, bucket, entry.key(), entry.value().tensor())) {
+                  partitions.put(entry.key(), required(entry.value(), bucket, elements));
+                }
+              }
+            });
+    partitions.put(States.MASTER, required(flatGroups().items().get(bucket), bucket, elements));
+    return partitions;
+  }
+
+  private static PickledValue required(PickledValue value, int bucket, long elements) {
+    TensorNode tensor = value.tensor();
+    if (tensor.shape().length == 1 && tensor.numel() == elements && tensor.isContiguous()) {
+      return value;
+    }
+    if (tensor.numel() <= 1 && elements > 1) {
+      throw value.refused(
+          "expected the %d elements of sub-group %d, found a tensor of shape %s. The optimizer was offloaded to NVMe, whose files are not read: load the checkpoint once with offload_optimizer on cpu or without, and save it again."
+              .formatted(elements, bucket, Arrays.toString(tensor.shape())));
+    }
+    throw value.refused(
+        "expected the %d elements of sub-group %d, found a tensor of shape %s. State that is not one number for each weight is not supported."
+            .formatted(elements, bucket, Arrays.toString(tensor.shape())));
+  }
+
+  /**
+   * A tensor of one element is state of the whole sub-group, unless that has one element itself:
+   * then the state of a longer sub-group tells.
+   */
+  private boolean isReplicated(ShardedLayout layout, int bucket, String key, TensorNode tensor) {
+    if (tensor.shape().length == 0) {
+      return true;
+    }
+    if (tensor.numel() != 1 || tensor.storageElements() != 1) {
+      return false;
+    }
+    if (layout.bucketElements(bucket) != 1) {
+      return !key.equals(States.MASTER) && isWhole(bucket, key, layout);
+    }
+    for (int b = 0; b < layout.buckets(); b++) {
+      Optional<TensorNode> other =
+          state(b).flatMap(s -> s.findPresent(key)).flatMap(PickledValue::asTensor);
+      if (layout.bucketElements(b) > 1 && other.isPresent()) {
+        return other.get().numel() == 1;
+      }
+    }
+    return false;
+  }
+
+  /** Whether another state of the sub-group has its full length: else all were offloaded. */
+  private boolean isWhole(int bucket, String key, ShardedLayout layout) {
+    return state(bucket).orElseThrow().children().stream()
+        .filter(entry -> !entry.key().equals(key))
+        .flatMap(entry -> entry.value().asTensor().stream())
+        .anyMatch(tensor -> tensor.numel() == layout.bucketElements(bucket));
+  }
+
+  /** The attribute {@code ds_id} of each flat sub-group; empty if one has none. */
+  List<String> dsIds() {
+    List<String> ids = new ArrayList<>();
+    for (PickledValue flat : flatGroups().items()) {
+      Optional<PyDict> attributes = attributes(flat.node());
+      if (attributes.isEmpty() || !(attributes.get().get(DS_ID) instanceof PyStr id)) {
+        return List.of();
+      }
+      ids.add(id.value());
+    }
+    return ids;
+  }
+
+  /** The attributes that a pickled tensor carries ({@code torch._tensor._rebuild_from_type_v2}). */
+  static Optional<PyDict> attributes(PyObject tensor) {
+    return tensor instanceof PyInstance made
+            && made.isOf("torch._tensor", "_rebuild_from_type_v2")
+            && made.args() instanceof PyTuple args
+            && args.size() > 3
+            && args.get(3) instanceof PyDict attributes
+        ? Optional.of(attributes)
+        : Optional.empty();
+  }
+}
