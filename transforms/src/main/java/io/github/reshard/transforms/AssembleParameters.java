@@ -6,6 +6,12 @@ import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.apache.beam.sdk.coders.KvCoder;
+import org.apache.beam.sdk.coders.VarIntCoder;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.GroupByKey;
 import org.apache.beam.sdk.transforms.PTransform;
@@ -22,25 +28,48 @@ public final class AssembleParameters
     extends PTransform<PCollection<KV<ParamId, RankSlice>>, PCollection<ParameterTensor>> {
   private static final long serialVersionUID = 1L;
 
-  private final PCollectionView<ReshardPlan> plan;
+  private final PCollectionView<ReshardPlan> planView;
+  private final ParameterKeys keys;
 
   /**
-   * @param plan says how many elements and which states each parameter has
+   * @param planView says how many elements and which states each parameter has
+   * @param plan the same plan, for the number of parameters
    */
-  public AssembleParameters(PCollectionView<ReshardPlan> plan) {
-    this.plan = plan;
+  public AssembleParameters(PCollectionView<ReshardPlan> planView, ReshardPlan plan) {
+    this.planView = planView;
+    this.keys = ParameterKeys.of(plan);
   }
 
   @Override
   public PCollection<ParameterTensor> expand(PCollection<KV<ParamId, RankSlice>> slices) {
     return slices
+        .apply("KeyBySome", ParDo.of(new KeyBySome(keys)))
+        .setCoder(
+            KvCoder.of(VarIntCoder.of(), KvCoder.of(Coders.PARAM_ID, Coders.RANK_SLICE)))
         .apply("ByParameter", GroupByKey.create())
-        .apply("Assemble", ParDo.of(new Assemble(plan)).withSideInputs(plan))
+        .apply("Assemble", ParDo.of(new Assemble(planView)).withSideInputs(planView))
         .setCoder(Coders.PARAMETER_TENSOR);
   }
 
+  private static final class KeyBySome
+      extends DoFn<KV<ParamId, RankSlice>, KV<Integer, KV<ParamId, RankSlice>>> {
+    private static final long serialVersionUID = 1L;
+    private final ParameterKeys keys;
+
+    KeyBySome(ParameterKeys keys) {
+      this.keys = keys;
+    }
+
+    @ProcessElement
+    public void process(
+        @Element KV<ParamId, RankSlice> slice,
+        OutputReceiver<KV<Integer, KV<ParamId, RankSlice>>> out) {
+      out.output(KV.of(keys.of(slice.getKey()), slice));
+    }
+  }
+
   private static final class Assemble
-      extends DoFn<KV<ParamId, Iterable<RankSlice>>, ParameterTensor> {
+      extends DoFn<KV<Integer, Iterable<KV<ParamId, RankSlice>>>, ParameterTensor> {
     private static final long serialVersionUID = 1L;
     private final PCollectionView<ReshardPlan> planView;
     private transient PlanIndex index;
@@ -51,19 +80,28 @@ public final class AssembleParameters
 
     @ProcessElement
     public void process(
-        @Element KV<ParamId, Iterable<RankSlice>> slices,
+        @Element KV<Integer, Iterable<KV<ParamId, RankSlice>>> slices,
         OutputReceiver<ParameterTensor> out,
         ProcessContext context) {
       ReshardPlan plan = context.sideInput(planView);
       index = PlanIndex.of(plan, index);
-      PlanIndex.Place place = index.find(slices.getKey());
+      Map<ParamId, List<RankSlice>> byParameter = new LinkedHashMap<>();
+      for (KV<ParamId, RankSlice> slice : slices.getValue()) {
+        byParameter
+            .computeIfAbsent(slice.getKey(), id -> new ArrayList<>())
+            .add(slice.getValue());
+      }
+      byParameter.forEach((id, all) -> out.output(assemble(plan, id, all)));
+    }
+
+    private ParameterTensor assemble(ReshardPlan plan, ParamId id, List<RankSlice> slices) {
+      PlanIndex.Place place = index.find(id);
       PartitionedModel model = plan.models().get(place.model());
-      out.output(
-          ParameterTensor.assemble(
-              slices.getKey(),
-              model.parameters().get(place.parameter()).elements(),
-              Repartition.expectedStates(model, place.parameter()),
-              slices.getValue()));
+      return ParameterTensor.assemble(
+          id,
+          model.parameters().get(place.parameter()).elements(),
+          Repartition.expectedStates(model, place.parameter()),
+          slices);
     }
   }
 }

@@ -35,6 +35,7 @@ final class Coders {
   static final Coder<SliceCrc> SLICE_CRC = new SliceCrcCoder();
   static final Coder<ShardId> SHARD_ID = new ShardIdCoder();
   static final Coder<EntryId> ENTRY_ID = new EntryIdCoder();
+  static final Coder<EntryCrc> ENTRY_CRC = new EntryCrcCoder();
   static final Coder<TensorId> TENSOR_ID = new TensorIdCoder();
   static final Coder<Outcome> OUTCOME = new OutcomeCoder();
 
@@ -232,6 +233,21 @@ final class Coders {
     @Override
     SliceCrc read(DataInputStream in) throws IOException {
       return new SliceCrc(readLong(in), readLong(in), in.readInt());
+    }
+  }
+
+  private static final class EntryCrcCoder extends RecordCoder<EntryCrc> {
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    void write(EntryCrc run, DataOutputStream out) throws IOException {
+      writeInt(run.entry(), out);
+      SLICE_CRC.encode(run.crc(), out);
+    }
+
+    @Override
+    EntryCrc read(DataInputStream in) throws IOException {
+      return new EntryCrc(readInt(in), SLICE_CRC.decode(in));
     }
   }
 

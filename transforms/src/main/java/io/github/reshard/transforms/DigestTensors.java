@@ -2,7 +2,9 @@ package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.copy.SliceCrc;
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.GroupByKey;
 import org.apache.beam.sdk.transforms.PTransform;
@@ -15,36 +17,39 @@ import org.apache.beam.sdk.values.PCollection;
  * depend on how many ranks held it.
  */
 final class DigestTensors
-    extends PTransform<PCollection<KV<TensorId, SliceCrc>>, PCollection<Outcome>> {
+    extends PTransform<PCollection<KV<Integer, KV<TensorId, SliceCrc>>>, PCollection<Outcome>> {
   private static final long serialVersionUID = 1L;
 
   @Override
-  public PCollection<Outcome> expand(PCollection<KV<TensorId, SliceCrc>> runs) {
-    return runs.apply("ByTensor", GroupByKey.create())
+  public PCollection<Outcome> expand(PCollection<KV<Integer, KV<TensorId, SliceCrc>>> runs) {
+    return runs.apply("ByParameter", GroupByKey.create())
         .apply("DigestTensor", ParDo.of(new DigestTensor()))
         .setCoder(Coders.OUTCOME);
   }
 
-  private static final class DigestTensor extends DoFn<KV<TensorId, Iterable<SliceCrc>>, Outcome> {
+  private static final class DigestTensor
+      extends DoFn<KV<Integer, Iterable<KV<TensorId, SliceCrc>>>, Outcome> {
     private static final long serialVersionUID = 1L;
 
     @ProcessElement
     public void process(
-        @Element KV<TensorId, Iterable<SliceCrc>> runs, OutputReceiver<Outcome> out) {
-      List<SliceCrc> all = new ArrayList<>();
-      runs.getValue().forEach(all::add);
-      long bytes = all.stream().mapToLong(SliceCrc::bytes).sum();
-      SliceCrc.Sum sum = SliceCrc.sum(0, bytes, all);
+        @Element KV<Integer, Iterable<KV<TensorId, SliceCrc>>> runs, OutputReceiver<Outcome> out) {
+      Map<TensorId, List<SliceCrc>> byTensor = new LinkedHashMap<>();
+      for (KV<TensorId, SliceCrc> run : runs.getValue()) {
+        byTensor.computeIfAbsent(run.getKey(), id -> new ArrayList<>()).add(run.getValue());
+      }
+      byTensor.forEach((id, all) -> out.output(digest(id, all)));
+    }
+
+    private static Outcome digest(TensorId id, List<SliceCrc> runs) {
+      long bytes = runs.stream().mapToLong(SliceCrc::bytes).sum();
+      SliceCrc.Sum sum = SliceCrc.sum(0, bytes, runs);
       if (sum instanceof SliceCrc.Sum.Broken broken) {
         throw new IllegalStateException(
             "state '%s' of parameter %s: expected the next slice at byte %d of the full tensor, found it at %d; the plan is wrong"
-                .formatted(
-                    runs.getKey().state(),
-                    runs.getKey().parameter(),
-                    broken.expected(),
-                    broken.found()));
+                .formatted(id.state(), id.parameter(), broken.expected(), broken.found()));
       }
-      out.output(new Outcome.Digest(runs.getKey(), bytes, ((SliceCrc.Sum.Whole) sum).crc32()));
+      return new Outcome.Digest(id, bytes, ((SliceCrc.Sum.Whole) sum).crc32());
     }
   }
 }

@@ -28,11 +28,10 @@ import org.apache.beam.sdk.values.PCollectionView;
 
 /**
  * Writes what surrounds the payloads of a target file (pickle, zip headers and directory, with the
- * CRCs of what was written) and makes the file durable. The index of a file comes out once it is
- * whole.
+ * CRCs of what was written) and makes the file durable.
  */
 final class FinishFiles
-    extends PTransform<PCollection<KV<EntryId, SliceCrc>>, PCollection<Integer>> {
+    extends PTransform<PCollection<KV<Integer, EntryCrc>>, PCollection<Outcome>> {
   private static final long serialVersionUID = 1L;
 
   private final PCollectionView<ReshardPlan> plan;
@@ -52,42 +51,30 @@ final class FinishFiles
   }
 
   @Override
-  public PCollection<Integer> expand(PCollection<KV<EntryId, SliceCrc>> written) {
-    KvCoder<Integer, KV<EntryId, SliceCrc>> coder =
-        KvCoder.of(VarIntCoder.of(), KvCoder.of(Coders.ENTRY_ID, Coders.SLICE_CRC));
-    List<KV<Integer, KV<EntryId, SliceCrc>>> every = new ArrayList<>();
+  public PCollection<Outcome> expand(PCollection<KV<Integer, EntryCrc>> written) {
+    List<KV<Integer, EntryCrc>> every = new ArrayList<>();
     for (int f = 0; f < files; f++) {
       // So that a file without payload is finished too.
-      every.add(KV.of(f, KV.of(new EntryId(f, NOTHING_WRITTEN), new SliceCrc(0, 0, 0))));
+      every.add(KV.of(f, new EntryCrc(NOTHING_WRITTEN, new SliceCrc(0, 0, 0))));
     }
-    PCollection<KV<Integer, KV<EntryId, SliceCrc>>> byFile =
-        written.apply("KeyByFile", ParDo.of(new KeyByFile())).setCoder(coder);
-    PCollection<KV<Integer, KV<EntryId, SliceCrc>>> all =
-        written.getPipeline().apply("EveryFile", Create.of(every).withCoder(coder));
-    return PCollectionList.of(byFile)
+    PCollection<KV<Integer, EntryCrc>> all =
+        written
+            .getPipeline()
+            .apply(
+                "EveryFile",
+                Create.of(every).withCoder(KvCoder.of(VarIntCoder.of(), Coders.ENTRY_CRC)));
+    return PCollectionList.of(written)
         .and(all)
         .apply(Flatten.pCollections())
         .apply("ByTargetFile", GroupByKey.create())
         .apply("FinishFile", ParDo.of(new FinishFile(plan, source, target)).withSideInputs(plan))
-        .setCoder(VarIntCoder.of());
+        .setCoder(Coders.OUTCOME);
   }
 
   private static final int NOTHING_WRITTEN = -1;
 
-  private static final class KeyByFile
-      extends DoFn<KV<EntryId, SliceCrc>, KV<Integer, KV<EntryId, SliceCrc>>> {
-    private static final long serialVersionUID = 1L;
-
-    @ProcessElement
-    public void process(
-        @Element KV<EntryId, SliceCrc> run,
-        OutputReceiver<KV<Integer, KV<EntryId, SliceCrc>>> out) {
-      out.output(KV.of(run.getKey().file(), run));
-    }
-  }
-
   private static final class FinishFile
-      extends DoFn<KV<Integer, Iterable<KV<EntryId, SliceCrc>>>, Integer> {
+      extends DoFn<KV<Integer, Iterable<EntryCrc>>, Outcome> {
     private static final long serialVersionUID = 1L;
     private final PCollectionView<ReshardPlan> planView;
     private final SourceStore source;
@@ -101,17 +88,17 @@ final class FinishFiles
 
     @ProcessElement
     public void process(
-        @Element KV<Integer, Iterable<KV<EntryId, SliceCrc>>> runs,
-        OutputReceiver<Integer> out,
+        @Element KV<Integer, Iterable<EntryCrc>> runs,
+        OutputReceiver<Outcome> out,
         ProcessContext context)
         throws IOException {
       ReshardPlan plan = context.sideInput(planView);
       TargetFile file = plan.targets().get(runs.getKey());
       List<List<SliceCrc>> byEntry = new ArrayList<>();
       file.entries().forEach(entry -> byEntry.add(new ArrayList<>()));
-      for (KV<EntryId, SliceCrc> run : runs.getValue()) {
-        if (run.getKey().entry() != NOTHING_WRITTEN) {
-          byEntry.get(run.getKey().entry()).add(run.getValue());
+      for (EntryCrc run : runs.getValue()) {
+        if (run.entry() != NOTHING_WRITTEN) {
+          byEntry.get(run.entry()).add(run.crc());
         }
       }
       List<Integer> crcs = new ArrayList<>();
@@ -135,7 +122,7 @@ final class FinishFiles
           file.recipe() instanceof Recipe.AsIs
               && plan.sources().get(file.recipe().template()).stat().executable();
       target.finish(file.path(), file.bytes(), executable);
-      out.output(runs.getKey());
+      out.output(new Outcome.Finished(runs.getKey()));
     }
   }
 }

@@ -24,10 +24,8 @@ import org.apache.beam.sdk.metrics.Metrics;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.Flatten;
 import org.apache.beam.sdk.transforms.GroupByKey;
-import org.apache.beam.sdk.transforms.MapElements;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
-import org.apache.beam.sdk.transforms.SimpleFunction;
 import org.apache.beam.sdk.transforms.WithKeys;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
@@ -71,15 +69,10 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
   @Override
   public PCollection<String> expand(PCollectionTuple crcs) {
     PCollection<Outcome> proven =
-        crcs.get(WriteParts.READ)
-            .apply("ProveSources", new ProveSources(planView))
-            .apply("Proven", MapElements.via(new Proven()))
-            .setCoder(Coders.OUTCOME);
+        crcs.get(WriteParts.READ).apply("ProveSources", new ProveSources(planView));
     PCollection<Outcome> finished =
         crcs.get(WriteParts.WRITTEN)
-            .apply("FinishFiles", new FinishFiles(planView, source, target, plan.targets().size()))
-            .apply("Finished", MapElements.via(new Finished()))
-            .setCoder(Coders.OUTCOME);
+            .apply("FinishFiles", new FinishFiles(planView, source, target, plan.targets().size()));
     PCollection<Outcome> digests =
         crcs.get(WriteParts.TENSORS).apply("DigestTensors", new DigestTensors());
     return PCollectionList.of(proven)
@@ -92,24 +85,6 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
         .apply("ByCheckpoint", GroupByKey.create())
         .apply("Publish", ParDo.of(new Publish(planView, target, config)).withSideInputs(planView))
         .setCoder(StringUtf8Coder.of());
-  }
-
-  private static final class Proven extends SimpleFunction<EntryId, Outcome> {
-    private static final long serialVersionUID = 1L;
-
-    @Override
-    public Outcome apply(EntryId entry) {
-      return new Outcome.Proven(entry);
-    }
-  }
-
-  private static final class Finished extends SimpleFunction<Integer, Outcome> {
-    private static final long serialVersionUID = 1L;
-
-    @Override
-    public Outcome apply(Integer file) {
-      return new Outcome.Finished(file);
-    }
   }
 
   static final class Publish extends DoFn<KV<String, Iterable<Outcome>>, String> {

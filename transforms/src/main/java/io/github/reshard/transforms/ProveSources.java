@@ -18,11 +18,10 @@ import org.apache.beam.sdk.values.PCollectionView;
 
 /**
  * Proves that what was read is what was saved: the checksums of all slices of an entry, in the
- * order of the source, are the CRC-32 that the source's zip directory recorded. An entry comes out
- * once it is proven.
+ * order of the source, are the CRC-32 that the source's zip directory recorded.
  */
 final class ProveSources
-    extends PTransform<PCollection<KV<EntryId, SliceCrc>>, PCollection<EntryId>> {
+    extends PTransform<PCollection<KV<Integer, EntryCrc>>, PCollection<Outcome>> {
   private static final long serialVersionUID = 1L;
 
   private final PCollectionView<ReshardPlan> plan;
@@ -32,32 +31,42 @@ final class ProveSources
   }
 
   @Override
-  public PCollection<EntryId> expand(PCollection<KV<EntryId, SliceCrc>> read) {
-    return read.apply("BySourceEntry", GroupByKey.create())
-        .apply("ProveEntry", ParDo.of(new ProveEntry(plan)).withSideInputs(plan))
-        .setCoder(Coders.ENTRY_ID);
+  public PCollection<Outcome> expand(PCollection<KV<Integer, EntryCrc>> read) {
+    return read.apply("BySourceFile", GroupByKey.create())
+        .apply("ProveFile", ParDo.of(new ProveFile(plan)).withSideInputs(plan))
+        .setCoder(Coders.OUTCOME);
   }
 
-  private static final class ProveEntry extends DoFn<KV<EntryId, Iterable<SliceCrc>>, EntryId> {
+  private static final class ProveFile extends DoFn<KV<Integer, Iterable<EntryCrc>>, Outcome> {
     private static final long serialVersionUID = 1L;
     private final PCollectionView<ReshardPlan> planView;
 
-    ProveEntry(PCollectionView<ReshardPlan> planView) {
+    ProveFile(PCollectionView<ReshardPlan> planView) {
       this.planView = planView;
     }
 
     @ProcessElement
     public void process(
-        @Element KV<EntryId, Iterable<SliceCrc>> runs,
-        OutputReceiver<EntryId> out,
+        @Element KV<Integer, Iterable<EntryCrc>> runs,
+        OutputReceiver<Outcome> out,
         ProcessContext context) {
       ReshardPlan plan = context.sideInput(planView);
-      EntryId id = runs.getKey();
-      SourceFile file = plan.sources().get(id.file());
-      TorchFile.Entry entry = file.entries().get(id.entry());
-      List<SliceCrc> all = new ArrayList<>();
-      runs.getValue().forEach(all::add);
-      SliceCrc.Sum sum = SliceCrc.sum(entry.payloadOffset(), entry.bytes(), all);
+      SourceFile file = plan.sources().get(runs.getKey());
+      List<List<SliceCrc>> byEntry = new ArrayList<>();
+      file.entries().forEach(entry -> byEntry.add(new ArrayList<>()));
+      for (EntryCrc run : runs.getValue()) {
+        byEntry.get(run.entry()).add(run.crc());
+      }
+      for (int e = 0; e < byEntry.size(); e++) {
+        if (!byEntry.get(e).isEmpty()) {
+          prove(file, file.entries().get(e), byEntry.get(e));
+          out.output(new Outcome.Proven(new EntryId(runs.getKey(), e)));
+        }
+      }
+    }
+
+    private static void prove(SourceFile file, TorchFile.Entry entry, List<SliceCrc> runs) {
+      SliceCrc.Sum sum = SliceCrc.sum(entry.payloadOffset(), entry.bytes(), runs);
       String where = file.stat().path() + ", entry " + entry.name();
       if (sum instanceof SliceCrc.Sum.Broken broken) {
         throw new IllegalStateException(
@@ -68,11 +77,9 @@ final class ProveSources
       if (file.hasCrcs() && crc != entry.crc32()) {
         throw new RefusedException(
             where,
-            "the bytes have the CRC-32 %08x, the file says %08x.%s The file is damaged; restore it from a copy."
-                .formatted(
-                    crc, entry.crc32(), EntryContents.sentence(plan, id.file(), id.entry())));
+            "the bytes have the CRC-32 %08x, the file says %08x. The file is damaged; restore it from a copy."
+                .formatted(crc, entry.crc32()));
       }
-      out.output(id);
     }
   }
 }

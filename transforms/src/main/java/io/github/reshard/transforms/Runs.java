@@ -7,8 +7,7 @@ import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import org.apache.beam.sdk.transforms.DoFn;
-import org.apache.beam.sdk.values.KV;
+import java.util.function.BiConsumer;
 
 /** Checksums of runs of bytes, put together where one run continues another of the same key. */
 final class Runs<K> {
@@ -18,8 +17,8 @@ final class Runs<K> {
     runs.computeIfAbsent(key, k -> new ArrayList<>()).add(new SliceCrc(offset, bytes, crc32));
   }
 
-  void emit(DoFn.OutputReceiver<KV<K, SliceCrc>> out) {
-    runs.forEach((key, list) -> merge(list).forEach(run -> out.output(KV.of(key, run))));
+  void emit(BiConsumer<K, SliceCrc> out) {
+    runs.forEach((key, list) -> merge(list).forEach(run -> out.accept(key, run)));
   }
 
   private static List<SliceCrc> merge(List<SliceCrc> list) {

@@ -15,6 +15,7 @@ import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
 import org.apache.beam.sdk.coders.KvCoder;
+import org.apache.beam.sdk.coders.VarIntCoder;
 import org.apache.beam.sdk.metrics.Counter;
 import org.apache.beam.sdk.metrics.Metrics;
 import org.apache.beam.sdk.transforms.DoFn;
@@ -37,14 +38,17 @@ public final class WriteParts
     extends PTransform<PCollection<KV<PartId, SliceCopy>>, PCollectionTuple> {
   private static final long serialVersionUID = 1L;
 
-  /** Checksums of what was read, by entry of a source file. */
-  static final TupleTag<KV<EntryId, SliceCrc>> READ = new TupleTag<>() {};
+  /** Checksums of what was read, by source file. */
+  static final TupleTag<KV<Integer, EntryCrc>> READ = new TupleTag<>() {};
 
-  /** Checksums of what was written, by entry of a target file. */
-  static final TupleTag<KV<EntryId, SliceCrc>> WRITTEN = new TupleTag<>() {};
+  /** Checksums of what was written, by target file. */
+  static final TupleTag<KV<Integer, EntryCrc>> WRITTEN = new TupleTag<>() {};
 
-  /** Checksums of what was moved, by full tensor; offsets count from the tensor's beginning. */
-  static final TupleTag<KV<TensorId, SliceCrc>> TENSORS = new TupleTag<>() {};
+  /**
+   * Checksums of what was moved, by {@link ParameterKeys}; offsets count from the full tensor's
+   * beginning.
+   */
+  static final TupleTag<KV<Integer, KV<TensorId, SliceCrc>>> TENSORS = new TupleTag<>() {};
 
   /** Master weights that do not give the module's weights, if they are trusted all the same. */
   static final TupleTag<Outcome> DISAGREEMENTS = new TupleTag<>() {};
@@ -82,15 +86,17 @@ public final class WriteParts
                     .withSideInputs(plan)
                     .withOutputTags(
                         READ, TupleTagList.of(WRITTEN).and(TENSORS).and(DISAGREEMENTS)));
-    crcs.get(READ).setCoder(KvCoder.of(Coders.ENTRY_ID, Coders.SLICE_CRC));
-    crcs.get(WRITTEN).setCoder(KvCoder.of(Coders.ENTRY_ID, Coders.SLICE_CRC));
-    crcs.get(TENSORS).setCoder(KvCoder.of(Coders.TENSOR_ID, Coders.SLICE_CRC));
+    crcs.get(READ).setCoder(KvCoder.of(VarIntCoder.of(), Coders.ENTRY_CRC));
+    crcs.get(WRITTEN).setCoder(KvCoder.of(VarIntCoder.of(), Coders.ENTRY_CRC));
+    crcs.get(TENSORS)
+        .setCoder(
+            KvCoder.of(VarIntCoder.of(), KvCoder.of(Coders.TENSOR_ID, Coders.SLICE_CRC)));
     crcs.get(DISAGREEMENTS).setCoder(Coders.OUTCOME);
     return crcs;
   }
 
   static final class WritePart
-      extends DoFn<KV<PartId, Iterable<SliceCopy>>, KV<EntryId, SliceCrc>> {
+      extends DoFn<KV<PartId, Iterable<SliceCopy>>, KV<Integer, EntryCrc>> {
     private static final long serialVersionUID = 1L;
     private static final Comparator<SliceCopy> BY_TARGET =
         Comparator.comparing(
@@ -166,28 +172,38 @@ public final class WriteParts
       Runs<EntryId> written = new Runs<>();
       Runs<TensorId> tensors = new Runs<>();
       disagreements.clear();
-      for (SliceCopy slice : slices) {
-        int crc = copier.copy(slice, file -> openFiles.open(plan, file), sink);
-        if (slice.proves()) {
-          read.add(entry(slice.source()), slice.source().offset(), slice.bytes(), crc);
-        }
-        if (slice.target() != null) {
-          written.add(entry(slice.target()), slice.target().offset(), slice.bytes(), crc);
-          bytesWritten.inc(slice.bytes());
-        }
-        if (slice.source() != null) {
-          bytesRead.inc(slice.bytes());
-        }
-        TensorRun tensor = slice.tensor();
-        if (tensor != null) {
-          TensorId id = new TensorId(tensor.parameter(), tensor.state());
-          tensors.add(id, tensor.offset(), slice.bytes(), crc);
-        }
-      }
-      read.emit(out.get(READ));
-      written.emit(out.get(WRITTEN));
-      tensors.emit(out.get(TENSORS));
+      copier.copy(
+          slices,
+          file -> openFiles.open(plan, file),
+          sink,
+          (slice, crc) -> {
+            if (slice.proves()) {
+              read.add(entry(slice.source()), slice.source().offset(), slice.bytes(), crc);
+            }
+            if (slice.target() != null) {
+              written.add(entry(slice.target()), slice.target().offset(), slice.bytes(), crc);
+              bytesWritten.inc(slice.bytes());
+            }
+            if (slice.source() != null) {
+              bytesRead.inc(slice.bytes());
+            }
+            TensorRun tensor = slice.tensor();
+            if (tensor != null) {
+              TensorId id = new TensorId(tensor.parameter(), tensor.state());
+              tensors.add(id, tensor.offset(), slice.bytes(), crc);
+            }
+          });
+      emit(read, out.get(READ));
+      emit(written, out.get(WRITTEN));
+      ParameterKeys keys = ParameterKeys.of(plan);
+      OutputReceiver<KV<Integer, KV<TensorId, SliceCrc>>> digests = out.get(TENSORS);
+      tensors.emit(
+          (id, crc) -> digests.output(KV.of(keys.of(id.parameter()), KV.of(id, crc))));
       disagreements.forEach(out.get(DISAGREEMENTS)::output);
+    }
+
+    private static void emit(Runs<EntryId> runs, OutputReceiver<KV<Integer, EntryCrc>> out) {
+      runs.emit((id, crc) -> out.output(KV.of(id.file(), new EntryCrc(id.entry(), crc))));
     }
 
     private static EntryId entry(Address address) {

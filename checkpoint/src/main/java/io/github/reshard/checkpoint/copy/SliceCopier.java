@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.copy;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.CastCheck;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.storage.PositionalFile;
@@ -9,6 +10,7 @@ import java.io.EOFException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.util.List;
 import java.util.zip.CRC32;
 
 /**
@@ -61,6 +63,14 @@ public final class SliceCopier {
     RangedFile open(int file) throws IOException;
   }
 
+  /** Hears of each slice that was copied. */
+  public interface Copied {
+    /**
+     * @param crc32 of the slice's bytes
+     */
+    void slice(SliceCopy slice, int crc32);
+  }
+
   /**
    * Copies one slice.
    *
@@ -70,28 +80,64 @@ public final class SliceCopier {
    *     is false
    */
   public int copy(SliceCopy slice, Sources sources, PositionalFile sink) throws IOException {
-    CRC32 crc = new CRC32();
-    RangedFile source = slice.source() == null ? null : sources.open(slice.source().file());
-    if (source == null) {
-      fillBuffer(slice);
+    int[] result = new int[1];
+    copy(List.of(slice), sources, sink, (copied, crc32) -> result[0] = crc32);
+    return result[0];
+  }
+
+  /**
+   * Copies slices in this order; those that follow one another in the source and in the target
+   * alike are read and written together.
+   *
+   * @param sink where the bytes go; not used by slices that are only read
+   * @throws RefusedException if a source ends too early, or a slice's claim about the weights is
+   *     false
+   */
+  public void copy(List<SliceCopy> slices, Sources sources, PositionalFile sink, Copied copied)
+      throws IOException {
+    for (CopyRun run : CopyRun.of(slices)) {
+      if (run.bytes() == 0) {
+        run.slices().forEach(slice -> copied.slice(slice, 0));
+      } else {
+        copy(run, sources, sink, copied);
+      }
     }
-    boolean claimHolds = true;
-    for (long done = 0; done < slice.bytes(); ) {
-      int length = (int) Math.min(BUFFER_BYTES, slice.bytes() - done);
+  }
+
+  private void copy(CopyRun run, Sources sources, PositionalFile sink, Copied copied)
+      throws IOException {
+    RangedFile source = run.source() == null ? null : sources.open(run.source().file());
+    if (source == null) {
+      fillBuffer(run.slices().get(0));
+    }
+    Claims claims = run.slices().get(0).cast() == null ? null : new Claims(run.slices());
+    CRC32 crc = new CRC32();
+    int slice = 0;
+    long sliceEnd = run.slices().get(0).bytes();
+    for (long done = 0; done < run.bytes(); ) {
+      int length = (int) Math.min(BUFFER_BYTES, run.bytes() - done);
       data.clear().limit(length);
       if (source != null) {
-        read(source, slice.source().offset() + done, data);
+        read(source, run.source().offset() + done, data);
       }
-      crc.update(data.slice(0, length));
-      if (slice.cast() != null && claimHolds) {
-        claimHolds = check(slice, done, length, sources);
+      for (long at = done; at < done + length; ) {
+        long end = Math.min(sliceEnd, done + length);
+        crc.update(data.slice((int) (at - done), (int) (end - at)));
+        at = end;
+        while (slice < run.slices().size() && at == sliceEnd) {
+          copied.slice(run.slices().get(slice++), (int) crc.getValue());
+          crc.reset();
+          sliceEnd += slice < run.slices().size() ? run.slices().get(slice).bytes() : 0;
+        }
       }
-      if (slice.target() != null) {
-        sink.write(slice.target().offset() + done, data.slice(0, length));
+      if (claims != null) {
+        claims.check(done, length, sources);
+      }
+      if (run.target() != null) {
+        sink.write(run.target().offset() + done, data.slice(0, length));
       }
       done += length;
     }
-    return (int) crc.getValue();
   }
 
   private static void read(RangedFile file, long position, ByteBuffer into) throws IOException {
@@ -110,35 +156,92 @@ public final class SliceCopier {
     }
   }
 
-  private boolean check(SliceCopy slice, long done, int length, Sources sources)
-      throws IOException {
-    CastCheck cast = slice.cast();
-    int elements = length / cast.master().bytes();
-    long firstElement = done / cast.master().bytes();
-    RangedFile module = sources.open(cast.weights().file());
-    weights.clear().limit(elements * cast.module().bytes());
-    read(module, cast.weights().offset() + firstElement * cast.module().bytes(), weights);
-    int mismatch =
-        WeightCast.firstMismatch(
-            data.slice(0, length).order(ByteOrder.LITTLE_ENDIAN),
-            cast.master(),
-            weights.flip(),
-            cast.module());
-    if (mismatch < 0) {
-      return true;
+  /** What a run's slices claim about the module's weights. */
+  private final class Claims {
+    private final List<SliceCopy> slices;
+    private int slice;
+    private long sliceStart;
+    private int lastFound = -1;
+
+    Claims(List<SliceCopy> slices) {
+      this.slices = slices;
     }
-    long element = cast.start() + firstElement + mismatch;
-    disagreements.found(
-        slice,
-        element,
-        new RefusedException(
-            "parameter " + (slice.tensor() == null ? cast.parameter() : slice.tensor().parameter()),
-            "element %d of the master weights, cast to %s, is not the module's weight in %s at byte %d. The files are of different steps, or the weights were changed by hand; if they were, on purpose, --trustMasters goes on."
-                .formatted(
-                    element,
-                    cast.module(),
-                    module.path(),
-                    cast.weights().offset() + (firstElement + mismatch) * cast.module().bytes())));
-    return false;
+
+    /** Checks the {@code length} bytes in the buffer, which are those from {@code from} on. */
+    void check(long from, int length, Sources sources) throws IOException {
+      long at = from;
+      while (at < from + length) {
+        seek(at);
+        CastCheck cast = slices.get(slice).cast();
+        long end = sliceStart + slices.get(slice).bytes();
+        for (int s = slice + 1; s < slices.size() && end < from + length; s++) {
+          if (!slices.get(s).cast().weights().equals(weightAt(cast, end - sliceStart))) {
+            break;
+          }
+          end += slices.get(s).bytes();
+        }
+        end = Math.min(end, from + length);
+        check(cast, at, (int) (at - from), (int) (end - at), sources);
+        at = end;
+      }
+    }
+
+    /** Makes the slice that holds byte {@code at} of the run the current one. */
+    private void seek(long at) {
+      while (at >= sliceStart + slices.get(slice).bytes()) {
+        sliceStart += slices.get(slice++).bytes();
+      }
+    }
+
+    private void check(CastCheck cast, long at, int position, int length, Sources sources)
+        throws IOException {
+      int width = cast.master().bytes();
+      RangedFile module = sources.open(cast.weights().file());
+      weights.clear().limit(length / width * cast.module().bytes());
+      read(module, weightAt(cast, at - sliceStart).offset(), weights);
+      weights.flip();
+      ByteBuffer masters = data.slice(position, length).order(ByteOrder.LITTLE_ENDIAN);
+      int checked = 0;
+      while (checked < length) {
+        masters.position(checked);
+        weights.position(checked / width * cast.module().bytes());
+        int mismatch = WeightCast.firstMismatch(masters, cast.master(), weights, cast.module());
+        if (mismatch < 0) {
+          return;
+        }
+        checked += mismatch * width;
+        seek(at + checked);
+        report(at + checked, module);
+        // One report a slice: go on with the next.
+        checked = (int) Math.min(length, sliceStart + slices.get(slice).bytes() - at);
+      }
+    }
+
+    private void report(long at, RangedFile module) {
+      SliceCopy found = slices.get(slice);
+      if (slice == lastFound) {
+        return;
+      }
+      lastFound = slice;
+      CastCheck cast = found.cast();
+      long element = cast.start() + (at - sliceStart) / cast.master().bytes();
+      disagreements.found(
+          found,
+          element,
+          new RefusedException(
+              "parameter "
+                  + (found.tensor() == null ? cast.parameter() : found.tensor().parameter()),
+              "element %d of the master weights, cast to %s, is not the module's weight in %s at byte %d. The files are of different steps, or the weights were changed by hand; if they were, on purpose, --trustMasters goes on."
+                  .formatted(
+                      element,
+                      cast.module(),
+                      module.path(),
+                      weightAt(cast, at - sliceStart).offset())));
+    }
+
+    /** Where the weight lies of the master that begins {@code bytes} into the slice of a claim. */
+    private Address weightAt(CastCheck cast, long bytes) {
+      return cast.weights().plus(bytes / cast.master().bytes() * cast.module().bytes());
+    }
   }
 }

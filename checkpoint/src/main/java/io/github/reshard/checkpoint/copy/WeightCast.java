@@ -2,6 +2,9 @@ package io.github.reshard.checkpoint.copy;
 
 import io.github.reshard.checkpoint.torch.DType;
 import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.IntBuffer;
+import java.nio.LongBuffer;
 
 /**
  * The cast of master weights to the module's type as PyTorch does it: round to nearest, ties to
@@ -9,6 +12,12 @@ import java.nio.ByteBuffer;
  * made it, so any NaN equals any other.
  */
 public final class WeightCast {
+  /** Pairs of elements that are compared at once: what they take stays in the first-level cache. */
+  private static final int PAIRS = 1024;
+
+  private static final long LOW_BITS = 0x0000_ffff_0000_ffffL;
+  private static final long MAGNITUDE = 0x7fff_ffff_7fff_ffffL;
+
   private WeightCast() {}
 
   /** Whether the cast from {@code master} to {@code module} can be checked. */
@@ -30,11 +39,38 @@ public final class WeightCast {
       int byteIndex = masters.mismatch(weights);
       return byteIndex < 0 ? -1 : byteIndex / master.bytes();
     }
+    boolean brain = module == DType.BFLOAT16;
+    LongBuffer masterBuffer = masters.slice().order(ByteOrder.LITTLE_ENDIAN).asLongBuffer();
+    IntBuffer weightBuffer = weights.slice().order(ByteOrder.LITTLE_ENDIAN).asIntBuffer();
     int elements = masters.remaining() / master.bytes();
+    long[] masterPairs = new long[PAIRS];
+    int[] weightPairs = new int[PAIRS];
+    int done = 0;
+    while (elements - done >= 2) {
+      int pairs = Math.min(PAIRS, (elements - done) / 2);
+      masterBuffer.get(masterPairs, 0, pairs);
+      weightBuffer.get(weightPairs, 0, pairs);
+      boolean equal =
+          brain
+              ? equalBfloat16(masterPairs, weightPairs, pairs)
+              : equalFloat16(masterPairs, weightPairs, pairs);
+      if (!equal) {
+        int mismatch = firstMismatch(masters, weights, done, done + 2 * pairs, brain);
+        if (mismatch >= 0) {
+          return mismatch;
+        }
+      }
+      done += 2 * pairs;
+    }
+    return firstMismatch(masters, weights, done, elements, brain);
+  }
+
+  /** One by one, and NaNs equal each other. */
+  private static int firstMismatch(
+      ByteBuffer masters, ByteBuffer weights, int from, int to, boolean brain) {
     int m = masters.position();
     int w = weights.position();
-    boolean brain = module == DType.BFLOAT16;
-    for (int i = 0; i < elements; i++) {
+    for (int i = from; i < to; i++) {
       int bits = masters.getInt(m + 4 * i);
       int expected = brain ? toBfloat16(bits) : toFloat16(bits);
       int found = weights.getShort(w + 2 * i) & 0xffff;
@@ -43,6 +79,48 @@ public final class WeightCast {
       }
     }
     return -1;
+  }
+
+  /**
+   * Whether all pairs are equal and none holds an infinity or a NaN. Two elements at a time in one
+   * register, without a branch: the carry of one into the other happens only where the one is a
+   * NaN.
+   */
+  private static boolean equalBfloat16(long[] masters, int[] weights, int pairs) {
+    long different = 0;
+    for (int i = 0; i < pairs; i++) {
+      long pair = masters[i];
+      long odd = (pair >>> 16) & 0x0000_0001_0000_0001L;
+      long rounded = ((pair + 0x0000_7fff_0000_7fffL + odd) >>> 16) & LOW_BITS;
+      int packed = (int) rounded | (int) (rounded >>> 16);
+      long special = ((pair & MAGNITUDE) + 0x0080_0000_0080_0000L) & ~MAGNITUDE;
+      different |= (packed ^ weights[i]) | special;
+    }
+    return different == 0;
+  }
+
+  /** Whether all pairs are equal and none is beyond the largest half. */
+  private static boolean equalFloat16(long[] masters, int[] weights, int pairs) {
+    int different = 0;
+    for (int i = 0; i < pairs; i++) {
+      int low = (int) masters[i];
+      int high = (int) (masters[i] >>> 32);
+      int packed = finiteToFloat16(low) | finiteToFloat16(high) << 16;
+      // The sign bit of these says that the magnitude is at least 0x477ff000.
+      int special = ((0x477fefff - (low & 0x7fffffff)) | (0x477fefff - (high & 0x7fffffff))) >>> 31;
+      different |= (packed ^ weights[i]) | special;
+    }
+    return different == 0;
+  }
+
+  /** As {@link #toFloat16} for magnitudes below 0x477ff000, without a branch. */
+  private static int finiteToFloat16(int bits) {
+    int magnitude = bits & 0x7fffffff;
+    int normal = (magnitude + 0xfff + ((magnitude >>> 13) & 1) - 0x38000000) >>> 13;
+    int subnormal =
+        Float.floatToRawIntBits(Float.intBitsToFloat(magnitude) + 0.5f) - 0x3f000000;
+    int small = (magnitude - 0x38800000) >> 31;
+    return ((bits >>> 16) & 0x8000) | (normal & ~small) | (subnormal & small);
   }
 
   /**
