@@ -5,8 +5,6 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.storage.LocalSourceStore;
-import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
@@ -22,9 +20,9 @@ import io.github.reshard.transforms.RepartitionToRanks;
 import io.github.reshard.transforms.ShardCoders;
 import io.github.reshard.transforms.ShardId;
 import io.github.reshard.transforms.WriteParts;
+import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
@@ -62,17 +60,18 @@ public final class ReshardPipeline {
     long begin = System.nanoTime();
     JobConfig config = new JobConfig(options.getTrustMasters(), System.currentTimeMillis());
     progress.phase("reading headers", 0);
-    SourceStore source = new LocalSourceStore();
+    SourceStore source = Stores.source(options.getInput(), options);
     requireDistinct(options.getInput(), options.getOutput());
     ReshardPlan plan;
     TargetStore target;
     try {
       CheckpointFiles files =
           CheckpointFiles.discover(
-              source, options.getInput(), Optional.ofNullable(options.getTag()));
+              source, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
       plan =
           ReshardPlanner.plan(source, files, options.getTargetWorldSize(), options.getPartBytes());
-      target = new LocalTargetStore(options.getOutput(), plan.tag(), options.getOverwrite());
+      target =
+          Stores.target(options.getOutput(), plan.tag(), options.getOverwrite(), options);
       target.begin();
     } catch (IOException e) {
       throw new UncheckedIOException(e);
@@ -133,9 +132,7 @@ public final class ReshardPipeline {
   }
 
   private static void requireDistinct(String input, String output) {
-    Path from = Path.of(input).toAbsolutePath().normalize();
-    Path to = Path.of(output).toAbsolutePath().normalize();
-    if (from.equals(to)) {
+    if (Stores.same(input, output)) {
       throw new OutputException(output, "--output may not be --input; name another directory.");
     }
   }

@@ -1,0 +1,374 @@
+package io.github.reshard.transforms.storage;
+
+import com.google.cloud.storage.Blob;
+import com.google.cloud.storage.BlobId;
+import com.google.cloud.storage.BlobInfo;
+import com.google.cloud.storage.Storage;
+import com.google.cloud.storage.StorageException;
+import io.github.reshard.checkpoint.OutputException;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.channels.WritableByteChannel;
+import java.util.ArrayList;
+import java.util.Base64;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeoutException;
+import java.util.zip.CRC32C;
+
+/**
+ * A bucket of Google Cloud Storage. Each upload's CRC-32C is compared with the one that the store
+ * found, and a composed object's with the one that its components' give; generations are asked for
+ * in every call that changes something.
+ */
+final class GcsObjectStore implements ObjectStore {
+  private static final long serialVersionUID = 1L;
+
+  /** Google Cloud Storage composes this many at most in one request. */
+  static final int MOST_COMPONENTS = 32;
+
+  /** What is not longer is sent with one request, which says its CRC-32C beforehand. */
+  private static final int ONE_REQUEST_BYTES = 2 << 20;
+
+  private final String endpoint;
+  private final String bucket;
+
+  GcsObjectStore(String endpoint, String bucket) {
+    this.endpoint = endpoint;
+    this.bucket = bucket;
+  }
+
+  private Storage storage() {
+    return GcsClient.at(endpoint);
+  }
+
+  @Override
+  public String uri(String name) {
+    return "gs://" + bucket + "/" + name;
+  }
+
+  private OutputException failure(String name, StorageException e) {
+    return new OutputException(uri(name), GcsClient.explain(e, bucket, false), e);
+  }
+
+  private static Found found(Blob blob) {
+    return new Found(
+        blob.getName(),
+        blob.getSize(),
+        blob.getGeneration() + "/" + blob.getCrc32c(),
+        blob.getMetadata() == null ? Map.of() : blob.getMetadata());
+  }
+
+  private static long generation(Found object) {
+    return Long.parseLong(object.version().substring(0, object.version().indexOf('/')));
+  }
+
+  private static int crc32c(Found object) {
+    String text = object.version().substring(object.version().indexOf('/') + 1);
+    return ByteBuffer.wrap(Base64.getDecoder().decode(text)).getInt();
+  }
+
+  private static String base64(int crc32c) {
+    return Base64.getEncoder()
+        .encodeToString(ByteBuffer.allocate(Integer.BYTES).putInt(crc32c).array());
+  }
+
+  @Override
+  public List<Found> list(String prefix) {
+    try {
+      List<Found> all = new ArrayList<>();
+      storage()
+          .list(bucket, Storage.BlobListOption.prefix(prefix))
+          .iterateAll()
+          .forEach(blob -> all.add(found(blob)));
+      return all;
+    } catch (StorageException e) {
+      throw failure(prefix, e);
+    }
+  }
+
+  @Override
+  public Optional<Found> find(String name) {
+    try {
+      return Optional.ofNullable(storage().get(BlobId.of(bucket, name))).map(GcsObjectStore::found);
+    } catch (StorageException e) {
+      throw failure(name, e);
+    }
+  }
+
+  private BlobInfo.Builder info(String name, Map<String, String> metadata) {
+    return BlobInfo.newBuilder(bucket, name)
+        .setContentType("application/octet-stream")
+        .setMetadata(metadata);
+  }
+
+  /** An object that exists is this one, written by another attempt, or the run is not alone. */
+  private void requireSame(String name, long bytes, int crc32c) {
+    Optional<Found> there = find(name);
+    if (there.isEmpty() || there.get().bytes() != bytes || crc32c(there.get()) != crc32c) {
+      throw new OutputException(
+          uri(name),
+          "expected %d bytes with CRC-32C %08x, found %s. Something else writes to the output, or bytes were changed on the way; run again."
+              .formatted(
+                  bytes,
+                  crc32c,
+                  there
+                      .map(f -> "%d bytes with CRC-32C %08x".formatted(f.bytes(), crc32c(f)))
+                      .orElse("nothing")));
+    }
+  }
+
+  @Override
+  public Upload create(String name, Map<String, String> metadata) {
+    return new GcsUpload(name, metadata);
+  }
+
+  private final class GcsUpload implements Upload {
+    private final String name;
+    private final Map<String, String> metadata;
+    private final CRC32C crc = new CRC32C();
+    private ByteBuffer head = ByteBuffer.allocate(ONE_REQUEST_BYTES);
+    private WritableByteChannel channel;
+    private com.google.cloud.storage.BlobWriteSession session;
+    private long bytes;
+
+    GcsUpload(String name, Map<String, String> metadata) {
+      this.name = name;
+      this.metadata = metadata;
+    }
+
+    @Override
+    public void write(ByteBuffer source) throws IOException {
+      crc.update(source.duplicate());
+      bytes += source.remaining();
+      try {
+        if (channel == null) {
+          if (source.remaining() <= head.remaining()) {
+            head.put(source);
+            return;
+          }
+          session =
+              storage()
+                  .blobWriteSession(
+                      info(name, metadata).build(), Storage.BlobWriteOption.doesNotExist());
+          channel = session.open();
+          writeAll(head.flip());
+          head = null;
+        }
+        writeAll(source);
+      } catch (IOException e) {
+        throw unlessThere(e);
+      }
+    }
+
+    private void writeAll(ByteBuffer source) throws IOException {
+      while (source.hasRemaining()) {
+        channel.write(source);
+      }
+    }
+
+    @Override
+    public void complete() throws IOException {
+      int value = (int) crc.getValue();
+      try {
+        if (channel == null) {
+          storage()
+              .create(
+                  info(name, metadata).setCrc32c(base64(value)).build(),
+                  head.array(),
+                  0,
+                  head.position(),
+                  Storage.BlobTargetOption.doesNotExist());
+          return;
+        }
+        channel.close();
+        BlobInfo written = session.getResult().get(1, TimeUnit.MINUTES);
+        if (written.getSize() != bytes || !base64(value).equals(written.getCrc32c())) {
+          storage().delete(written.getBlobId());
+          requireSame(name, bytes, value);
+        }
+      } catch (StorageException e) {
+        throwUnlessThere(e, value);
+      } catch (IOException e) {
+        StorageException cause = causeIn(e);
+        if (cause == null) {
+          throw e;
+        }
+        throwUnlessThere(cause, value);
+      } catch (ExecutionException e) {
+        StorageException cause = causeIn(e);
+        if (cause == null) {
+          throw new IOException(uri(name) + ": the upload failed", e);
+        }
+        throwUnlessThere(cause, value);
+      } catch (TimeoutException e) {
+        throw new IOException(uri(name) + ": the upload did not end", e);
+      } catch (InterruptedException e) {
+        Thread.currentThread().interrupt();
+        throw new IOException("interrupted", e);
+      }
+    }
+
+    private void throwUnlessThere(StorageException e, int value) {
+      if (e.getCode() != 412) {
+        throw failure(name, e);
+      }
+      requireSame(name, bytes, value);
+    }
+
+    private IOException unlessThere(IOException e) {
+      StorageException cause = causeIn(e);
+      if (cause == null) {
+        return e;
+      }
+      throw failure(name, cause);
+    }
+
+    @Override
+    public void abandon() {
+      // Only closing makes the object; the store forgets an upload that nobody goes on with.
+      channel = null;
+    }
+  }
+
+  private static StorageException causeIn(Throwable thrown) {
+    for (Throwable t = thrown; t != null; t = t.getCause()) {
+      if (t instanceof StorageException found) {
+        return found;
+      }
+    }
+    return null;
+  }
+
+  @Override
+  public void put(String name, byte[] content) {
+    try {
+      storage().create(info(name, Map.of()).build(), content);
+    } catch (StorageException e) {
+      throw failure(name, e);
+    }
+  }
+
+  @Override
+  public byte[] read(Found object) {
+    try {
+      return storage().readAllBytes(BlobId.of(bucket, object.name(), generation(object)));
+    } catch (StorageException e) {
+      throw failure(object.name(), e);
+    }
+  }
+
+  @Override
+  public void concatenate(
+      String name, List<Found> components, Map<String, String> metadata, String scratch)
+      throws IOException {
+    List<Found> level = components;
+    for (int depth = 0; level.size() > MOST_COMPONENTS; depth++) {
+      Found[] joined = new Found[(level.size() + MOST_COMPONENTS - 1) / MOST_COMPONENTS];
+      List<Found> below = level;
+      int height = depth;
+      List<Integer> indices = new ArrayList<>();
+      for (int k = 0; k < joined.length; k++) {
+        indices.add(k);
+      }
+      InParallel.forEach(
+          indices,
+          k -> {
+            List<Found> some =
+                below.subList(
+                    k * MOST_COMPONENTS, Math.min((k + 1) * MOST_COMPONENTS, below.size()));
+            joined[k] =
+                some.size() == 1
+                    ? some.get(0)
+                    : compose(
+                        "%s%d-%06d.joined".formatted(scratch, height, k),
+                        some,
+                        Map.of(RUN, metadata.getOrDefault(RUN, "")));
+          });
+      level = List.of(joined);
+    }
+    compose(name, level, metadata);
+  }
+
+  private Found compose(String name, List<Found> components, Map<String, String> metadata) {
+    Storage.ComposeRequest.Builder request =
+        Storage.ComposeRequest.newBuilder()
+            .setTarget(info(name, metadata).build())
+            .setTargetOptions(Storage.BlobTargetOption.doesNotExist());
+    long bytes = 0;
+    int crc = 0;
+    for (Found component : components) {
+      request.addSource(component.name(), generation(component));
+      crc = Crc32cCombine.combine(crc, crc32c(component), component.bytes());
+      bytes += component.bytes();
+    }
+    Found composed;
+    try {
+      composed = found(storage().compose(request.build()));
+    } catch (StorageException e) {
+      if (e.getCode() != 412) {
+        throw failure(name, e);
+      }
+      requireSame(name, bytes, crc);
+      return find(name).orElseThrow(() -> failure(name, e));
+    }
+    if (composed.bytes() != bytes || crc32c(composed) != crc) {
+      delete(List.of(composed));
+      requireSame(name, bytes, crc);
+    }
+    return composed;
+  }
+
+  @Override
+  public void copy(Found from, String to) {
+    try {
+      Blob there = storage().get(BlobId.of(bucket, to));
+      Blob copied =
+          storage()
+              .copy(
+                  Storage.CopyRequest.newBuilder()
+                      .setSource(BlobId.of(bucket, from.name(), generation(from)))
+                      .setTarget(
+                          BlobId.of(bucket, to),
+                          there == null
+                              ? Storage.BlobTargetOption.doesNotExist()
+                              : Storage.BlobTargetOption.generationMatch(there.getGeneration()))
+                      .build())
+              .getResult();
+      if (copied.getSize() != from.bytes() || crc32c(found(copied)) != crc32c(from)) {
+        requireSame(to, from.bytes(), crc32c(from));
+      }
+    } catch (StorageException e) {
+      if (e.getCode() != 412) {
+        throw failure(to, e);
+      }
+      requireSame(to, from.bytes(), crc32c(from));
+    }
+  }
+
+  @Override
+  public void delete(List<Found> objects) {
+    try {
+      InParallel.forEach(objects, this::delete);
+    } catch (IOException e) {
+      throw new OutputException(uri(objects.get(0).name()), "cannot be removed: " + e, e);
+    }
+  }
+
+  private void delete(Found object) {
+    try {
+      storage()
+          .delete(
+              BlobId.of(bucket, object.name()),
+              Storage.BlobSourceOption.generationMatch(generation(object)));
+    } catch (StorageException e) {
+      // Gone, or another one by now: either way this version is not there any more.
+      if (e.getCode() != 404 && e.getCode() != 412) {
+        throw failure(object.name(), e);
+      }
+    }
+  }
+}

@@ -1,0 +1,386 @@
+package io.github.reshard.transforms.storage;
+
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.storage.PositionalFile;
+import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.transforms.storage.ObjectStore.Found;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
+import java.util.UUID;
+
+/**
+ * A checkpoint in a bucket, where nothing can be written in place or renamed. Everything grows
+ * under {@code OUTPUT/.reshard-TAG.unpublished/RUN/}:
+ *
+ * <ul>
+ *   <li>{@code parts/FILE.parts/OFFSET.run}: a run of bytes of a file that begins at {@code OFFSET}
+ *       (16 hexadecimal digits), as one worker wrote it;
+ *   <li>{@code parts/FILE.parts/OFFSET.small}: short runs in one object, each with its offset and
+ *       length before it, since an object for each would cost a request for each;
+ *   <li>{@code files/FILE}: the whole file, put together from these inside the store.
+ * </ul>
+ *
+ * <p>Publishing copies the files to their names inside the store and writes {@code latest} last.
+ * {@code RUN} is drawn when the job is planned and travels with it: whatever a worker of a run that
+ * died still writes lies in a directory of its own and is removed by the next run of the same tag.
+ */
+final class ObjectTargetStore implements TargetStore {
+  private static final long serialVersionUID = 1L;
+  private static final String LATEST = "latest";
+
+  /** Runs up to this length share an object. */
+  static final int SMALL_BYTES = 256 << 10;
+
+  /** Short runs are put down when they are this many bytes together. */
+  private static final int MOST_SMALL_BYTES = 8 << 20;
+
+  private final ObjectStore store;
+  private final String base;
+  private final String tag;
+  private final boolean overwrite;
+  private final String run = UUID.randomUUID().toString().substring(0, 8);
+
+  /**
+   * @param directory the output, a name in the store without a slash at its end; empty for the
+   *     bucket itself
+   */
+  ObjectTargetStore(ObjectStore store, String directory, String tag, boolean overwrite) {
+    this.store = store;
+    this.base = directory.isEmpty() ? "" : directory + "/";
+    this.tag = tag;
+    this.overwrite = overwrite;
+  }
+
+  private String staging() {
+    return base + ".reshard-" + tag + ".unpublished/";
+  }
+
+  private String mine() {
+    return staging() + run + "/";
+  }
+
+  private String parts(String path) {
+    return mine() + "parts/" + path + ".parts/";
+  }
+
+  private String files() {
+    return mine() + "files/";
+  }
+
+  private String marker() {
+    return base + ".reshard-" + tag + ".publishing";
+  }
+
+  @Override
+  public void begin() throws IOException {
+    String tagPrefix = base + tag + "/";
+    if (!overwrite && !store.list(tagPrefix).isEmpty() && store.find(marker()).isEmpty()) {
+      throw new OutputException(
+          store.uri(tagPrefix), "the output already holds this tag; --overwrite replaces it.");
+    }
+    store.delete(store.list(staging()));
+    // Whoever may not write learns it now.
+    store.put(mine() + "begun", new byte[0]);
+  }
+
+  @Override
+  public boolean ascending() {
+    return true;
+  }
+
+  @Override
+  public PositionalFile open(String path) {
+    return new Part(path);
+  }
+
+  private static String offsetName(long offset) {
+    return "%016x".formatted(offset);
+  }
+
+  private static long offsetIn(String name) {
+    String last = name.substring(name.lastIndexOf('/') + 1);
+    return Long.parseUnsignedLong(last.substring(0, last.indexOf('.')), 16);
+  }
+
+  /** What one worker writes of a file; it becomes objects. */
+  private final class Part implements PositionalFile {
+    private final String path;
+    private long runOffset = -1;
+    private long at;
+    private final ByteBuffer head = ByteBuffer.allocate(SMALL_BYTES);
+    private ObjectStore.Upload upload;
+    private final List<Piece> small = new ArrayList<>();
+    private long smallBytes;
+
+    Part(String path) {
+      this.path = path;
+    }
+
+    @Override
+    public void write(long position, ByteBuffer source) throws IOException {
+      if (!source.hasRemaining()) {
+        return;
+      }
+      if (runOffset < 0 || position != at) {
+        if (position < at) {
+          throw new IllegalStateException(
+              "%s: byte %d after byte %d; objects are written forwards"
+                  .formatted(path, position, at));
+        }
+        endRun();
+        runOffset = position;
+      }
+      at = position + source.remaining();
+      if (upload == null && source.remaining() > head.remaining()) {
+        upload =
+            store.create(parts(path) + offsetName(runOffset) + ".run", Map.of(ObjectStore.RUN, run));
+        upload.write(head.flip());
+      }
+      if (upload == null) {
+        head.put(source);
+      } else {
+        upload.write(source);
+      }
+    }
+
+    private void endRun() throws IOException {
+      if (upload != null) {
+        upload.complete();
+        upload = null;
+      } else if (head.position() > 0) {
+        byte[] bytes = new byte[head.flip().remaining()];
+        head.get(bytes);
+        small.add(new Piece(runOffset, bytes));
+        smallBytes += bytes.length;
+        if (smallBytes > MOST_SMALL_BYTES) {
+          putDownSmall();
+        }
+      }
+      head.clear();
+    }
+
+    private void putDownSmall() throws IOException {
+      if (small.isEmpty()) {
+        return;
+      }
+      ByteBuffer all =
+          ByteBuffer.allocate(Math.toIntExact(smallBytes + (long) Piece.HEADER * small.size()));
+      small.forEach(piece -> all.putLong(piece.offset()).putInt(piece.bytes().length).put(piece.bytes()));
+      ObjectStore.Upload object =
+          store.create(
+              parts(path) + offsetName(small.get(0).offset()) + ".small",
+              Map.of(ObjectStore.RUN, run));
+      object.write(all.flip());
+      object.complete();
+      small.clear();
+      smallBytes = 0;
+    }
+
+    @Override
+    public void complete() throws IOException {
+      endRun();
+      putDownSmall();
+      runOffset = -1;
+    }
+
+    @Override
+    public void close() {
+      if (upload != null) {
+        upload.abandon();
+        upload = null;
+      }
+    }
+  }
+
+  /** Some bytes of a file. */
+  @SuppressWarnings("ArrayRecordComponent") // Handed on, never compared.
+  private record Piece(long offset, byte[] bytes) {
+    /** Bytes before each piece in an object of small pieces: its offset and its length. */
+    static final int HEADER = Long.BYTES + Integer.BYTES;
+
+    static List<Piece> parse(byte[] object) {
+      List<Piece> pieces = new ArrayList<>();
+      ByteBuffer in = ByteBuffer.wrap(object);
+      while (in.hasRemaining()) {
+        long offset = in.getLong();
+        byte[] bytes = new byte[in.getInt()];
+        in.get(bytes);
+        pieces.add(new Piece(offset, bytes));
+      }
+      return pieces;
+    }
+  }
+
+  /** A run of a file: an object, or bytes that will be part of one. */
+  private record Stretch(long offset, long bytes, Found object, Piece piece) {
+    long end() {
+      return offset + bytes;
+    }
+  }
+
+  @Override
+  public void finish(String path, long bytes, boolean executable) throws IOException {
+    Map<String, String> metadata = new HashMap<>();
+    metadata.put(ObjectStore.RUN, run);
+    if (executable) {
+      metadata.put(ObjectStore.POSIX_MODE, "755");
+    }
+    if (!isWhole(path, bytes)) {
+      try {
+        putTogether(path, bytes, metadata);
+      } catch (IOException | RuntimeException e) {
+        // Another worker may have finished the same file and removed its parts meanwhile.
+        if (!isWhole(path, bytes)) {
+          throw e;
+        }
+      }
+    }
+    store.delete(store.list(parts(path)));
+  }
+
+  private boolean isWhole(String path, long bytes) throws IOException {
+    Optional<Found> whole = store.find(files() + path);
+    return whole.isPresent() && whole.get().bytes() == bytes;
+  }
+
+  private void putTogether(String path, long bytes, Map<String, String> metadata)
+      throws IOException {
+    List<Stretch> stretches = stretches(path, bytes);
+    boolean onlyPieces = stretches.stream().allMatch(s -> s.object() == null);
+    if (onlyPieces) {
+      upload(files() + path, stretches, metadata);
+      return;
+    }
+    List<Found> components = new ArrayList<>();
+    List<Stretch> gap = new ArrayList<>();
+    for (Stretch stretch : stretches) {
+      if (stretch.object() == null) {
+        gap.add(stretch);
+        continue;
+      }
+      addGap(path, gap, components);
+      components.add(stretch.object());
+    }
+    addGap(path, gap, components);
+    store.concatenate(files() + path, components, metadata, parts(path));
+  }
+
+  private void addGap(String path, List<Stretch> gap, List<Found> components) throws IOException {
+    if (gap.isEmpty()) {
+      return;
+    }
+    String name = parts(path) + offsetName(gap.get(0).offset()) + ".gap";
+    upload(name, gap, Map.of(ObjectStore.RUN, run));
+    components.add(
+        store
+            .find(name)
+            .orElseThrow(() -> new IOException(store.uri(name) + " was written and is gone")));
+    gap.clear();
+  }
+
+  private void upload(String name, List<Stretch> pieces, Map<String, String> metadata)
+      throws IOException {
+    ObjectStore.Upload upload = store.create(name, metadata);
+    for (Stretch stretch : pieces) {
+      upload.write(ByteBuffer.wrap(stretch.piece().bytes()));
+    }
+    upload.complete();
+  }
+
+  /** Everything that was written of a file, in order and without holes. */
+  private List<Stretch> stretches(String path, long bytes) throws IOException {
+    List<Stretch> found = new ArrayList<>();
+    for (Found object : store.list(parts(path))) {
+      if (object.name().endsWith(".run")) {
+        found.add(new Stretch(offsetIn(object.name()), object.bytes(), object, null));
+      } else if (object.name().endsWith(".small")) {
+        for (Piece piece : Piece.parse(store.read(object))) {
+          found.add(new Stretch(piece.offset(), piece.bytes().length, null, piece));
+        }
+      }
+    }
+    found.sort(Comparator.comparingLong(Stretch::offset));
+    long at = 0;
+    for (Stretch stretch : found) {
+      requireAt(path, at, stretch.offset());
+      at = stretch.end();
+    }
+    requireAt(path, at, bytes);
+    return found;
+  }
+
+  private void requireAt(String path, long expected, long found) {
+    if (expected != found) {
+      throw new OutputException(
+          store.uri(files() + path),
+          "expected what was written to go on at byte %d, found it at byte %d. Something else writes to or removes from %s"
+              .formatted(expected, found, store.uri(parts(path))));
+    }
+  }
+
+  @Override
+  public void publish(Iterable<String> paths) throws IOException {
+    Map<String, Found> staged = new HashMap<>();
+    store.list(files()).forEach(object -> staged.put(object.name(), object));
+    Set<String> finals = new HashSet<>();
+    List<Copy> copies = new ArrayList<>();
+    for (String path : paths) {
+      String name = base + path;
+      finals.add(name);
+      Found from = staged.get(files() + path);
+      if (from != null) {
+        copies.add(new Copy(from, name));
+      } else {
+        requirePublished(path, name);
+      }
+    }
+    if (copies.isEmpty()) {
+      return;
+    }
+    store.put(marker(), new byte[0]);
+    Optional<Found> latest = store.find(base + LATEST);
+    if (latest.isPresent()
+        && new String(store.read(latest.get()), StandardCharsets.UTF_8).strip().equals(tag)) {
+      store.delete(List.of(latest.get()));
+    }
+    List<Found> old = new ArrayList<>(store.list(base + tag + "/"));
+    old.removeIf(object -> finals.contains(object.name()));
+    store.delete(old);
+    InParallel.forEach(copies, copy -> store.copy(copy.from(), copy.to()));
+    store.put(base + LATEST, tag.getBytes(StandardCharsets.UTF_8));
+    // The files go last: while they are there, this can be done again.
+    store.delete(store.list(mine() + "parts/"));
+    store.delete(store.list(mine()));
+    store.find(marker()).ifPresent(this::deleteQuietly);
+  }
+
+  private void deleteQuietly(Found object) {
+    try {
+      store.delete(List.of(object));
+    } catch (IOException e) {
+      throw new OutputException(store.uri(object.name()), "cannot be removed: " + e, e);
+    }
+  }
+
+  private record Copy(Found from, String to) {}
+
+  /** What is not staged any more was published by an earlier attempt of this very run. */
+  private void requirePublished(String path, String name) throws IOException {
+    Optional<Found> published = store.find(name);
+    String by = published.map(f -> f.metadata().getOrDefault(ObjectStore.RUN, run)).orElse("");
+    if (!by.equals(run)) {
+      throw new OutputException(
+          store.uri(files() + path),
+          "is gone, so the tag was not published. Another run with the same output and tag has begun since; let one finish, then run again.");
+    }
+  }
+}

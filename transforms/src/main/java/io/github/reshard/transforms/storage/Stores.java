@@ -1,0 +1,135 @@
+package io.github.reshard.transforms.storage;
+
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.storage.LocalTargetStore;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.storage.TargetStore;
+import java.nio.file.Path;
+import org.apache.beam.sdk.io.FileSystems;
+import org.apache.beam.sdk.options.PipelineOptions;
+
+/**
+ * Chooses where a checkpoint lies by what its location looks like: {@code gs://BUCKET/PATH}, any
+ * other {@code SCHEME://} that Beam has a file system for, or a local path. Nothing of a cloud is
+ * loaded for local paths.
+ */
+public final class Stores {
+  private static final String GOOGLE = "gs";
+  private static final String GOOGLE_CLIENT = "com.google.cloud.storage.Storage";
+
+  private Stores() {}
+
+  /** The scheme, or an empty text for a local path; {@code file://} is one. */
+  private static String scheme(String location) {
+    int colon = location.indexOf("://");
+    String scheme = colon < 1 ? "" : location.substring(0, colon);
+    return scheme.equals("file") || !scheme.matches("[a-zA-Z][a-zA-Z0-9+.-]*") ? "" : scheme;
+  }
+
+  /** Whether {@code location} is a path of this machine. */
+  public static boolean isLocal(String location) {
+    return scheme(location).isEmpty();
+  }
+
+  /** Whether both are the same place, as far as names tell. */
+  public static boolean same(String one, String other) {
+    if (isLocal(one) != isLocal(other)) {
+      return false;
+    }
+    return isLocal(one)
+        ? localPath(one).equals(localPath(other))
+        : ObjectName.parse(one).equals(ObjectName.parse(other));
+  }
+
+  private static Path localPath(String location) {
+    return Path.of(local(location)).toAbsolutePath().normalize();
+  }
+
+  private static String local(String location) {
+    return location.startsWith("file://") ? location.substring("file://".length()) : location;
+  }
+
+  /**
+   * How to read the checkpoint in {@code input}; directories are given to it as {@link #directory}
+   * says.
+   *
+   * @param options of the pipeline, for Beam's file systems
+   * @throws IllegalArgumentException if nothing here knows the scheme
+   */
+  public static SourceStore source(String input, PipelineOptions options) {
+    return switch (scheme(input)) {
+      case "" -> new LocalSourceStore();
+      case GOOGLE -> {
+        requireGoogleClient(input);
+        yield Google.source();
+      }
+      default -> {
+        requireFileSystem(input, options);
+        yield new BeamSourceStore();
+      }
+    };
+  }
+
+  /** {@code location} as a store takes it: without {@code file://} and slashes at its end. */
+  public static String directory(String location) {
+    return isLocal(location) ? local(location) : ObjectName.parse(location).toString();
+  }
+
+  /**
+   * How to write the checkpoint {@code tag} into {@code output}.
+   *
+   * @param overwrite whether a tag that is there is replaced
+   * @param options of the pipeline, for Beam's file systems
+   * @throws IllegalArgumentException if nothing here knows the scheme
+   */
+  public static TargetStore target(
+      String output, String tag, boolean overwrite, PipelineOptions options) {
+    String scheme = scheme(output);
+    if (scheme.isEmpty()) {
+      return new LocalTargetStore(local(output), tag, overwrite);
+    }
+    ObjectName at = ObjectName.parse(output);
+    ObjectStore store;
+    if (scheme.equals(GOOGLE)) {
+      requireGoogleClient(output);
+      store = Google.objects(at.bucket());
+    } else {
+      requireFileSystem(output, options);
+      store = new BeamObjectStore(scheme + "://" + at.bucket());
+    }
+    return new ObjectTargetStore(store, at.name(), tag, overwrite);
+  }
+
+  private static void requireGoogleClient(String location) {
+    try {
+      Class.forName(GOOGLE_CLIENT, false, Stores.class.getClassLoader());
+    } catch (ClassNotFoundException e) {
+      throw new IllegalArgumentException(missing(location), e);
+    }
+  }
+
+  private static void requireFileSystem(String location, PipelineOptions options) {
+    FileSystems.setDefaultPipelineOptions(options);
+    try {
+      FileSystems.matchNewResource(location, true);
+    } catch (IllegalArgumentException e) {
+      throw new IllegalArgumentException(missing(location), e);
+    }
+  }
+
+  private static String missing(String location) {
+    return location
+        + ": this build has no client for it. scripts/reshard builds one when it sees gs:// or s3://; with Maven, add -Dbuckets. For other stores put Beam's file system for it on the classpath.";
+  }
+
+  /** In a class of its own, so that Google's classes are looked for only here. */
+  private static final class Google {
+    static SourceStore source() {
+      return new GcsSourceStore(GcsClient.endpoint());
+    }
+
+    static ObjectStore objects(String bucket) {
+      return new GcsObjectStore(GcsClient.endpoint(), bucket);
+    }
+  }
+}
