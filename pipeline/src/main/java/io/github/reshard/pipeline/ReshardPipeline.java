@@ -70,8 +70,7 @@ public final class ReshardPipeline {
               source, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
       plan =
           ReshardPlanner.plan(source, files, options.getTargetWorldSize(), options.getPartBytes());
-      target =
-          Stores.target(options.getOutput(), plan.tag(), options.getOverwrite(), options);
+      target = Stores.target(options.getOutput(), plan.tag(), options.getOverwrite(), options);
       target.begin();
     } catch (IOException e) {
       throw new UncheckedIOException(e);

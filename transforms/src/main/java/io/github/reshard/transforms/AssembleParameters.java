@@ -44,8 +44,7 @@ public final class AssembleParameters
   public PCollection<ParameterTensor> expand(PCollection<KV<ParamId, RankSlice>> slices) {
     return slices
         .apply("KeyBySome", ParDo.of(new KeyBySome(keys)))
-        .setCoder(
-            KvCoder.of(VarIntCoder.of(), KvCoder.of(Coders.PARAM_ID, Coders.RANK_SLICE)))
+        .setCoder(KvCoder.of(VarIntCoder.of(), KvCoder.of(Coders.PARAM_ID, Coders.RANK_SLICE)))
         .apply("ByParameter", GroupByKey.create())
         .apply("Assemble", ParDo.of(new Assemble(planView)).withSideInputs(planView))
         .setCoder(Coders.PARAMETER_TENSOR);
@@ -87,9 +86,7 @@ public final class AssembleParameters
       index = PlanIndex.of(plan, index);
       Map<ParamId, List<RankSlice>> byParameter = new LinkedHashMap<>();
       for (KV<ParamId, RankSlice> slice : slices.getValue()) {
-        byParameter
-            .computeIfAbsent(slice.getKey(), id -> new ArrayList<>())
-            .add(slice.getValue());
+        byParameter.computeIfAbsent(slice.getKey(), id -> new ArrayList<>()).add(slice.getValue());
       }
       byParameter.forEach((id, all) -> out.output(assemble(plan, id, all)));
     }

@@ -73,8 +73,7 @@ final class FinishFiles
 
   private static final int NOTHING_WRITTEN = -1;
 
-  private static final class FinishFile
-      extends DoFn<KV<Integer, Iterable<EntryCrc>>, Outcome> {
+  private static final class FinishFile extends DoFn<KV<Integer, Iterable<EntryCrc>>, Outcome> {
     private static final long serialVersionUID = 1L;
     private final PCollectionView<ReshardPlan> planView;
     private final SourceStore source;

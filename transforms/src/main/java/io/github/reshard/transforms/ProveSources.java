@@ -2,7 +2,6 @@ package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.copy.SliceCrc;
-import io.github.reshard.checkpoint.plan.EntryContents;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.torch.TorchFile;

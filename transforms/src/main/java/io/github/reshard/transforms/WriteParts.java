@@ -89,8 +89,7 @@ public final class WriteParts
     crcs.get(READ).setCoder(KvCoder.of(VarIntCoder.of(), Coders.ENTRY_CRC));
     crcs.get(WRITTEN).setCoder(KvCoder.of(VarIntCoder.of(), Coders.ENTRY_CRC));
     crcs.get(TENSORS)
-        .setCoder(
-            KvCoder.of(VarIntCoder.of(), KvCoder.of(Coders.TENSOR_ID, Coders.SLICE_CRC)));
+        .setCoder(KvCoder.of(VarIntCoder.of(), KvCoder.of(Coders.TENSOR_ID, Coders.SLICE_CRC)));
     crcs.get(DISAGREEMENTS).setCoder(Coders.OUTCOME);
     return crcs;
   }
@@ -197,8 +196,7 @@ public final class WriteParts
       emit(written, out.get(WRITTEN));
       ParameterKeys keys = ParameterKeys.of(plan);
       OutputReceiver<KV<Integer, KV<TensorId, SliceCrc>>> digests = out.get(TENSORS);
-      tensors.emit(
-          (id, crc) -> digests.output(KV.of(keys.of(id.parameter()), KV.of(id, crc))));
+      tensors.emit((id, crc) -> digests.output(KV.of(keys.of(id.parameter()), KV.of(id, crc))));
       disagreements.forEach(out.get(DISAGREEMENTS)::output);
     }
 

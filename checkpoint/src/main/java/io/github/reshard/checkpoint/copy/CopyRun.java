@@ -8,8 +8,8 @@ import java.util.List;
 
 /**
  * Slices that follow one another in the source and in the target alike, so that they are one read
- * and one write. Neighbours in a partition mostly stay neighbours, and without this a
- * checkpoint of many small parameters would cost a system call or two for each.
+ * and one write. Neighbours in a partition mostly stay neighbours, and without this a checkpoint of
+ * many small parameters would cost a system call or two for each.
  *
  * @param slices at least one, in order
  * @param bytes the length of all

@@ -66,6 +66,8 @@ public final class SliceCopier {
   /** Hears of each slice that was copied. */
   public interface Copied {
     /**
+     * Called once for each slice, in order.
+     *
      * @param crc32 of the slice's bytes
      */
     void slice(SliceCopy slice, int crc32);

@@ -117,8 +117,7 @@ public final class WeightCast {
   private static int finiteToFloat16(int bits) {
     int magnitude = bits & 0x7fffffff;
     int normal = (magnitude + 0xfff + ((magnitude >>> 13) & 1) - 0x38000000) >>> 13;
-    int subnormal =
-        Float.floatToRawIntBits(Float.intBitsToFloat(magnitude) + 0.5f) - 0x3f000000;
+    int subnormal = Float.floatToRawIntBits(Float.intBitsToFloat(magnitude) + 0.5f) - 0x3f000000;
     int small = (magnitude - 0x38800000) >> 31;
     return ((bits >>> 16) & 0x8000) | (normal & ~small) | (subnormal & small);
   }

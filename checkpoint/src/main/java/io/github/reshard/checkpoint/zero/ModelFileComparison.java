@@ -77,7 +77,9 @@ final class ModelFileComparison {
       }
     }
     if (!contents(firstFile, first).equals(contents(file, states))) {
-      differing.computeIfAbsent("tensors that are not partitioned", k -> new ArrayList<>()).add(rank);
+      differing
+          .computeIfAbsent("tensors that are not partitioned", k -> new ArrayList<>())
+          .add(rank);
     }
   }
 

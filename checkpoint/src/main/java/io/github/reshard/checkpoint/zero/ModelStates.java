@@ -11,8 +11,7 @@ import java.util.Set;
 import java.util.stream.Collectors;
 
 /**
- * What a model file says (DeepSpeed 0.19.6, runtime/engine.py, {@code
- * _common_checkpoint_state}).
+ * What a model file says (DeepSpeed 0.19.6, runtime/engine.py, {@code _common_checkpoint_state}).
  *
  * @param root the pickled dict
  */
@@ -74,8 +73,8 @@ record ModelStates(PickledValue root) {
   }
 
   /**
-   * Whether {@code ds_config} is there to read: the engine stores what {@code initialize} was given,
-   * which may be the path of a file.
+   * Whether {@code ds_config} is there to read: the engine stores what {@code initialize} was
+   * given, which may be the path of a file.
    */
   boolean hasConfig() {
     return root.findPresent("ds_config").filter(PickledValue::isDict).isPresent();

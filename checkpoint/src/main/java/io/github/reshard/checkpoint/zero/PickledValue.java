@@ -141,7 +141,9 @@ record PickledValue(String file, String path, PyObject node) {
 
   /** A whole number that may be written as a float, as JSON's {@code 1e8} is. */
   Optional<Long> asWhole() {
-    if (node instanceof PyFloat f && f.value() == Math.rint(f.value()) && Math.abs(f.value()) < 1e18) {
+    if (node instanceof PyFloat f
+        && f.value() == Math.rint(f.value())
+        && Math.abs(f.value()) < 1e18) {
       return Optional.of((long) f.value());
     }
     return node instanceof PyInt i && i.value().bitLength() < 64

@@ -152,8 +152,7 @@ final class ReplicaComparison {
   }
 
   /** Whether two tensors of a file that fill their storages hold the same bytes. */
-  static boolean sameBytes(
-      PlanBuilder plan, int source, TorchFile file, TensorNode a, TensorNode b)
+  static boolean sameBytes(PlanBuilder plan, int source, TorchFile file, TensorNode a, TensorNode b)
       throws IOException {
     if (a.storageKey().equals(b.storageKey())) {
       return a.storageOffset() == b.storageOffset();

@@ -65,7 +65,13 @@ public final class ReshardPlanner {
           where,
           "has the model files both of ZeRO-3 (%s) and of ZeRO-1 or 2 (%s). Two checkpoints are mixed here; keep the files of one."
               .formatted(
-                  files.rankModels().get(files.rankModels().firstKey()).values().iterator().next().name(),
+                  files
+                      .rankModels()
+                      .get(files.rankModels().firstKey())
+                      .values()
+                      .iterator()
+                      .next()
+                      .name(),
                   files.models().get(files.models().firstKey()).name()));
     }
   }

@@ -96,7 +96,7 @@ final class ShardedPlanner {
     ShardedLayout source = new ShardedLayout(ranks, subGroups.parameters(), subGroupSize);
     ShardedLayout target =
         new ShardedLayout(plan.targetWorldSize, subGroups.parameters(), subGroupSize);
-    List<Parameter> frozen = partitionedFrozen(first, ranks);
+    List<Parameter> frozen = partitionedFrozen(first);
     Models indices =
         new Models(
             plan.addModel(model(mpRank, source, target)),
@@ -116,7 +116,8 @@ final class ShardedPlanner {
       requireSubGroupsAgree(states, optimizers.get(0), source);
     }
     List<String> dsIds =
-        ParameterIds.labels(parameterNames(first), first.tiedNames(), source, states.dsIds(), target);
+        ParameterIds.labels(
+            parameterNames(first), first.tiedNames(), source, states.dsIds(), target);
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       planFiles(rank, models, optimizers, indices, dsIds);
     }
@@ -145,7 +146,7 @@ final class ShardedPlanner {
    * base weights) are in the module in full, and whole on every rank (runtime/engine.py, {@code
    * _get_zero_frozen_param_attributes}).
    */
-  private static List<Parameter> partitionedFrozen(ModelStates model, int ranks) {
+  private static List<Parameter> partitionedFrozen(ModelStates model) {
     Map<String, TensorNode> module = model.module();
     Map<String, PickledValue> fragments = model.frozenFragments();
     List<Parameter> partitioned = new ArrayList<>();
@@ -309,7 +310,7 @@ final class ShardedPlanner {
         }
         PickledValue other = before.get().get(entry.key());
         boolean same =
-            entry.value().asTensor().isPresent() && other.asTensor().isPresent()
+            (entry.value().asTensor().isPresent() && other.asTensor().isPresent())
                 ? ReplicaComparison.sameBytes(
                     plan, file.source(), file.file(), entry.value().tensor(), other.tensor())
                 : PyEquality.firstDifference(entry.value().node(), other.node()).isEmpty();

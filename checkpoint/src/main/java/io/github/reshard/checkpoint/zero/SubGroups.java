@@ -64,8 +64,8 @@ record SubGroups(List<Parameter> parameters, List<Integer> firsts, PickledValue 
   }
 
   /**
-   * The {@code sub_group_size} that makes these boundaries at {@code ranks} ranks, from ds_config or,
-   * where that is not stored, from the boundaries themselves.
+   * The {@code sub_group_size} that makes these boundaries at {@code ranks} ranks, from ds_config
+   * or, where that is not stored, from the boundaries themselves.
    */
   long size(ModelStates model, int ranks, int targetRanks, List<String> notes) {
     Optional<PickledValue> configured = model.zeroConfig("sub_group_size");
@@ -113,7 +113,8 @@ record SubGroups(List<Parameter> parameters, List<Integer> firsts, PickledValue 
     }
     long smallest = above + 1;
     if (smallest > atMost || !agree(new ShardedLayout(ranks, parameters, smallest))) {
-      throw shapes.refused("no sub_group_size makes these sub-groups at %d ranks.".formatted(ranks));
+      throw shapes.refused(
+          "no sub_group_size makes these sub-groups at %d ranks.".formatted(ranks));
     }
     if (smallest <= DEFAULT_SIZE && DEFAULT_SIZE <= atMost) {
       notes.add(

@@ -12,6 +12,7 @@ final class Chunks {
   static Stream<ByteRange> of(ByteRange range, int most, long end) {
     long bytes = Math.min(range.bytes(), Math.max(0, end - range.position()));
     return LongStream.range(0, (bytes + most - 1) / most)
-        .mapToObj(k -> new ByteRange(range.position() + k * most, Math.min(most, bytes - k * most)));
+        .mapToObj(
+            k -> new ByteRange(range.position() + k * most, Math.min(most, bytes - k * most)));
   }
 }

@@ -142,7 +142,8 @@ final class ObjectTargetStore implements TargetStore {
       at = position + source.remaining();
       if (upload == null && source.remaining() > head.remaining()) {
         upload =
-            store.create(parts(path) + offsetName(runOffset) + ".run", Map.of(ObjectStore.RUN, run));
+            store.create(
+                parts(path) + offsetName(runOffset) + ".run", Map.of(ObjectStore.RUN, run));
         upload.write(head.flip());
       }
       if (upload == null) {
@@ -174,7 +175,8 @@ final class ObjectTargetStore implements TargetStore {
       }
       ByteBuffer all =
           ByteBuffer.allocate(Math.toIntExact(smallBytes + (long) Piece.HEADER * small.size()));
-      small.forEach(piece -> all.putLong(piece.offset()).putInt(piece.bytes().length).put(piece.bytes()));
+      small.forEach(
+          piece -> all.putLong(piece.offset()).putInt(piece.bytes().length).put(piece.bytes()));
       ObjectStore.Upload object =
           store.create(
               parts(path) + offsetName(small.get(0).offset()) + ".small",
@@ -328,7 +330,7 @@ final class ObjectTargetStore implements TargetStore {
   }
 
   @Override
-  public void publish(Iterable<String> paths) throws IOException {
+  public void publish(List<String> paths, String manifest, byte[] content) throws IOException {
     Map<String, Found> staged = new HashMap<>();
     store.list(files()).forEach(object -> staged.put(object.name(), object));
     Set<String> finals = new HashSet<>();
@@ -336,6 +338,9 @@ final class ObjectTargetStore implements TargetStore {
     for (String path : paths) {
       String name = base + path;
       finals.add(name);
+      if (path.equals(manifest)) {
+        continue;
+      }
       Found from = staged.get(files() + path);
       if (from != null) {
         copies.add(new Copy(from, name));
@@ -356,11 +361,19 @@ final class ObjectTargetStore implements TargetStore {
     old.removeIf(object -> finals.contains(object.name()));
     store.delete(old);
     InParallel.forEach(copies, copy -> store.copy(copy.from(), copy.to()));
+    store.put(base + manifest, content);
     store.put(base + LATEST, tag.getBytes(StandardCharsets.UTF_8));
     // The files go last: while they are there, this can be done again.
     store.delete(store.list(mine() + "parts/"));
     store.delete(store.list(mine()));
     store.find(marker()).ifPresent(this::deleteQuietly);
+  }
+
+  @Override
+  public void abandon() throws IOException {
+    if (store.find(marker()).isEmpty()) {
+      store.delete(store.list(mine()));
+    }
   }
 
   private void deleteQuietly(Found object) {
