@@ -133,7 +133,7 @@ class SliceCopierTest {
         new CastCheck("fc.weight", 1000, DType.FLOAT32, DType.BFLOAT16, new Address(1, 0, 6));
     SliceCopy slice =
         new SliceCopy(
-            new Address(0, 0, 0), new Address(0, 0, 0), 4L * elements, true, 0, 1, cast);
+            new Address(0, 0, 0), new Address(0, 0, 0), 4L * elements, true, 0, 1, cast, null);
 
     assertThatThrownBy(
             () ->

@@ -159,7 +159,7 @@ class RepartitionTest {
         new CastCheck("w", 10, DType.FLOAT32, DType.BFLOAT16, new Address(7, 0, 500));
     SliceCopy slice =
         new SliceCopy(
-            new Address(1, 2, 1000), new Address(3, 4, offset), 4L * elements, true, 0, 1, cast);
+            new Address(1, 2, 1000), new Address(3, 4, offset), 4L * elements, true, 0, 1, cast, null);
     long[] done = {0};
     Cut.intoParts(
         slice,
