@@ -30,7 +30,9 @@ class EveryWorldSizeTest {
   static Stream<Arguments> casesAndWorldSizes() {
     return cases().stream()
         .flatMap(
-            c -> IntStream.rangeClosed(1, MOST_RANKS).mapToObj(worldSize -> arguments(c, worldSize)));
+            c ->
+                IntStream.rangeClosed(1, MOST_RANKS)
+                    .mapToObj(worldSize -> arguments(c, worldSize)));
   }
 
   private static Reassembly source(GoldenCase golden) {

@@ -87,8 +87,7 @@ class RefusalTest {
         TorchContent.read(source.file(BF16_RANK_1))
             .tensors()
             .get("optimizer_state_dict.single_partition_of_fp32_groups[0]");
-    source.change(
-        BF16_RANK_1, master.storageKey(), b -> b.putFloat(0, b.getFloat(0) * 1.5f + 1));
+    source.change(BF16_RANK_1, master.storageKey(), b -> b.putFloat(0, b.getFloat(0) * 1.5f + 1));
 
     assertThat(refusal(source)).hasMessageContaining("of the master weights, cast to");
   }

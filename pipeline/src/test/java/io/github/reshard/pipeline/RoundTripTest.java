@@ -21,18 +21,14 @@ class RoundTripTest {
   static Stream<Arguments> casesAndDetours() {
     return GoldenCase.all().stream()
         .flatMap(
-            c ->
-                Stream.of(1, 7, 16)
-                    .filter(m -> m != c.sourceWorld())
-                    .map(m -> arguments(c, m)));
+            c -> Stream.of(1, 7, 16).filter(m -> m != c.sourceWorld()).map(m -> arguments(c, m)));
   }
 
   @ParameterizedTest
   @MethodSource("casesAndDetours")
   void thereAndBackIsTheSource(GoldenCase golden, int detour) {
     Path back = temp.resolve("back");
-    Resharding.run(
-        Resharding.options(Resharding.of(golden, detour), back, golden.sourceWorld()));
+    Resharding.run(Resharding.options(Resharding.of(golden, detour), back, golden.sourceWorld()));
 
     assertThat(CheckpointComparison.with(golden.source()).firstDifference(back)).isEmpty();
   }

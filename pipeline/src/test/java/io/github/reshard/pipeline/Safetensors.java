@@ -19,8 +19,7 @@ final class Safetensors {
   static Map<String, byte[]> read(Path path) {
     try {
       byte[] file = Files.readAllBytes(path);
-      int header =
-          Math.toIntExact(ByteBuffer.wrap(file).order(ByteOrder.LITTLE_ENDIAN).getLong(0));
+      int header = Math.toIntExact(ByteBuffer.wrap(file).order(ByteOrder.LITTLE_ENDIAN).getLong(0));
       Map<String, byte[]> tensors = new TreeMap<>();
       new ObjectMapper()
           .readTree(file, 8, header)

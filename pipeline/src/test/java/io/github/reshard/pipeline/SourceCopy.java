@@ -33,8 +33,7 @@ record SourceCopy(Path directory, String tag) {
     edit(name, storage, change, true);
   }
 
-  private void edit(
-      String name, String storage, Consumer<ByteBuffer> change, boolean withChecksum)
+  private void edit(String name, String storage, Consumer<ByteBuffer> change, boolean withChecksum)
       throws IOException {
     TorchContent content = TorchContent.read(file(name));
     TorchFile.Entry entry = content.file().storage(storage).orElseThrow();

@@ -135,8 +135,7 @@ record OptimizerStates(PickledValue root) {
     if (state == null || state == PyNone.NONE) {
       return Optional.empty();
     }
-    return Optional.of(
-        new PickledValue(root.file(), states.path() + "[" + param + "]", state));
+    return Optional.of(new PickledValue(root.file(), states.path() + "[" + param + "]", state));
   }
 
   /** The number of the one parameter that the inner optimizer sees of a group: its partition. */
@@ -165,7 +164,9 @@ record OptimizerStates(PickledValue root) {
     if (held && !holds && state.isPresent() && state.get().entries().size() == 0) {
       states.removeIf(e -> e.value() == state.get().node());
     } else if (!held && holds && state.isEmpty()) {
-      states.add(Math.min(group, states.size()), new PyEntries.Entry(PyInt.of(flatParameter(group)), new PyDict()));
+      states.add(
+          Math.min(group, states.size()),
+          new PyEntries.Entry(PyInt.of(flatParameter(group)), new PyDict()));
     }
   }
 

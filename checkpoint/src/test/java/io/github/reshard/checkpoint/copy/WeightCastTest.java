@@ -63,8 +63,7 @@ class WeightCastTest {
       if (low == infinity()) {
         return low;
       }
-      int nearer =
-          exact.subtract(value(low)).compareTo(value(low + 1).subtract(exact));
+      int nearer = exact.subtract(value(low)).compareTo(value(low + 1).subtract(exact));
       return nearer < 0 || (nearer == 0 && low % 2 == 0) ? low : low + 1;
     }
 
@@ -154,7 +153,10 @@ class WeightCastTest {
   void theFirstElementThatDiffersIsFound() {
     assertThat(
             WeightCast.firstMismatch(
-                floats(1f, 2f, 3f, 4f), DType.FLOAT32, shorts(0x3f80, 0x4000, 0, 0), DType.BFLOAT16))
+                floats(1f, 2f, 3f, 4f),
+                DType.FLOAT32,
+                shorts(0x3f80, 0x4000, 0, 0),
+                DType.BFLOAT16))
         .isEqualTo(2);
     assertThat(
             WeightCast.firstMismatch(
@@ -181,8 +183,7 @@ class WeightCastTest {
             WeightCast.firstMismatch(
                 floats(nan, nan), DType.FLOAT32, shorts(0x7e00, 0x7c00), DType.FLOAT16))
         .isEqualTo(1);
-    assertThat(
-            WeightCast.firstMismatch(floats(1f), DType.FLOAT32, shorts(0x7fc0), DType.BFLOAT16))
+    assertThat(WeightCast.firstMismatch(floats(1f), DType.FLOAT32, shorts(0x7fc0), DType.BFLOAT16))
         .isEqualTo(0);
   }
 }

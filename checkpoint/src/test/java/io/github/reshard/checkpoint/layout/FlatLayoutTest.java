@@ -92,8 +92,7 @@ class FlatLayoutTest {
       for (int rank = 0; rank < ranks; rank++) {
         List<Element> mine = flat.subList(rank * partition, (rank + 1) * partition);
         assertThat(held(layout.extentsIn(rank, g), partition)).isEqualTo(mine);
-        assertThat(layout.padding(rank, g))
-            .isEqualTo(mine.stream().filter(e -> e == null).count());
+        assertThat(layout.padding(rank, g)).isEqualTo(mine.stream().filter(e -> e == null).count());
         assertThat(layout.paddingOnLastRank(rank, g))
             .isEqualTo(rank == ranks - 1 ? flat.size() - data : 0);
       }
@@ -144,7 +143,8 @@ class FlatLayoutTest {
     FlatLayout layout =
         new FlatLayout(
             4,
-            List.of(new Parameter("dense", List.of(5L), 0), new Parameter("expert", List.of(3L), 1)),
+            List.of(
+                new Parameter("dense", List.of(5L), 0), new Parameter("expert", List.of(3L), 1)),
             List.of(FlatLayout.Group.dense(1, 4), new FlatLayout.Group(1, 1, 2, 2)),
             false);
 

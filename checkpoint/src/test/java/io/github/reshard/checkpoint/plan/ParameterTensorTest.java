@@ -100,8 +100,7 @@ class ParameterTensorTest {
 
   @Test
   void anotherTypeIsRefused() {
-    assertRefused(
-            slice(0, 0, 10, new StateExtent("exp_avg", DType.BFLOAT16, 0, 0, 0), master(0)))
+    assertRefused(slice(0, 0, 10, new StateExtent("exp_avg", DType.BFLOAT16, 0, 0, 0), master(0)))
         .hasMessageContaining("'exp_avg': rank 0 holds it as BFLOAT16, expected FLOAT16");
   }
 

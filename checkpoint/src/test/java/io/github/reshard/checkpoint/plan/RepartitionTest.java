@@ -95,8 +95,7 @@ class RepartitionTest {
       assertThat(unused).allMatch(copy -> copy.target() == null && copy.proves());
       read.addAll(unused);
     }
-    int[][] times =
-        Arrays.stream(source.files).map(f -> new int[f.length]).toArray(int[][]::new);
+    int[][] times = Arrays.stream(source.files).map(f -> new int[f.length]).toArray(int[][]::new);
     for (SliceCopy copy : read) {
       for (int i = 0; i < copy.bytes(); i++) {
         times[copy.source().file()][(int) copy.source().offset() + i]++;
@@ -155,11 +154,17 @@ class RepartitionTest {
       @ForAll @IntRange(max = 200) int offset,
       @ForAll @IntRange(min = 1, max = 80) int elements,
       @ForAll @IntRange(min = 1, max = 64) int partBytes) {
-    CastCheck cast =
-        new CastCheck("w", 10, DType.FLOAT32, DType.BFLOAT16, new Address(7, 0, 500));
+    CastCheck cast = new CastCheck("w", 10, DType.FLOAT32, DType.BFLOAT16, new Address(7, 0, 500));
     SliceCopy slice =
         new SliceCopy(
-            new Address(1, 2, 1000), new Address(3, 4, offset), 4L * elements, true, 0, 1, cast, null);
+            new Address(1, 2, 1000),
+            new Address(3, 4, offset),
+            4L * elements,
+            true,
+            0,
+            1,
+            cast,
+            null);
     long[] done = {0};
     Cut.intoParts(
         slice,
@@ -208,7 +213,8 @@ class RepartitionTest {
     Map<PartitionedModel.Partition, Address> at = target.partitions;
     assertThat(padding)
         .containsExactly(
-            SliceCopy.padding(at.get(new PartitionedModel.Partition(1, 0, "exp_avg")), 4, 0x2e66, 2),
+            SliceCopy.padding(
+                at.get(new PartitionedModel.Partition(1, 0, "exp_avg")), 4, 0x2e66, 2),
             SliceCopy.padding(
                 at.get(new PartitionedModel.Partition(1, 0, States.MASTER)), 8, 0, 4));
   }

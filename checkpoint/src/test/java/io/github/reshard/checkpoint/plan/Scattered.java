@@ -85,8 +85,7 @@ final class Scattered {
         }
         for (int rank = 0; rank < ranks; rank++) {
           Address address = scattered.partitions.get(new Partition(rank, g, state.getKey()));
-          flat.get(
-              rank * partition, scattered.files[rank], (int) address.offset(), partition);
+          flat.get(rank * partition, scattered.files[rank], (int) address.offset(), partition);
         }
         value += begin[size];
       }
