@@ -1,0 +1,291 @@
+package io.github.reshard.checkpoint.storage;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.RefusedException;
+import java.io.EOFException;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.attribute.FileTime;
+import java.util.List;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+
+class LocalStoresTest {
+  private static final String FILE = "step3/model.pt";
+  private static final String BESIDE = "trainer_state.json";
+  private static final String MANIFEST = "step3/manifest.json";
+  private static final List<String> PATHS = List.of(FILE, BESIDE, MANIFEST);
+
+  @TempDir Path temp;
+  private Path output;
+
+  @BeforeEach
+  void nameOutput() {
+    output = temp.resolve("output");
+  }
+
+  private LocalTargetStore store(boolean overwrite) {
+    return new LocalTargetStore(output.toString(), "step3", overwrite);
+  }
+
+  private static ByteBuffer bytes(String text) {
+    return ByteBuffer.wrap(text.getBytes(StandardCharsets.UTF_8));
+  }
+
+  private static void write(TargetStore store, String path, String content) throws IOException {
+    try (PositionalFile file = store.open(path)) {
+      file.write(3, bytes(content.substring(3)));
+      file.write(0, bytes(content.substring(0, 3)));
+    }
+    store.finish(path, content.length(), false);
+  }
+
+  private static void writeAll(TargetStore store) throws IOException {
+    write(store, FILE, "new model");
+    write(store, BESIDE, "new state");
+  }
+
+  private static void publish(TargetStore store) throws IOException {
+    store.publish(PATHS, MANIFEST, "{}".getBytes(StandardCharsets.UTF_8));
+  }
+
+  private static void run(TargetStore store) throws IOException {
+    store.begin();
+    writeAll(store);
+    publish(store);
+  }
+
+  private void assertPublished() {
+    assertThat(output.resolve(FILE)).hasContent("new model");
+    assertThat(output.resolve(BESIDE)).hasContent("new state");
+    assertThat(output.resolve(MANIFEST)).hasContent("{}");
+    assertThat(output.resolve("latest")).hasContent("step3");
+    assertThat(output).isDirectoryNotContaining("glob:**/.reshard*");
+  }
+
+  @Test
+  void nothingIsThereBeforeItIsPublished() throws IOException {
+    LocalTargetStore store = store(false);
+    store.begin();
+    writeAll(store);
+    assertThat(output.resolve("step3")).doesNotExist();
+    assertThat(output.resolve("latest")).doesNotExist();
+    assertThat(output.resolve(BESIDE)).doesNotExist();
+
+    publish(store);
+
+    assertPublished();
+  }
+
+  @Test
+  void publishingTwiceIsPublishingOnce() throws IOException {
+    LocalTargetStore store = store(false);
+    run(store);
+    publish(store);
+
+    assertPublished();
+  }
+
+  @Test
+  void whatAnEarlierRunLeftUnpublishedIsNotPartOfTheNext() throws IOException {
+    LocalTargetStore killed = store(false);
+    killed.begin();
+    write(killed, "step3/stale.pt", "of a killed run");
+
+    run(store(false));
+
+    assertPublished();
+    assertThat(output.resolve("step3/stale.pt")).doesNotExist();
+  }
+
+  @Test
+  void aTagThatIsThereIsKept() throws IOException {
+    run(store(false));
+
+    assertThatThrownBy(() -> store(false).begin())
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("step3")
+        .hasMessageContaining("--overwrite");
+    assertPublished();
+  }
+
+  @Test
+  void overwritingReplacesTheWholeTag() throws IOException {
+    writeOldTag();
+    run(store(true));
+
+    assertPublished();
+    assertThat(output.resolve("step3/old.pt")).doesNotExist();
+  }
+
+  @Test
+  void otherTagsAreLeftAlone() throws IOException {
+    Files.createDirectories(output.resolve("step2"));
+    Files.writeString(output.resolve("step2/model.pt"), "older");
+    Files.writeString(output.resolve("latest"), "step2");
+    run(store(false));
+
+    assertPublished();
+    assertThat(output.resolve("step2/model.pt")).hasContent("older");
+  }
+
+  private void writeOldTag() throws IOException {
+    Files.createDirectories(output.resolve("step3"));
+    Files.writeString(output.resolve("step3/old.pt"), "old model");
+    Files.writeString(output.resolve("latest"), "step3");
+  }
+
+  /** The states of the output directory between the steps of publishing over an old tag. */
+  private enum Crash {
+    BEFORE_PUBLISHING,
+    MARKED,
+    LATEST_TAKEN_AWAY,
+    OLD_TAG_ASIDE,
+    NEW_TAG_IN_PLACE,
+    ONE_FILE_BESIDE_IN_PLACE,
+    LATEST_WRITTEN,
+    OLD_TAG_DELETED
+  }
+
+  /** Does by hand what publishing had done when it was killed. */
+  private void crash(Crash when) throws IOException {
+    Path staging = output.resolve(".reshard-step3.unpublished");
+    Path marker = output.resolve(".reshard-step3.publishing");
+    Path replaced = output.resolve(".reshard-step3.replaced");
+    if (when.compareTo(Crash.MARKED) >= 0) {
+      Files.writeString(marker, "");
+    }
+    if (when.compareTo(Crash.LATEST_TAKEN_AWAY) >= 0) {
+      Files.delete(output.resolve("latest"));
+    }
+    if (when.compareTo(Crash.OLD_TAG_ASIDE) >= 0) {
+      Files.move(output.resolve("step3"), replaced);
+    }
+    if (when.compareTo(Crash.NEW_TAG_IN_PLACE) >= 0) {
+      Files.writeString(staging.resolve(MANIFEST), "{}");
+      Files.move(staging.resolve("step3"), output.resolve("step3"));
+    }
+    if (when.compareTo(Crash.ONE_FILE_BESIDE_IN_PLACE) >= 0) {
+      Files.move(staging.resolve(BESIDE), output.resolve(BESIDE));
+    }
+    if (when.compareTo(Crash.LATEST_WRITTEN) >= 0) {
+      Files.writeString(output.resolve("latest"), "step3");
+    }
+    if (when.compareTo(Crash.OLD_TAG_DELETED) >= 0) {
+      Files.delete(replaced.resolve("old.pt"));
+      Files.delete(replaced);
+    }
+  }
+
+  private void assertLatestNamesAWholeTag() {
+    if (Files.exists(output.resolve("latest"))) {
+      boolean old = Files.exists(output.resolve("step3/old.pt"));
+      boolean published =
+          Files.exists(output.resolve(FILE)) && Files.exists(output.resolve(BESIDE));
+      assertThat(old || published).isTrue();
+    }
+  }
+
+  @ParameterizedTest
+  @EnumSource
+  void aRerunRepairsACrashAtAnyStep(Crash when) throws IOException {
+    writeOldTag();
+    LocalTargetStore killed = store(true);
+    killed.begin();
+    writeAll(killed);
+    crash(when);
+    assertLatestNamesAWholeTag();
+
+    run(store(true));
+
+    assertPublished();
+    assertThat(output.resolve("step3/old.pt")).doesNotExist();
+  }
+
+  @ParameterizedTest
+  @EnumSource(
+      mode = EnumSource.Mode.EXCLUDE,
+      names = {"BEFORE_PUBLISHING", "MARKED", "LATEST_TAKEN_AWAY", "OLD_TAG_ASIDE"})
+  void theSamePublishingGoesOnWhereItWasKilled(Crash when) throws IOException {
+    writeOldTag();
+    LocalTargetStore store = store(true);
+    store.begin();
+    writeAll(store);
+    crash(when);
+
+    publish(store);
+
+    assertPublished();
+  }
+
+  @Test
+  void abandoningLeavesNoTrace() throws IOException {
+    LocalTargetStore store = store(false);
+    store.begin();
+    writeAll(store);
+    store.abandon();
+
+    assertThat(output).isEmptyDirectory();
+  }
+
+  @Test
+  void aFileOfAnotherLengthIsNotFinished() throws IOException {
+    LocalTargetStore store = store(false);
+    store.begin();
+    try (PositionalFile file = store.open(FILE)) {
+      file.write(0, bytes("short"));
+    }
+
+    assertThatThrownBy(() -> store.finish(FILE, 6, false))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("has 5 bytes where 6 were written");
+  }
+
+  @Test
+  void aDirectoryThatIsAFileCannotBeWritten() throws IOException {
+    Files.writeString(output, "in the way");
+
+    assertThatThrownBy(() -> store(false).begin()).isInstanceOf(OutputException.class);
+  }
+
+  @Test
+  void aSourceThatChangedIsRefused() throws IOException {
+    Path file = temp.resolve("model.pt");
+    Files.writeString(file, "12345");
+    LocalSourceStore source = new LocalSourceStore();
+    FileStat planned = source.list(temp.toString()).files().get(0);
+    Files.setLastModifiedTime(file, FileTime.fromMillis(1000));
+
+    assertThatThrownBy(() -> source.open(planned))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("model.pt: changed while it was being read");
+    Files.writeString(file, "123456");
+    assertThatThrownBy(() -> source.open(planned))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("planned with 5 bytes")
+        .hasMessageContaining("found 6 bytes");
+  }
+
+  @Test
+  void readingBeyondTheEndIsAnError() throws IOException {
+    Files.writeString(temp.resolve("model.pt"), "12345");
+    LocalSourceStore source = new LocalSourceStore();
+    try (RangedFile file = source.open(source.list(temp.toString()).files().get(0))) {
+      ByteBuffer two = ByteBuffer.allocate(2);
+      file.readFully(3, two);
+      assertThat(new String(two.array(), StandardCharsets.UTF_8)).isEqualTo("45");
+      assertThatThrownBy(() -> file.readFully(4, ByteBuffer.allocate(2)))
+          .isInstanceOf(EOFException.class)
+          .hasMessageContaining("ends at byte 5");
+    }
+  }
+}

@@ -1,0 +1,80 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.Corpus;
+import io.github.reshard.checkpoint.pickle.PickleWriter;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.torch.ByteSegment;
+import io.github.reshard.checkpoint.torch.StorageSize;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.checkpoint.torch.TorchFileLayout;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.zip.CRC32;
+
+/** A torch file that a test changes and writes back, with the checksums that belong to it. */
+final class EditedTorchFile {
+  private final Path path;
+  private final TorchFile file;
+  private final PyObject root;
+  private final Map<String, ByteBuffer> storages = new LinkedHashMap<>();
+
+  EditedTorchFile(Path path) throws IOException {
+    this.path = path;
+    try (RangedFile open = Corpus.open(path)) {
+      file = TorchFile.read(open);
+      root = file.parse().root();
+      for (TorchFile.Entry entry : file.entries()) {
+        if (entry.name().startsWith("data/")) {
+          ByteBuffer bytes =
+              ByteBuffer.allocate((int) entry.bytes()).order(ByteOrder.LITTLE_ENDIAN);
+          open.readFully(entry.payloadOffset(), bytes);
+          storages.put(entry.name().substring("data/".length()), bytes.flip());
+        }
+      }
+    }
+  }
+
+  /** The value at the root, whose graph may be changed. */
+  PickledValue root() {
+    return PickledValue.root(path.toString(), root);
+  }
+
+  /** The bytes of a storage, which may be changed. */
+  ByteBuffer storage(String key) {
+    return storages.get(key);
+  }
+
+  void write() throws IOException {
+    List<StorageSize> sizes = new ArrayList<>();
+    Map<String, Integer> crcs = new HashMap<>();
+    storages.forEach(
+        (key, bytes) -> {
+          sizes.add(new StorageSize(key, bytes.capacity()));
+          CRC32 crc = new CRC32();
+          crc.update(bytes.array());
+          crcs.put(key, (int) crc.getValue());
+        });
+    TorchFileLayout layout =
+        TorchFileLayout.plan(
+            file.style(),
+            file.archiveName(),
+            PickleWriter.write(root, file.parse().protocol()),
+            sizes,
+            file.serializationId().orElseThrow());
+    ByteBuffer whole = ByteBuffer.allocate((int) layout.totalBytes());
+    for (ByteSegment segment : layout.segments(crcs)) {
+      whole.put((int) segment.offset(), segment.bytes());
+    }
+    storages.forEach((key, bytes) -> whole.put((int) layout.payloadOffset(key), bytes.array()));
+    Files.write(path, whole.array());
+  }
+}
