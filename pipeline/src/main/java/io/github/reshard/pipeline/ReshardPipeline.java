@@ -131,8 +131,9 @@ public final class ReshardPipeline {
   }
 
   private static void requireDistinct(String input, String output) {
-    if (Stores.same(input, output)) {
-      throw new OutputException(output, "--output may not be --input; name another directory.");
+    if (Stores.isWithin(output, input)) {
+      throw new OutputException(
+          output, "--output may not be --input nor lie in it; name another directory.");
     }
   }
 
@@ -154,8 +155,8 @@ public final class ReshardPipeline {
         plan.sourceWorldSize(),
         plan.targetWorldSize(),
         (int) plan.models().stream().map(PartitionedModel::mpRank).distinct().count(),
-        0,
-        0,
+        plan.parallelism().pipelineDegree(),
+        plan.parallelism().tensorDegree(),
         proofs.parameters(),
         proofs.elements(),
         counter(result, Counters.BYTES_READ),

@@ -11,6 +11,7 @@ import java.util.List;
  * @param tag the tag that is resharded
  * @param sourceWorldSize data-parallel ranks of the source
  * @param targetWorldSize data-parallel ranks of the output
+ * @param parallelism how many GPUs hold one copy of the model
  * @param sources every file that is read
  * @param targets every file that is written
  * @param models the partitioned parameters
@@ -25,6 +26,7 @@ public record ReshardPlan(
     String tag,
     int sourceWorldSize,
     int targetWorldSize,
+    ModelParallelism parallelism,
     List<SourceFile> sources,
     List<TargetFile> targets,
     List<PartitionedModel> models,

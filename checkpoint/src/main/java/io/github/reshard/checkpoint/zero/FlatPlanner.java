@@ -85,6 +85,7 @@ final class FlatPlanner {
         new ModelStates(PickledValue.root(modelFile.path(), modelFile.parse().root()));
     int ranks = model.dpWorldSize();
     plan.setSourceWorldSize(modelStat, ranks);
+    plan.parallelism = model.parallelism();
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
     ParamGroups groups = ParamGroups.of(model, shards, ranks);
     Models models = addModels(mpRank, groups, ranks);

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.plan.ModelParallelism;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
@@ -24,6 +25,18 @@ record ModelStates(PickledValue root) {
 
   int dpWorldSize() {
     return root.get(DP_WORLD_SIZE).asInt();
+  }
+
+  /** {@code checkpoint_parallel_dimensions}; files before DeepSpeed 0.19 do not have it. */
+  ModelParallelism parallelism() {
+    return root.findPresent("checkpoint_parallel_dimensions")
+        .filter(PickledValue::isDict)
+        .map(d -> new ModelParallelism(degree(d, "pp_degree"), degree(d, "tp_degree")))
+        .orElse(ModelParallelism.NOT_SAID);
+  }
+
+  private static int degree(PickledValue dimensions, String key) {
+    return dimensions.findPresent(key).map(PickledValue::asInt).orElse(ModelParallelism.UNKNOWN);
   }
 
   /** The param groups, each in the order of its flat buffer. */

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.Address;
+import io.github.reshard.checkpoint.plan.ModelParallelism;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
@@ -31,6 +32,7 @@ final class PlanBuilder {
   final SourceStore store;
   final CheckpointFiles files;
   final int targetWorldSize;
+  ModelParallelism parallelism = ModelParallelism.NOT_SAID;
   final List<SourceFile> sources = new ArrayList<>();
   final List<TargetFile> targets = new ArrayList<>();
   final List<PartitionedModel> models = new ArrayList<>();

@@ -34,6 +34,7 @@ public final class ReshardPlanner {
         files.tag(),
         plan.sourceWorldSize(),
         targetWorldSize,
+        plan.parallelism,
         plan.sources,
         plan.targets,
         plan.models,

@@ -82,6 +82,7 @@ final class ShardedPlanner {
     int ranks = first.dpWorldSize();
     String saysSo = modelStats.values().iterator().next().name();
     plan.setSourceWorldSize(modelStats.values().iterator().next(), ranks);
+    plan.parallelism = first.parallelism();
     plan.requireAllRanks(saysSo, mpRank, "model files", modelStats, ranks);
     plan.requireAllRanks(saysSo, mpRank, "optimizer files", optimizerStats, ranks);
     List<RankFile> optimizers = new ArrayList<>();

@@ -200,6 +200,7 @@ class RepartitionTest {
             zero.tag(),
             1,
             2,
+            zero.parallelism(),
             zero.sources(),
             zero.targets(),
             zero.models(),

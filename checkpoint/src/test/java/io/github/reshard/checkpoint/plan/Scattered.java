@@ -121,6 +121,7 @@ final class Scattered {
         "tag",
         layout.worldSize(),
         model.target().worldSize(),
+        ModelParallelism.NOT_SAID,
         sources,
         List.of(),
         List.of(model),

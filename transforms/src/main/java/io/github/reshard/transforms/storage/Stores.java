@@ -4,6 +4,9 @@ import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import org.apache.beam.sdk.io.FileSystems;
 import org.apache.beam.sdk.options.PipelineOptions;
@@ -31,18 +34,29 @@ public final class Stores {
     return scheme(location).isEmpty();
   }
 
-  /** Whether both are the same place, as far as names tell. */
-  public static boolean same(String one, String other) {
-    if (isLocal(one) != isLocal(other)) {
+  /** Whether {@code inner} is {@code outer} or lies in it, links followed. */
+  public static boolean isWithin(String inner, String outer) {
+    if (isLocal(inner) != isLocal(outer)) {
       return false;
     }
-    return isLocal(one)
-        ? localPath(one).equals(localPath(other))
-        : ObjectName.parse(one).equals(ObjectName.parse(other));
+    if (isLocal(inner)) {
+      return localPath(inner).startsWith(localPath(outer));
+    }
+    return (ObjectName.parse(inner) + "/").startsWith(ObjectName.parse(outer) + "/");
   }
 
+  /** The real path of what is there, and below it what is not there yet. */
   private static Path localPath(String location) {
-    return Path.of(local(location)).toAbsolutePath().normalize();
+    Path path = Path.of(local(location)).toAbsolutePath().normalize();
+    Path there = path;
+    while (!Files.exists(there)) {
+      there = there.getParent();
+    }
+    try {
+      return there.toRealPath().resolve(there.relativize(path));
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
   }
 
   private static String local(String location) {
