@@ -13,12 +13,12 @@ import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.zero.CheckpointFacts;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.transforms.Manifest;
+import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.UncheckedIOException;
@@ -56,7 +56,7 @@ public record Inspection(
    * @throws RefusedException if there is no checkpoint
    */
   public static Inspection of(CommandOptions options) {
-    SourceStore store = new LocalSourceStore();
+    SourceStore store = Stores.source(options.getInput(), options);
     try {
       CheckpointFiles files =
           CheckpointFiles.discover(

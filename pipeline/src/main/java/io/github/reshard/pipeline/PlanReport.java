@@ -2,10 +2,10 @@ package io.github.reshard.pipeline;
 
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.TargetFile;
-import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.ReshardPlanner;
+import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.io.ObjectOutputStream;
 import java.io.OutputStream;
@@ -34,7 +34,7 @@ public record PlanReport(ReshardPlan plan, long planBytes, boolean tagIsThere) {
    * @throws io.github.reshard.checkpoint.RefusedException if the reshard would be refused
    */
   public static PlanReport of(CommandOptions options) {
-    SourceStore store = new LocalSourceStore();
+    SourceStore store = Stores.source(options.getInput(), options);
     try {
       CheckpointFiles files =
           CheckpointFiles.discover(
@@ -47,7 +47,8 @@ public record PlanReport(ReshardPlan plan, long planBytes, boolean tagIsThere) {
       }
       boolean tagIsThere =
           options.getOutput() != null
-              && Files.exists(Path.of(options.getOutput()).resolve(plan.tag()));
+              && Stores.isLocal(options.getOutput())
+              && Files.exists(Path.of(Stores.directory(options.getOutput())).resolve(plan.tag()));
       return new PlanReport(plan, counter.bytes, tagIsThere);
     } catch (IOException e) {
       throw new UncheckedIOException(e);

@@ -23,6 +23,8 @@ import io.github.reshard.transforms.WriteParts;
 import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
@@ -68,6 +70,9 @@ public final class ReshardPipeline {
       CheckpointFiles files =
           CheckpointFiles.discover(
               source, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
+      if (Stores.isLocal(options.getInput()) && Stores.isLocal(options.getOutput())) {
+        requireApart(files, options.getOutput());
+      }
       plan =
           ReshardPlanner.plan(source, files, options.getTargetWorldSize(), options.getPartBytes());
       target = Stores.target(options.getOutput(), plan.tag(), options.getOverwrite(), options);
@@ -135,6 +140,31 @@ public final class ReshardPipeline {
       throw new OutputException(
           output, "--output may not be --input nor lie in it; name another directory.");
     }
+  }
+
+  /** Whatever links there are on the way: nothing of the source may be replaced. */
+  private static void requireApart(CheckpointFiles files, String output) throws IOException {
+    Path source = Path.of(files.directory()).toRealPath();
+    Path sourceTag = source.resolve(files.tag()).toRealPath();
+    Path target = real(Path.of(Stores.directory(output)));
+    Path targetTag = real(target.resolve(files.tag()));
+    if (target.equals(source)) {
+      throw new OutputException(
+          output, "--output may not be --input nor lie in it; name another directory.");
+    }
+    if (target.startsWith(sourceTag) || sourceTag.startsWith(targetTag)) {
+      throw new OutputException(
+          output, "--output and the checkpoint lie in one another; name another directory.");
+    }
+  }
+
+  /** The path with its links followed, as far as it exists. */
+  private static Path real(Path path) throws IOException {
+    Path absolute = path.toAbsolutePath().normalize();
+    if (Files.exists(absolute) || absolute.getParent() == null) {
+      return absolute.toRealPath();
+    }
+    return real(absolute.getParent()).resolve(absolute.getFileName());
   }
 
   private static long payloadBytes(ReshardPlan plan) {

@@ -4,7 +4,6 @@ import com.fasterxml.jackson.core.type.TypeReference;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.zero.CheckpointFacts;
@@ -14,6 +13,7 @@ import io.github.reshard.transforms.CompareTensors;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.Manifest;
 import io.github.reshard.transforms.TensorVerdict;
+import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
@@ -46,13 +46,17 @@ public final class VerifyPipeline {
 
   private VerifyPipeline() {}
 
-  private record Side(CheckpointFiles files, CheckpointFacts facts, ReshardPlan plan) {
-    static Side of(SourceStore store, String directory, String tag, long partBytes)
-        throws IOException {
-      CheckpointFiles files = CheckpointFiles.discover(store, directory, Optional.ofNullable(tag));
+  private record Side(
+      SourceStore store, CheckpointFiles files, CheckpointFacts facts, ReshardPlan plan) {
+    static Side of(CommandOptions options, String location, String tag) throws IOException {
+      SourceStore store = Stores.source(location, options);
+      CheckpointFiles files =
+          CheckpointFiles.discover(
+              store, Stores.directory(location), Optional.ofNullable(tag));
       CheckpointFacts facts = CheckpointFacts.read(store, files);
       return new Side(
-          files, facts, ReshardPlanner.plan(store, files, facts.dataParallelRanks(), partBytes));
+          store,
+          files, facts, ReshardPlanner.plan(store, files, facts.dataParallelRanks(), options.getPartBytes()));
     }
   }
 
@@ -64,17 +68,17 @@ public final class VerifyPipeline {
   public static VerifyReport run(CommandOptions options, ProgressListener progress) {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
-    SourceStore store = new LocalSourceStore();
     try {
-      Side a = Side.of(store, options.getInput(), options.getTag(), options.getPartBytes());
-      Side b = Side.of(store, options.getOutput(), options.getOutputTag(), options.getPartBytes());
+      Side a = Side.of(options, options.getInput(), options.getTag());
+      Side b = Side.of(options, options.getOutput(), options.getOutputTag());
       progress.phase("comparing", 0);
       Path report = reportFile(options);
       Pipeline pipeline = Pipeline.create(options);
       PCollectionView<ReshardPlan> viewA = view(pipeline, "A", a.plan());
       PCollectionView<ReshardPlan> viewB = view(pipeline, "B", b.plan());
       pipeline
-          .apply("CompareTensors", new CompareTensors(a.plan(), viewA, b.plan(), viewB, store))
+          .apply("CompareTensors", new CompareTensors(
+                  a.plan(), viewA, a.store(), b.plan(), viewB, b.store()))
           .apply("OneReport", WithKeys.of(""))
           .apply("All", GroupByKey.create())
           .apply("WriteReport", ParDo.of(new WriteReport(report.toString())));
@@ -97,8 +101,8 @@ public final class VerifyPipeline {
           "optimizer: ", a.facts().optimizerValues(), b.facts().optimizerValues(), values, notes);
       compare("module: ", a.facts().moduleTensors(), b.facts().moduleTensors(), values, notes);
       List<String> manifests = new ArrayList<>();
-      check("--input", a, store, verdicts, true, manifests, notes);
-      check("--output", b, store, verdicts, false, manifests, notes);
+      check("--input", a, verdicts, true, manifests, notes);
+      check("--output", b, verdicts, false, manifests, notes);
       return new VerifyReport(
           a.plan().checkpoint(),
           b.plan().checkpoint(),
@@ -183,12 +187,12 @@ public final class VerifyPipeline {
   private static void check(
       String side,
       Side checkpoint,
-      SourceStore store,
       List<TensorVerdict> verdicts,
       boolean first,
       List<String> differences,
       List<String> notes)
       throws IOException {
+    SourceStore store = checkpoint.store();
     String directory = store.child(checkpoint.files().directory(), checkpoint.files().tag());
     Optional<FileStat> found =
         store.list(directory).files().stream()

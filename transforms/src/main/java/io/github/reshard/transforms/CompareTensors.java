@@ -57,26 +57,30 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
   private final ReshardPlan planB;
   private final PCollectionView<ReshardPlan> viewA;
   private final PCollectionView<ReshardPlan> viewB;
-  private final SourceStore store;
+  private final SourceStore storeA;
+  private final SourceStore storeB;
 
   /**
    * @param planA a plan of which only the source counts
    * @param viewA the same plan
+   * @param storeA where it is read from
    * @param planB the other one
    * @param viewB the same plan
-   * @param store where both are read from
+   * @param storeB where that is read from
    */
   public CompareTensors(
       ReshardPlan planA,
       PCollectionView<ReshardPlan> viewA,
+      SourceStore storeA,
       ReshardPlan planB,
       PCollectionView<ReshardPlan> viewB,
-      SourceStore store) {
+      SourceStore storeB) {
     this.planA = planA;
     this.viewA = viewA;
     this.planB = planB;
     this.viewB = viewB;
-    this.store = store;
+    this.storeA = storeA;
+    this.storeB = storeB;
   }
 
   @Override
@@ -90,7 +94,7 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
             .setCoder(SerializableCoder.of(Run.class))
             .apply("Spread", Reshuffle.viaRandomKey())
             .apply(
-                "Compare", ParDo.of(new Compare(viewA, viewB, store)).withSideInputs(viewA, viewB))
+                "Compare", ParDo.of(new Compare(viewA, viewB, storeA, storeB)).withSideInputs(viewA, viewB))
             .setCoder(KvCoder.of(Coders.TENSOR_ID, SerializableCoder.of(Compared.class)));
     return compared
         .apply("ByTensor", GroupByKey.create())
@@ -276,7 +280,8 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
     private static final int BUFFER_BYTES = 1 << 20;
     private final PCollectionView<ReshardPlan> viewA;
     private final PCollectionView<ReshardPlan> viewB;
-    private final SourceStore store;
+    private final SourceStore storeA;
+    private final SourceStore storeB;
     private final Counter bytesRead = Metrics.counter(Counters.NAMESPACE, Counters.BYTES_READ);
     private transient OpenFiles openA;
     private transient OpenFiles openB;
@@ -284,16 +289,20 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
     private transient ByteBuffer bufferB;
 
     Compare(
-        PCollectionView<ReshardPlan> viewA, PCollectionView<ReshardPlan> viewB, SourceStore store) {
+        PCollectionView<ReshardPlan> viewA,
+        PCollectionView<ReshardPlan> viewB,
+        SourceStore storeA,
+        SourceStore storeB) {
       this.viewA = viewA;
       this.viewB = viewB;
-      this.store = store;
+      this.storeA = storeA;
+      this.storeB = storeB;
     }
 
     @Setup
     public void setUp() {
-      openA = new OpenFiles(store);
-      openB = new OpenFiles(store);
+      openA = new OpenFiles(storeA);
+      openB = new OpenFiles(storeB);
       bufferA = ByteBuffer.allocateDirect(BUFFER_BYTES);
       bufferB = ByteBuffer.allocateDirect(BUFFER_BYTES);
     }

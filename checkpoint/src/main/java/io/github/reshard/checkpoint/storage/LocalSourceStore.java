@@ -5,7 +5,9 @@ import java.io.EOFException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
+import java.nio.file.AccessDeniedException;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.BasicFileAttributes;
@@ -25,6 +27,7 @@ public final class LocalSourceStore implements SourceStore {
       for (Path child : children.sorted().toList()) {
         String name = child.getFileName().toString();
         if (Files.isDirectory(child)) {
+          requireNoLoop(child);
           directories.add(name);
         } else {
           files.add(stat(child));
@@ -34,8 +37,35 @@ public final class LocalSourceStore implements SourceStore {
     return new Listing(List.copyOf(files), List.copyOf(directories));
   }
 
+  /** A link to a directory above itself would make the tree endless. */
+  private static void requireNoLoop(Path directory) throws IOException {
+    if (Files.isSymbolicLink(directory)
+        && directory
+            .toAbsolutePath()
+            .getParent()
+            .toRealPath()
+            .startsWith(directory.toRealPath())) {
+      throw new RefusedException(
+          directory.toString(), "is a link to a directory that it lies in. Remove it.");
+    }
+  }
+
   private static FileStat stat(Path path) throws IOException {
-    BasicFileAttributes attributes = Files.readAttributes(path, BasicFileAttributes.class);
+    BasicFileAttributes attributes;
+    try {
+      attributes = Files.readAttributes(path, BasicFileAttributes.class);
+    } catch (NoSuchFileException e) {
+      throw new RefusedException(
+          path.toString(),
+          Files.isSymbolicLink(path)
+              ? "is a link to " + Files.readSymbolicLink(path) + ", which does not exist."
+              : "was there a moment ago and is gone. Run again when nothing writes to it.",
+          e);
+    }
+    if (attributes.isOther()) {
+      throw new RefusedException(
+          path.toString(), "is neither a file nor a directory, but a pipe or a device. Remove it.");
+    }
     return new FileStat(
         path.toString(),
         path.getFileName().toString(),
@@ -54,7 +84,12 @@ public final class LocalSourceStore implements SourceStore {
           "changed while it was being read: planned with %d bytes of %s, found %d bytes of %s. Run again when nothing writes to it."
               .formatted(file.bytes(), file.version(), now.bytes(), now.version()));
     }
-    return new LocalRangedFile(file, FileChannel.open(path, StandardOpenOption.READ));
+    try {
+      return new LocalRangedFile(file, FileChannel.open(path, StandardOpenOption.READ));
+    } catch (AccessDeniedException e) {
+      throw new RefusedException(
+          file.path(), "may not be read by this user. Give read permission.", e);
+    }
   }
 
   @Override

@@ -24,7 +24,6 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.HashSet;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -92,6 +91,10 @@ public record CheckpointFacts(
 
   private static final int DEEPEST = 8;
   private static final int LONGEST_TEXT = 200;
+
+  /** Shared objects can make a small pickle a large tree. */
+  private static final int MOST_VALUES = 10_000;
+
   private static final int LARGEST_TENSOR = 1 << 26;
 
   /**
@@ -368,6 +371,9 @@ public record CheckpointFacts(
         int depth,
         SortedMap<String, String> into)
         throws IOException {
+      if (into.size() >= MOST_VALUES) {
+        return;
+      }
       Optional<TensorNode> tensor = value.asTensor();
       if (tensor.isPresent()) {
         into.put(path, describe(file, stat, value.where(), tensor.get()));
@@ -405,36 +411,67 @@ public record CheckpointFacts(
     }
 
     private static String text(PyObject node) {
-      String text = "?";
-      if (node instanceof PyStr s) {
-        text = s.value();
+      StringBuilder text = new StringBuilder();
+      write(node, 0, text);
+      return text.length() <= LONGEST_TEXT ? text.toString() : text.substring(0, LONGEST_TEXT) + "...";
+    }
+
+    /** Stops soon after the text is long enough, and at a depth that no real value has. */
+    private static void write(PyObject node, int depth, StringBuilder text) {
+      if (text.length() > LONGEST_TEXT || depth > DEEPEST) {
+        text.append("...");
+      } else if (node instanceof PyStr s) {
+        text.append(s.value());
       } else if (node instanceof PyInt i) {
-        text = i.value().toString();
+        text.append(i.value());
       } else if (node instanceof PyFloat f) {
-        text = Double.toString(f.value());
+        text.append(f.value());
       } else if (node instanceof PyBool b) {
-        text = b == PyBool.TRUE ? "True" : "False";
+        text.append(b == PyBool.TRUE ? "True" : "False");
       } else if (node == PyNone.NONE) {
-        text = "None";
+        text.append("None");
       } else if (node instanceof PyList list) {
-        text = "[" + String.join(", ", list.items().stream().map(Reading::text).toList()) + "]";
+        writeItems("[", list.items(), "]", depth, text);
       } else if (node instanceof PyTuple tuple) {
-        text = "(" + String.join(", ", tuple.items().stream().map(Reading::text).toList()) + ")";
+        writeItems("(", tuple.items(), ")", depth, text);
       } else if (node instanceof PyGlobal global) {
-        text = "the name " + global;
+        text.append("the name ").append(global);
       } else if (node instanceof PyInstance made) {
-        text =
-            made.callable() instanceof PyGlobal global
-                ? global + text(made.args() == null ? PyTuple.of() : made.args())
-                : "an object";
-      } else if (node instanceof PyDict dict) {
-        Map<String, String> entries = new LinkedHashMap<>();
-        for (PyEntries.Entry entry : dict.entries()) {
-          entries.put(text(entry.key()), text(entry.value()));
+        write(made.callable(), depth + 1, text);
+        if (made.args() != null) {
+          write(made.args(), depth + 1, text);
         }
-        text = entries.toString();
+      } else if (node instanceof PyDict dict) {
+        String separator = "{";
+        for (PyEntries.Entry entry : dict.entries()) {
+          if (text.length() > LONGEST_TEXT) {
+            break;
+          }
+          text.append(separator);
+          write(entry.key(), depth + 1, text);
+          text.append(": ");
+          write(entry.value(), depth + 1, text);
+          separator = ", ";
+        }
+        text.append(separator.equals("{") ? "{}" : "}");
+      } else {
+        text.append("?");
       }
-      return text.length() <= LONGEST_TEXT ? text : text.substring(0, LONGEST_TEXT) + "...";
+    }
+
+    private static void writeItems(
+        String open, List<PyObject> items, String close, int depth, StringBuilder text) {
+      text.append(open);
+      String separator = "";
+      for (PyObject item : items) {
+        if (text.length() > LONGEST_TEXT) {
+          break;
+        }
+        text.append(separator);
+        write(item, depth + 1, text);
+        separator = ", ";
+      }
+      text.append(close);
     }
 
     /** The value of a tensor of one element, else its type, shape and CRC-32. */

@@ -179,16 +179,21 @@ record PickledValue(String file, String path, PyObject node) {
         && args.get(0) instanceof PyTuple) {
       return new PickledValue(file, path, args.get(0)).asSize();
     }
-    return items().stream()
-        .map(
-            item -> {
-              long dimension = item.asLong();
-              if (dimension < 0) {
-                throw item.refused("expected a dimension of at least 0, found " + dimension);
-              }
-              return dimension;
-            })
-        .toList();
+    List<Long> dimensions = new ArrayList<>();
+    // Eight bytes an element are the most that PyTorch's real types take.
+    long most = Long.MAX_VALUE / 16;
+    for (PickledValue item : items()) {
+      long dimension = item.asLong();
+      if (dimension < 0) {
+        throw item.refused("expected a dimension of at least 0, found " + dimension);
+      }
+      dimensions.add(dimension);
+      most = dimension == 0 ? most : most / dimension;
+      if (most == 0) {
+        throw item.refused("expected the shape of a tensor, found one of more than 2^59 elements");
+      }
+    }
+    return dimensions;
   }
 
   /** What kind of value this is, in Python's words. */

@@ -29,6 +29,8 @@ final class PlanBuilder {
   /** The entry of bytes that belong to no zip entry's payload. */
   static final int NO_ENTRY = -1;
 
+  private static final int MOST_NAMED = 20;
+
   final SourceStore store;
   final CheckpointFiles files;
   final int targetWorldSize;
@@ -87,8 +89,17 @@ final class PlanBuilder {
    */
   void requireAllRanks(
       String saysSo, int mpRank, String what, SortedMap<Integer, FileStat> stats, int ranks) {
+    if (ranks < 1) {
+      throw new RefusedException(
+          where(), "%s says dp_world_size %d, expected at least 1.".formatted(saysSo, ranks));
+    }
+    // A file may claim any number of ranks; a few that are missing say enough.
     List<Integer> missing =
-        IntStream.range(0, ranks).filter(r -> !stats.containsKey(r)).boxed().toList();
+        IntStream.range(0, ranks)
+            .filter(r -> !stats.containsKey(r))
+            .limit(MOST_NAMED)
+            .boxed()
+            .toList();
     List<Integer> extra = stats.keySet().stream().filter(r -> r >= ranks).toList();
     if (!missing.isEmpty() || !extra.isEmpty()) {
       throw new RefusedException(
