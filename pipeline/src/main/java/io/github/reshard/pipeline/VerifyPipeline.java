@@ -51,12 +51,13 @@ public final class VerifyPipeline {
     static Side of(CommandOptions options, String location, String tag) throws IOException {
       SourceStore store = Stores.source(location, options);
       CheckpointFiles files =
-          CheckpointFiles.discover(
-              store, Stores.directory(location), Optional.ofNullable(tag));
+          CheckpointFiles.discover(store, Stores.directory(location), Optional.ofNullable(tag));
       CheckpointFacts facts = CheckpointFacts.read(store, files);
       return new Side(
           store,
-          files, facts, ReshardPlanner.plan(store, files, facts.dataParallelRanks(), options.getPartBytes()));
+          files,
+          facts,
+          ReshardPlanner.plan(store, files, facts.dataParallelRanks(), options.getPartBytes()));
     }
   }
 
@@ -77,8 +78,9 @@ public final class VerifyPipeline {
       PCollectionView<ReshardPlan> viewA = view(pipeline, "A", a.plan());
       PCollectionView<ReshardPlan> viewB = view(pipeline, "B", b.plan());
       pipeline
-          .apply("CompareTensors", new CompareTensors(
-                  a.plan(), viewA, a.store(), b.plan(), viewB, b.store()))
+          .apply(
+              "CompareTensors",
+              new CompareTensors(a.plan(), viewA, a.store(), b.plan(), viewB, b.store()))
           .apply("OneReport", WithKeys.of(""))
           .apply("All", GroupByKey.create())
           .apply("WriteReport", ParDo.of(new WriteReport(report.toString())));

@@ -178,14 +178,12 @@ class HostileCheckpointTest {
             "a storage shorter than its tensor",
             tag ->
                 edit(
-                    tag.resolve(shard(0)),
-                    root -> tensors(root).get(1).setGeometry(0, 100_000, 1)),
+                    tag.resolve(shard(0)), root -> tensors(root).get(1).setGeometry(0, 100_000, 1)),
             "storage"),
         damage(
             "an offset out of range",
             tag ->
-                edit(
-                    tag.resolve(shard(0)), root -> tensors(root).get(1).setGeometry(1 << 20, 530)),
+                edit(tag.resolve(shard(0)), root -> tensors(root).get(1).setGeometry(1 << 20, 530)),
             "storage"),
         damage(
             "a partition of another length",
@@ -243,10 +241,10 @@ class HostileCheckpointTest {
     PyDict state =
         (PyDict)
             ((PyDict)
-                    at(root, "optimizer_state_dict", "base_optimizer_state", "state")
-                        .list()
-                        .get(0)
-                        .value());
+                at(root, "optimizer_state_dict", "base_optimizer_state", "state")
+                    .list()
+                    .get(0)
+                    .value());
     state.entries().forEach(entry -> tensors.add(TensorNode.of(entry.value()).orElseThrow()));
     return tensors;
   }

@@ -6,6 +6,7 @@ import java.util.Locale;
 import java.util.Set;
 
 /** What can be asked for; the first word of a command line, {@link #RESHARD} when there is none. */
+@SuppressWarnings("ImmutableEnumChecker") // made by List.of and Set.of
 enum Command {
   RESHARD(
       HelpText.TEXT,

@@ -94,7 +94,8 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
             .setCoder(SerializableCoder.of(Run.class))
             .apply("Spread", Reshuffle.viaRandomKey())
             .apply(
-                "Compare", ParDo.of(new Compare(viewA, viewB, storeA, storeB)).withSideInputs(viewA, viewB))
+                "Compare",
+                ParDo.of(new Compare(viewA, viewB, storeA, storeB)).withSideInputs(viewA, viewB))
             .setCoder(KvCoder.of(Coders.TENSOR_ID, SerializableCoder.of(Compared.class)));
     return compared
         .apply("ByTensor", GroupByKey.create())
@@ -275,7 +276,7 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
     }
   }
 
-  private static final class Compare extends DoFn<Run, KV<TensorId, Compared>> {
+  static final class Compare extends DoFn<Run, KV<TensorId, Compared>> {
     private static final long serialVersionUID = 1L;
     private static final int BUFFER_BYTES = 1 << 20;
     private final PCollectionView<ReshardPlan> viewA;
@@ -321,7 +322,7 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
       String valueA = "";
       String valueB = "";
       for (long done = 0; done < bytes; ) {
-        int length = (int) Math.min(BUFFER_BYTES / width * width, bytes - done);
+        int length = (int) Math.min((long) BUFFER_BYTES / width * width, bytes - done);
         long from = run.start() + done / width;
         fill(bufferA, length, from, width, run.a(), planA, openA);
         fill(bufferB, length, from, width, run.b(), planB, openB);

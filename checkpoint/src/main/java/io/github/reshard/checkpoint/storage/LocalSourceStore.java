@@ -40,11 +40,7 @@ public final class LocalSourceStore implements SourceStore {
   /** A link to a directory above itself would make the tree endless. */
   private static void requireNoLoop(Path directory) throws IOException {
     if (Files.isSymbolicLink(directory)
-        && directory
-            .toAbsolutePath()
-            .getParent()
-            .toRealPath()
-            .startsWith(directory.toRealPath())) {
+        && directory.toAbsolutePath().getParent().toRealPath().startsWith(directory.toRealPath())) {
       throw new RefusedException(
           directory.toString(), "is a link to a directory that it lies in. Remove it.");
     }

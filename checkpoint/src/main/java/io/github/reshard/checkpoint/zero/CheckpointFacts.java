@@ -413,7 +413,9 @@ public record CheckpointFacts(
     private static String text(PyObject node) {
       StringBuilder text = new StringBuilder();
       write(node, 0, text);
-      return text.length() <= LONGEST_TEXT ? text.toString() : text.substring(0, LONGEST_TEXT) + "...";
+      return text.length() <= LONGEST_TEXT
+          ? text.toString()
+          : text.substring(0, LONGEST_TEXT) + "...";
     }
 
     /** Stops soon after the text is long enough, and at a depth that no real value has. */

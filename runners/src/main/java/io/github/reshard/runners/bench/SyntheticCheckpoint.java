@@ -91,7 +91,7 @@ public final class SyntheticCheckpoint {
 
   /** Every second parameter is a bias of a few elements; the others share the rest evenly. */
   private static List<Parameter> shapes(long elements, int parameters) {
-    long matrices = (parameters + 1) / 2;
+    long matrices = (parameters + 1L) / 2;
     long columns = Math.max(1, (long) Math.sqrt((double) elements / matrices));
     long rows = Math.max(1, elements / matrices / columns);
     List<Parameter> shapes = new ArrayList<>();
