@@ -60,7 +60,7 @@ final class EditedTorchFile {
         (key, bytes) -> {
           sizes.add(new StorageSize(key, bytes.capacity()));
           CRC32 crc = new CRC32();
-          crc.update(bytes.array());
+          crc.update(bytes.duplicate());
           crcs.put(key, (int) crc.getValue());
         });
     TorchFileLayout layout =
@@ -74,7 +74,8 @@ final class EditedTorchFile {
     for (ByteSegment segment : layout.segments(crcs)) {
       whole.put((int) segment.offset(), segment.bytes());
     }
-    storages.forEach((key, bytes) -> whole.put((int) layout.payloadOffset(key), bytes.array()));
+    storages.forEach(
+        (key, bytes) -> whole.put((int) layout.payloadOffset(key), bytes, 0, bytes.capacity()));
     Files.write(path, whole.array());
   }
 }

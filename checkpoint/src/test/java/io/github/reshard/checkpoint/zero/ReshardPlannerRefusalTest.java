@@ -163,7 +163,7 @@ class ReshardPlannerRefusalTest {
 
     assertRefused()
         .hasMessageContaining(RANK_2)
-        .hasMessageContaining("a value that all ranks must share")
+        .hasMessageContaining("is 4.0 on rank 2 and 3.0 on the first rank")
         .hasMessageContaining("different steps");
   }
 
