@@ -310,8 +310,9 @@ final class ShardedPlanner {
           continue;
         }
         PickledValue other = before.get().get(entry.key());
+        boolean tensors = entry.value().asTensor().isPresent() && other.asTensor().isPresent();
         boolean same =
-            (entry.value().asTensor().isPresent() && other.asTensor().isPresent())
+            tensors
                 ? ReplicaComparison.sameBytes(
                     plan, file.source(), file.file(), entry.value().tensor(), other.tensor())
                 : PyEquality.firstDifference(entry.value().node(), other.node()).isEmpty();
