@@ -89,7 +89,7 @@ record Reassembly(
       int sharers = ranks.size() / expertRanks;
       boolean dataFirst =
           ranks.get(0).at("ds_config", "use_data_before_expert_parallelism") == PyBool.TRUE;
-      int localExperts = localExperts(groups.get(g));
+      int localExperts = localExperts(groups);
       for (int e = 0; e < expertRanks; e++) {
         List<TorchContent> having = new ArrayList<>();
         for (int rank = 0; rank < ranks.size(); rank++) {
@@ -126,12 +126,15 @@ record Reassembly(
         : null;
   }
 
-  private static int localExperts(PyObject shapes) {
+  /** The experts of a rank, whose parameters may be in several groups. */
+  private static int localExperts(PyList groups) {
     int most = 0;
-    for (PyEntries.Entry parameter : TorchContent.entries(shapes)) {
-      Matcher m = EXPERT.matcher(TorchContent.text(parameter.key()));
-      if (m.find()) {
-        most = Math.max(most, Integer.parseInt(m.group(1)) + 1);
+    for (PyObject shapes : groups.items()) {
+      for (PyEntries.Entry parameter : TorchContent.entries(shapes)) {
+        Matcher m = EXPERT.matcher(TorchContent.text(parameter.key()));
+        if (m.find()) {
+          most = Math.max(most, Integer.parseInt(m.group(1)) + 1);
+        }
       }
     }
     return most;
