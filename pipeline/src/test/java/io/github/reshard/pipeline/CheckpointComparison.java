@@ -2,8 +2,12 @@ package io.github.reshard.pipeline;
 
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyEquality;
+import io.github.reshard.checkpoint.pickle.PyGlobal;
+import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyStr;
+import io.github.reshard.checkpoint.pickle.PyTuple;
 import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
@@ -13,6 +17,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.BitSet;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
@@ -44,7 +49,8 @@ final class CheckpointComparison {
   /**
    * {@code reference} came about through DeepSpeed's Universal Checkpoint. Where that leaves traces
    * of its own (testdata/corpus/README.md) the source says what is right: the order of the keys of
-   * {@code state[g]}, two values of {@code ds_config}, frozen parameters and buffers.
+   * {@code state[g]}, two values of {@code ds_config}, frozen parameters and buffers, and in ZeRO-3
+   * the hyper-parameters of groups and the sharing of {@code step}.
    */
   static CheckpointComparison withSource(Path reference, Path source) {
     return new CheckpointComparison(reference, source);
@@ -95,9 +101,16 @@ final class CheckpointComparison {
         || !want.file().archiveName().equals(have.file().archiveName())) {
       return Optional.of("the containers differ in style or archive name");
     }
+    boolean sharded = isSharded(name);
+    Map<String, String> aliases = new HashMap<>();
     if (from != null) {
       takeFromSource(want, from);
+      if (sharded) {
+        separateSteps(want, aliases);
+      }
     }
+    Map<String, BitSet> padding =
+        sharded ? ShardedPieces.padding(actual, name, have) : Map.of();
     Map<String, String> keys = new HashMap<>();
     Set<String> taken = new HashSet<>();
     Optional<String> difference =
@@ -106,19 +119,87 @@ final class CheckpointComparison {
     if (difference.isPresent()) {
       return difference;
     }
-    if (want.file().entries().size() != have.file().entries().size()) {
+    int separated = aliases.size() - Set.copyOf(aliases.values()).size();
+    if (want.file().entries().size() + separated != have.file().entries().size()) {
       return Optional.of("another number of zip entries");
     }
     Set<String> universalLoses = from == null ? Set.of() : frozenAndBuffers(from);
     for (Map.Entry<String, String> pair : keys.entrySet()) {
-      byte[] right = bytesOf(want, from, pair.getKey(), universalLoses);
+      String key = aliases.getOrDefault(pair.getKey(), pair.getKey());
+      byte[] right = bytesOf(want, from, key, universalLoses);
+      String fragment = fragmentOf(want, key);
+      if (from != null && sharded && fragment != null) {
+        right = fragment(name, want, key, fragment);
+      }
       byte[] found = have.storage(pair.getValue());
+      byte[] zeros = right;
+      padding.getOrDefault(pair.getValue(), new BitSet()).stream().forEach(b -> zeros[b] = 0);
       int at = Arrays.mismatch(right, found);
       if (at >= 0) {
         return Optional.of("byte %d of the storage of %s".formatted(at, want.users(pair.getKey())));
       }
     }
     return Optional.empty();
+  }
+
+  private boolean isSharded(String name) {
+    return ShardedPieces.has(name)
+        && Files.exists(
+            expected.resolve(
+                name.replaceFirst("[^/]*$", "zero_pp_rank_0_mp_rank_00_model_states.pt")));
+  }
+
+  /**
+   * Universal Checkpoint makes all sub-groups share one {@code step}; a run that never stopped has
+   * one each.
+   */
+  private static void separateSteps(TorchContent reference, Map<String, String> aliases) {
+    PyEntries states =
+        TorchContent.entries(
+            reference.at("optimizer_state_dict", "optimizer_state_dict", "state"));
+    if (states == null) {
+      return;
+    }
+    for (PyEntries.Entry subGroup : states) {
+      PyEntries state = TorchContent.entries(subGroup.value());
+      for (PyEntries.Entry value : List.copyOf(state.list())) {
+        TensorNode tensor = TensorNode.of(value.value()).orElseThrow();
+        if (tensor.shape().length == 0) {
+          String key = TorchContent.text(value.key()) + " of " + TorchContent.text(subGroup.key());
+          aliases.put(key, tensor.storageKey());
+          List<PyObject> arguments = new ArrayList<>(((PyTuple) tensor.node().args()).items());
+          arguments.set(0, tensor.storage().with(new PyStr(key), tensor.storage().elements()));
+          arguments.set(
+              5,
+              PyInstance.reduce(new PyGlobal("collections", "OrderedDict"), PyTuple.of()));
+          state.replace(
+              TorchContent.text(value.key()),
+              PyInstance.reduce(tensor.node().callable(), new PyTuple(arguments)));
+        }
+      }
+    }
+  }
+
+  private static String fragmentOf(TorchContent file, String key) {
+    return file.tensors().entrySet().stream()
+        .filter(e -> e.getValue().storageKey().equals(key))
+        .map(Map.Entry::getKey)
+        .filter(path -> path.startsWith(FRAGMENTS))
+        .map(path -> path.substring(FRAGMENTS.length()))
+        .findFirst()
+        .orElse(null);
+  }
+
+  private static final String FRAGMENTS = "frozen_param_fragments.";
+
+  /** The piece of a frozen parameter, cut from what the source's pieces make together. */
+  private byte[] fragment(String name, TorchContent file, String key, String parameter) {
+    String tag = name.substring(0, name.indexOf('/'));
+    byte[] full = Reassembly.of(source, tag).tensors().get("00/" + parameter + ".frozen");
+    int length = file.storage(key).length;
+    int from = Math.min(full.length, ShardedPieces.rank(name) * length);
+    return Arrays.copyOf(
+        Arrays.copyOfRange(full, from, Math.min(full.length, from + length)), length);
   }
 
   /** The source's file of this name, or that of rank 0 for ranks that it does not have. */
@@ -161,6 +242,24 @@ final class CheckpointComparison {
         config.replace(key, right);
       } else if (right == null) {
         config.list().removeIf(e -> TorchContent.text(e.key()).equals(key));
+      }
+    }
+    if (reference.at("optimizer_state_dict", "optimizer_state_dict") != null) {
+      PyEntries states =
+          TorchContent.entries(
+              reference.at("optimizer_state_dict", "optimizer_state_dict", "state"));
+      PyObject order = source.at("optimizer_state_dict", "optimizer_state_dict", "state", 0);
+      for (PyEntries.Entry subGroup : states) {
+        orderAs(TorchContent.entries(order), TorchContent.entries(subGroup.value()));
+      }
+      Object[] groups = {"optimizer_state_dict", "optimizer_state_dict", "param_groups"};
+      for (int g = 0; g < ((PyList) reference.at(groups)).size(); g++) {
+        PyEntries right = TorchContent.entries(((PyList) source.at(groups)).get(g));
+        PyEntries group = TorchContent.entries(((PyList) reference.at(groups)).get(g));
+        PyObject params = group.get("params");
+        group.list().clear();
+        right.forEach(e -> group.add(e.key(), e.value()));
+        group.replace("params", params);
       }
     }
     if (reference.at("optimizer_state_dict", "base_optimizer_state", "state") != null) {

@@ -19,6 +19,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 /** Every case at every number of ranks from 1 to 16, where DeepSpeed's own output is not there. */
 class EveryWorldSizeTest {
   private static final int MOST_RANKS = 16;
+  private static final String MODULE = ".module";
   private static final Map<GoldenCase, Reassembly> SOURCES = new ConcurrentHashMap<>();
   private static final AtomicInteger CHECKED = new AtomicInteger();
   private static final AtomicInteger TENSORS = new AtomicInteger();
@@ -32,6 +33,7 @@ class EveryWorldSizeTest {
         .flatMap(
             c ->
                 IntStream.rangeClosed(1, MOST_RANKS)
+                    .filter(worldSize -> worldSize % c.expertParallelSize() == 0)
                     .mapToObj(worldSize -> arguments(c, worldSize)));
   }
 
@@ -46,7 +48,9 @@ class EveryWorldSizeTest {
 
     requireSame(source(golden).tensors(), resharded.tensors());
     requireSame(source(golden).replicated(), resharded.replicated());
-    requireMastersAreTheWeights(resharded);
+    if (!golden.isSharded()) {
+      requireMastersAreTheWeights(resharded);
+    }
     CHECKED.incrementAndGet();
     TENSORS.addAndGet(resharded.tensors().size());
   }
@@ -54,11 +58,27 @@ class EveryWorldSizeTest {
   @ParameterizedTest
   @MethodSource("cases")
   void fullParametersOfTheSourceAreWhatDeepSpeedHadInMemory(GoldenCase golden) {
-    requireMastersAreTheWeights(source(golden));
+    Reassembly source = source(golden);
+    if (!golden.isSharded()) {
+      requireMastersAreTheWeights(source);
+    }
     if (Files.exists(golden.truth())) {
-      Map<String, byte[]> truth = new TreeMap<>();
-      Safetensors.read(golden.truth()).forEach((name, bytes) -> truth.put("00/" + name, bytes));
-      requireSame(truth, source(golden).tensors());
+      Map<String, byte[]> states = new TreeMap<>();
+      Safetensors.read(golden.truth())
+          .forEach(
+              (name, bytes) -> {
+                if (name.endsWith(MODULE)) {
+                  String weight = "00/" + name.substring(0, name.length() - MODULE.length());
+                  assertThat(source.weights().get(weight).bytes()).as(name).isEqualTo(bytes);
+                } else {
+                  states.put("00/" + name, bytes);
+                }
+              });
+      if (!states.isEmpty()) {
+        Map<String, byte[]> trained = new TreeMap<>(source.tensors());
+        trained.keySet().removeIf(name -> name.endsWith(".frozen"));
+        requireSame(states, trained);
+      }
     }
   }
 

@@ -16,17 +16,18 @@ import java.util.stream.Stream;
  * @param directory holds {@code source}, {@code case.json} and, perhaps, references and a truth
  * @param tag the tag of the source
  * @param sourceWorld data-parallel ranks of the source
+ * @param expertParallelSize what has to divide the data-parallel size, 1 without experts
  */
-record GoldenCase(Path directory, String tag, int sourceWorld) {
+record GoldenCase(Path directory, String tag, int sourceWorld, int expertParallelSize) {
   private static final Path TESTDATA = Path.of(System.getProperty("reshard.testdata"));
 
-  /** Every case of ZeRO-1 and 2. */
+  /** Every case. */
   static List<GoldenCase> all() {
-    return Stream.of("corpus", "zero12")
+    return Stream.of("corpus", "zero12", "zero3", "moe")
         .map(TESTDATA::resolve)
         .filter(Files::isDirectory)
         .flatMap(GoldenCase::children)
-        .filter(d -> d.getFileName().toString().matches("(z1|z2|pp2-z1|tp2-z1).*"))
+        .filter(d -> Files.exists(d.resolve("case.json")))
         .map(GoldenCase::read)
         .toList();
   }
@@ -46,7 +47,18 @@ record GoldenCase(Path directory, String tag, int sourceWorld) {
   private static GoldenCase read(Path directory) {
     try {
       JsonNode json = new ObjectMapper().readTree(directory.resolve("case.json").toFile());
-      return new GoldenCase(directory, json.get("tag").asText(), json.get("source_world").asInt());
+      int expertParallelSize = 1;
+      JsonNode arguments = json.get("train_args");
+      for (int i = 0; i + 1 < arguments.size(); i++) {
+        if (arguments.get(i).asText().equals("--ep")) {
+          expertParallelSize = arguments.get(i + 1).asInt();
+        }
+      }
+      return new GoldenCase(
+          directory,
+          json.get("tag").asText(),
+          json.get("source_world").asInt(),
+          expertParallelSize);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
@@ -54,6 +66,11 @@ record GoldenCase(Path directory, String tag, int sourceWorld) {
 
   String name() {
     return directory.getFileName().toString();
+  }
+
+  /** Whether it is of ZeRO-3, whose padding is not data. */
+  boolean isSharded() {
+    return name().startsWith("z3");
   }
 
   Path source() {

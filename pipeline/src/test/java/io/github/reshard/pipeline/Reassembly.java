@@ -1,5 +1,6 @@
 package io.github.reshard.pipeline;
 
+import io.github.reshard.checkpoint.pickle.PyBool;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyInt;
@@ -17,12 +18,15 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.TreeMap;
+import java.util.function.UnaryOperator;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
 /**
- * The full tensors of a ZeRO-1 or 2 checkpoint, put together as plainly as can be and without the
+ * The full tensors of a checkpoint, put together as plainly as can be and without the
  * code under test: the partitions of all ranks one after the other, cut at the sizes in the order
- * of {@code param_shapes}.
+ * of {@code param_shapes}; in ZeRO-3 the pieces of each parameter one after the other.
  *
  * @param tensors for {@code MP/PARAM.fp32}, {@code MP/PARAM.exp_avg}, ... the bytes in full shape;
  *     MP is the mp rank
@@ -45,6 +49,10 @@ record Reassembly(
         String mp = name.substring("mp_rank_".length(), name.indexOf("_model_states"));
         all.addMpRank(mp, TorchContent.read(directory.resolve(name)), optimizers(directory, mp));
         all.addLayers(mp, directory, names);
+        all.addExperts(mp, directory, names);
+      } else if (name.matches("zero_pp_rank_0_mp_rank_\\d+_model_states.pt")) {
+        String mp = name.substring("zero_pp_rank_0_mp_rank_".length(), name.indexOf("_model_states"));
+        all.addSharded(mp, files(directory, "zero_pp_rank_%d_mp_rank_%s_model_states.pt", mp), optimizers(directory, mp));
       }
     }
     return all;
@@ -53,42 +61,49 @@ record Reassembly(
   private static List<TorchContent> optimizers(Path directory, String mp) {
     List<TorchContent> ranks = new ArrayList<>();
     for (String prefix : List.of("", "bf16_")) {
-      for (int rank = 0; ; rank++) {
-        Path file =
-            directory.resolve(
-                "%szero_pp_rank_%d_mp_rank_%s_optim_states.pt".formatted(prefix, rank, mp));
-        if (!Files.exists(file)) {
-          break;
-        }
-        ranks.add(TorchContent.read(file));
-      }
+      ranks.addAll(files(directory, prefix + "zero_pp_rank_%d_mp_rank_%s_optim_states.pt", mp));
     }
     return ranks;
+  }
+
+  private static List<TorchContent> files(Path directory, String pattern, String mp) {
+    List<TorchContent> ranks = new ArrayList<>();
+    for (int rank = 0; ; rank++) {
+      Path file = directory.resolve(pattern.formatted(rank, mp));
+      if (!Files.exists(file)) {
+        return ranks;
+      }
+      ranks.add(TorchContent.read(file));
+    }
   }
 
   private void addMpRank(String mp, TorchContent model, List<TorchContent> ranks) {
     PyList groups = (PyList) model.at("param_shapes");
     for (int g = 0; g < groups.size(); g++) {
-      addState(mp, groups.get(g), "fp32", ranks, "single_partition_of_fp32_groups", g);
-      TorchContent first = ranks.get(0);
-      Object[] path =
-          first.at("optimizer_state_dict", "base_optimizer_state") instanceof PyList
-              ? new Object[] {"base_optimizer_state", g}
-              : new Object[] {"base_optimizer_state", "state", g};
-      PyEntries state = TorchContent.entries(first.at(inStateDict(path)));
-      if (state == null) {
+      String name = expertGroup(ranks.get(0), g);
+      if (name == null) {
+        addGroup(mp, groups.get(g), g, ranks, n -> n);
         continue;
       }
-      for (PyEntries.Entry entry : state) {
-        String key = TorchContent.text(entry.key());
-        Object[] full = Arrays.copyOf(path, path.length + 1);
-        full[path.length] = key;
-        Optional<TensorNode> tensor = TensorNode.of(entry.value());
-        if (tensor.isPresent() && tensor.get().shape().length > 0) {
-          addState(mp, groups.get(g), key, ranks, full);
-        } else if (tensor.isPresent()) {
-          replicated.put(mp + "/" + g + "." + key, first.tensor(tensor.get()));
+      int expertRanks = Integer.parseInt(name.substring("ep_size_".length()));
+      int sharers = ranks.size() / expertRanks;
+      boolean dataFirst =
+          ranks.get(0).at("ds_config", "use_data_before_expert_parallelism") == PyBool.TRUE;
+      int localExperts = localExperts(groups);
+      for (int e = 0; e < expertRanks; e++) {
+        List<TorchContent> having = new ArrayList<>();
+        for (int rank = 0; rank < ranks.size(); rank++) {
+          if ((dataFirst ? rank / sharers : rank % expertRanks) == e) {
+            having.add(ranks.get(rank));
+          }
         }
+        int before = e * localExperts;
+        addGroup(
+            mp,
+            groups.get(g),
+            g,
+            having,
+            n -> EXPERT.matcher(n).replaceAll(m -> "deepspeed_experts." + (before + Integer.parseInt(m.group(1)))));
       }
     }
     if (TorchContent.entries(model.at("module")) != null) {
@@ -96,12 +111,152 @@ record Reassembly(
     }
   }
 
+  private static final Pattern EXPERT = Pattern.compile("deepspeed_experts\\.(\\d+)");
+
+  /** The name of a group of experts, or null. */
+  private static String expertGroup(TorchContent optimizer, int group) {
+    if (optimizer.at("optimizer_state_dict", "base_optimizer_state") instanceof PyList) {
+      return null;
+    }
+    Object[] at =
+        inStateDict("base_optimizer_state", "param_groups", group, "moe");
+    return optimizer.at(at) == PyBool.TRUE
+        ? TorchContent.text(
+            optimizer.at(inStateDict("base_optimizer_state", "param_groups", group, "name")))
+        : null;
+  }
+
+  /** The experts of a rank, whose parameters may be in several groups. */
+  private static int localExperts(PyList groups) {
+    int most = 0;
+    for (PyObject shapes : groups.items()) {
+      for (PyEntries.Entry parameter : TorchContent.entries(shapes)) {
+        Matcher m = EXPERT.matcher(TorchContent.text(parameter.key()));
+        if (m.find()) {
+          most = Math.max(most, Integer.parseInt(m.group(1)) + 1);
+        }
+      }
+    }
+    return most;
+  }
+
+  private void addGroup(
+      String mp, PyObject shapes, int g, List<TorchContent> ranks, UnaryOperator<String> naming) {
+      addState(mp, shapes, naming, "fp32", ranks, "single_partition_of_fp32_groups", g);
+      TorchContent first = ranks.get(0);
+      Object[] path =
+          first.at("optimizer_state_dict", "base_optimizer_state") instanceof PyList
+              ? new Object[] {"base_optimizer_state", g}
+              : new Object[] {"base_optimizer_state", "state", g};
+      PyEntries state = TorchContent.entries(first.at(inStateDict(path)));
+      if (state == null) {
+        return;
+      }
+      for (PyEntries.Entry entry : state) {
+        String key = TorchContent.text(entry.key());
+        Object[] full = Arrays.copyOf(path, path.length + 1);
+        full[path.length] = key;
+        Optional<TensorNode> tensor = TensorNode.of(entry.value());
+        if (tensor.isPresent() && tensor.get().shape().length > 0) {
+          addState(mp, shapes, naming, key, ranks, full);
+        } else if (tensor.isPresent()) {
+          replicated.put(mp + "/" + g + "." + key, first.tensor(tensor.get()));
+        }
+      }
+  }
+
+  private void addSharded(String mp, List<TorchContent> models, List<TorchContent> optimizers) {
+    TorchContent first = optimizers.get(0);
+    PyList shapes = (PyList) models.get(0).at("param_shapes");
+    Object[] flat = inStateDict("fp32_flat_groups");
+    Object[] inner = inStateDict("optimizer_state_dict", "state");
+    PyList groups = (PyList) first.at(inStateDict("optimizer_state_dict", "param_groups"));
+    for (int g = 0; g < groups.size(); g++) {
+      for (PyObject param : ((PyList) TorchContent.entries(groups.get(g)).get("params")).items()) {
+        int i = ((PyInt) param).value().intValueExact();
+        addPieces(mp, shapes.get(i), "fp32", optimizers, and(flat, i));
+        PyEntries state = TorchContent.entries(first.at(and(inner, i)));
+        if (state == null) {
+          continue;
+        }
+        for (PyEntries.Entry entry : state) {
+          String key = TorchContent.text(entry.key());
+          TensorNode tensor = TensorNode.of(entry.value()).orElseThrow();
+          if (tensor.shape().length > 0) {
+            addPieces(mp, shapes.get(i), key, optimizers, and(and(inner, i), key));
+          } else {
+            byte[] value = first.tensor(tensor);
+            byte[] other = replicated.put(mp + "/" + g + "." + key, value);
+            if (other != null && !Arrays.equals(value, other)) {
+              throw new IllegalStateException("sub-groups of group " + g + " disagree on " + key);
+            }
+          }
+        }
+      }
+    }
+    PyEntries frozen = TorchContent.entries(models.get(0).at("frozen_param_shapes"));
+    if (frozen != null) {
+      for (PyEntries.Entry parameter : frozen) {
+        String name = TorchContent.text(parameter.key());
+        addPiece(mp, name, numel(parameter.value()), 0, "frozen", models, "frozen_param_fragments", name);
+      }
+    }
+  }
+
+  private static Object[] and(Object[] path, Object step) {
+    Object[] longer = Arrays.copyOf(path, path.length + 1);
+    longer[path.length] = step;
+    return longer;
+  }
+
+  /** Each parameter is cut in pieces of ceil(elements / ranks), which lie one after the other. */
+  private void addPieces(
+      String mp, PyObject shapes, String state, List<TorchContent> ranks, Object... path) {
+    int at = 0;
+    for (PyEntries.Entry parameter : TorchContent.entries(shapes)) {
+      int elements = numel(parameter.value());
+      addPiece(mp, TorchContent.text(parameter.key()), elements, at, state, ranks, path);
+      at += (elements + ranks.size() - 1) / ranks.size();
+    }
+    long length = TensorNode.of(ranks.get(0).at(path)).orElseThrow().numel();
+    if (at != length) {
+      throw new IllegalStateException(
+          "sub-group of %d elements where its parameters have %d".formatted(length, at));
+    }
+  }
+
+  private void addPiece(
+      String mp,
+      String name,
+      int elements,
+      int at,
+      String state,
+      List<TorchContent> ranks,
+      Object... path) {
+    int piece = (elements + ranks.size() - 1) / ranks.size();
+    ByteArrayOutputStream pieces = new ByteArrayOutputStream();
+    int width = 0;
+    for (TorchContent rank : ranks) {
+      TensorNode tensor = TensorNode.of(rank.at(path)).orElseThrow();
+      width = tensor.dtype().bytes();
+      pieces.writeBytes(
+          Arrays.copyOfRange(rank.tensor(tensor), at * width, (at + piece) * width));
+    }
+    tensors.put(
+        mp + "/" + name + "." + state, Arrays.copyOf(pieces.toByteArray(), elements * width));
+  }
+
   private static Object[] inStateDict(Object... path) {
     return Stream.concat(Stream.of("optimizer_state_dict"), Stream.of(path)).toArray();
   }
 
   private void addState(
-      String mp, PyObject shapes, String state, List<TorchContent> ranks, Object... path) {
+      String mp,
+      PyObject shapes,
+      UnaryOperator<String> naming,
+      String state,
+      List<TorchContent> ranks,
+      Object... path) {
     ByteArrayOutputStream flat = new ByteArrayOutputStream();
     int width = 0;
     for (TorchContent rank : ranks) {
@@ -113,7 +268,7 @@ record Reassembly(
     for (PyEntries.Entry parameter : TorchContent.entries(shapes)) {
       int bytes = width * numel(parameter.value());
       tensors.put(
-          mp + "/" + TorchContent.text(parameter.key()) + "." + state,
+          mp + "/" + naming.apply(TorchContent.text(parameter.key())) + "." + state,
           Arrays.copyOfRange(flat.toByteArray(), at, at + bytes));
       at += bytes;
     }
@@ -123,8 +278,12 @@ record Reassembly(
     }
   }
 
-  private static int numel(PyObject size) {
-    PyTuple shape = (PyTuple) ((PyTuple) ((PyInstance) size).args()).get(0);
+  static int numel(PyObject size) {
+    // DeepSpeed makes plain tuples of the sizes where there are experts.
+    PyTuple shape =
+        size instanceof PyTuple plain
+            ? plain
+            : (PyTuple) ((PyTuple) ((PyInstance) size).args()).get(0);
     return shape.items().stream()
         .mapToInt(d -> ((PyInt) d).value().intValueExact())
         .reduce(1, Math::multiplyExact);
@@ -136,6 +295,16 @@ record Reassembly(
       weights.put(
           mp + "/" + prefix + TorchContent.text(entry.key()),
           new Weight(tensor.dtype(), file.tensor(tensor)));
+    }
+  }
+
+  /** The experts, under their global names. */
+  private void addExperts(String mp, Path directory, List<String> names) {
+    for (String name : names) {
+      if (name.matches("layer_\\d+_expert_\\d+_mp_rank_" + mp + "_model_states.pt")) {
+        TorchContent file = TorchContent.read(directory.resolve(name));
+        addWeights(mp, "", file, file.root());
+      }
     }
   }
 

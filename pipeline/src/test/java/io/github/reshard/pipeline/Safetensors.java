@@ -12,7 +12,7 @@ import java.util.Arrays;
 import java.util.Map;
 import java.util.TreeMap;
 
-/** Reads the fp32 tensors of a safetensors file: 8 bytes of length, a JSON header, the data. */
+/** Reads the tensors of a safetensors file: 8 bytes of length, a JSON header, the data. */
 final class Safetensors {
   private Safetensors() {}
 
@@ -28,9 +28,6 @@ final class Safetensors {
               tensor -> {
                 JsonNode about = tensor.getValue();
                 if (!tensor.getKey().equals("__metadata__")) {
-                  if (!about.get("dtype").asText().equals("F32")) {
-                    throw new IllegalArgumentException(tensor + " is not fp32");
-                  }
                   int data = 8 + header;
                   int from = data + about.get("data_offsets").get(0).asInt();
                   int to = data + about.get("data_offsets").get(1).asInt();

@@ -32,16 +32,18 @@ final class ModelFileComparison {
   private static final Set<String> BY_RANK =
       Set.of(ModelStates.SHARED_PARAMS, ModelStates.FROZEN_FRAGMENTS);
 
-  private final List<String> partitioned;
+  private final Set<String> partitioned;
   private TorchFile firstFile;
   private ModelStates first;
+  private Set<String> firstPieces;
+  private List<Integer> firstContents;
   private final TreeMap<String, List<Integer>> differing = new TreeMap<>();
 
   /**
    * @param partitioned the frozen parameters that are cut into pieces
    */
   ModelFileComparison(List<String> partitioned) {
-    this.partitioned = partitioned;
+    this.partitioned = Set.copyOf(partitioned);
   }
 
   /**
@@ -50,10 +52,16 @@ final class ModelFileComparison {
    * @throws RefusedException if they describe different models or steps
    */
   void add(int rank, TorchFile file) {
+    if (first != null && file.hasPickleOf(firstFile)) {
+      compareContents(rank, file, firstPieces);
+      return;
+    }
     ModelStates states = new ModelStates(PickledValue.root(file.path(), file.parse().root()));
     if (first == null) {
       first = states;
       firstFile = file;
+      firstPieces = pieces(states);
+      firstContents = contents(file, firstPieces);
       return;
     }
     for (String key : SHARED) {
@@ -76,7 +84,11 @@ final class ModelFileComparison {
         differing.computeIfAbsent(key, k -> new ArrayList<>()).add(rank);
       }
     }
-    if (!contents(firstFile, first).equals(contents(file, states))) {
+    compareContents(rank, file, pieces(states));
+  }
+
+  private void compareContents(int rank, TorchFile file, Set<String> pieces) {
+    if (!firstContents.equals(contents(file, pieces))) {
       differing
           .computeIfAbsent("tensors that are not partitioned", k -> new ArrayList<>())
           .add(rank);
@@ -87,8 +99,8 @@ final class ModelFileComparison {
     return states.root().find(key).map(PickledValue::node).orElse(PyNone.NONE);
   }
 
-  /** The checksums of the storages that are not pieces, in the order of their keys. */
-  private List<Integer> contents(TorchFile file, ModelStates states) {
+  /** The entries of the fragments that are cut. */
+  private Set<String> pieces(ModelStates states) {
     Set<String> pieces = new HashSet<>();
     states
         .frozenFragments()
@@ -98,6 +110,11 @@ final class ModelFileComparison {
                 pieces.add("data/" + fragment.tensor().storageKey());
               }
             });
+    return pieces;
+  }
+
+  /** The checksums of the other storages. */
+  private static List<Integer> contents(TorchFile file, Set<String> pieces) {
     return file.entries().stream()
         .filter(e -> e.name().startsWith("data/") && e.bytes() > 0 && !pieces.contains(e.name()))
         .map(e -> Objects.hash(e.name(), e.bytes(), e.crc32()))

@@ -12,14 +12,18 @@ import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.Comparator;
+import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import java.util.SortedMap;
 import java.util.stream.IntStream;
@@ -42,6 +46,7 @@ final class PlanBuilder {
   final List<ReshardPlan.Padding> padding = new ArrayList<>();
   final List<String> notes = new ArrayList<>();
   private final Set<Long> proven = new HashSet<>();
+  private final Map<ByteBuffer, ByteBuffer> pickles = new HashMap<>();
   private int sourceWorldSize;
 
   PlanBuilder(SourceStore store, CheckpointFiles files, int targetWorldSize) {
@@ -77,7 +82,12 @@ final class PlanBuilder {
 
   TorchFile read(FileStat stat) throws IOException {
     try (RangedFile file = store.open(stat)) {
-      return TorchFile.read(file);
+      return TorchFile.read(file)
+          .compact(
+              pickle -> {
+                ByteBuffer known = pickles.putIfAbsent(pickle, pickle);
+                return known == null ? pickle : known;
+              });
     }
   }
 
@@ -127,28 +137,42 @@ final class PlanBuilder {
 
   /** Where {@code tensor} of a source file begins. */
   Address address(int source, TorchFile file, String where, TensorNode tensor) {
+    return address(source, file, where, tensor.storage())
+        .plus(bounded(where, tensor).storageOffset() * tensor.dtype().bytes());
+  }
+
+  private static TensorNode bounded(String where, TensorNode tensor) {
     tensor.requireInBounds(where);
+    return tensor;
+  }
+
+  /** Where {@code storage} of a source file begins. */
+  Address address(int source, TorchFile file, String where, StorageNode storage) {
+    if (storage.bytes() == 0) {
+      return new Address(source, NO_ENTRY, 0);
+    }
     TorchFile.Entry entry =
-        file.storage(tensor.storageKey())
+        file.storage(storage.key())
             .orElseThrow(
                 () ->
                     new RefusedException(
                         where,
                         "the file has no storage '%s'. It is damaged."
-                            .formatted(tensor.storageKey())));
-    long bytes = tensor.storageElements() * tensor.dtype().bytes();
-    if (entry.bytes() != bytes) {
+                            .formatted(storage.key())));
+    if (entry.bytes() != storage.bytes()) {
       throw new RefusedException(
           where,
           "the pickle says that storage '%s' has %d bytes, the zip entry %s has %d. The file is damaged."
-              .formatted(tensor.storageKey(), bytes, entry.name(), entry.bytes()));
+              .formatted(storage.key(), storage.bytes(), entry.name(), entry.bytes()));
     }
-    return address(source, entry).plus(tensor.storageOffset() * tensor.dtype().bytes());
+    return address(source, entry);
   }
 
-  /** Where the storage {@code key} of a source file begins. */
+  /** Where the storage {@code key} of a source file begins; nowhere if it has 0 bytes. */
   Address storageAddress(int source, TorchFile file, String key) {
-    return address(source, file.storage(key).orElseThrow());
+    return file.storage(key)
+        .map(entry -> address(source, entry))
+        .orElse(new Address(source, NO_ENTRY, 0));
   }
 
   private Address address(int source, TorchFile.Entry entry) {

@@ -34,7 +34,7 @@ final class ShardedOptimizerRewrite {
         .entries()
         .replace(ShardedStates.PARTITION_COUNT, PyInt.of(target.worldSize()));
     Map<String, Rewritten.Storage> moved = new HashMap<>();
-    List<SubGroup> subGroups = subGroups(template, states, source, target, moved);
+    List<SubGroup> subGroups = subGroups(states, source, target, moved);
     // Only now, because a sub-group may be the model of several.
     for (SubGroup subGroup : subGroups) {
       for (String name : subGroup.partitioned()) {
@@ -78,7 +78,6 @@ final class ShardedOptimizerRewrite {
 
   /** Takes each from the one of the same number in its param group, or else from the first. */
   private static List<SubGroup> subGroups(
-      TorchFile template,
       ShardedStates states,
       ShardedLayout source,
       ShardedLayout target,
@@ -93,7 +92,7 @@ final class ShardedOptimizerRewrite {
         PyObject state = states.state(like).map(PickledValue::node).orElse(null);
         PyObject flat = states.flatGroups().items().get(like).node();
         if (copied) {
-          state = state == null ? null : copyOf(template, state, to.get(k), moved);
+          state = state == null ? null : copyOf(state, to.get(k), moved);
           flat = GraphCopy.of(flat);
         }
         subGroups.add(
@@ -105,7 +104,7 @@ final class ShardedOptimizerRewrite {
 
   /** The state of another sub-group once more; what is not partitioned gets storages of its own. */
   private static PyObject copyOf(
-      TorchFile template, PyObject state, int bucket, Map<String, Rewritten.Storage> moved) {
+      PyObject state, int bucket, Map<String, Rewritten.Storage> moved) {
     PyObject copy = GraphCopy.of(state);
     for (TensorNode tensor : StorageKeys.tensors(copy)) {
       String old = tensor.storageKey();
@@ -114,7 +113,7 @@ final class ShardedOptimizerRewrite {
           key,
           new Rewritten.Storage(
               key,
-              template.storage(old).orElseThrow().bytes(),
+              tensor.storage().bytes(),
               new Rewritten.Content.Carried(old)));
       StorageKeys.move(tensor, key, tensor.storage().elements());
     }

@@ -25,6 +25,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.SortedMap;
+import java.util.function.Supplier;
 
 /** Plans the reshard of a checkpoint of ZeRO-3. */
 final class ShardedPlanner {
@@ -58,6 +59,26 @@ final class ShardedPlanner {
 
   /** A file of one source rank. */
   private record RankFile(int source, TorchFile file) {}
+
+  /** What is worked out once for all files that say the same; usually those of all ranks do. */
+  private static final class Shared<T> {
+    private final List<TorchFile> files = new ArrayList<>();
+    private final List<T> values = new ArrayList<>();
+
+    T get(RankFile file, Supplier<T> make) {
+      // Most recent first: a rank that differs from all others costs a look at each of them.
+      for (int i = files.size() - 1; i >= Math.max(0, files.size() - MOST_COMPARED); i--) {
+        if (files.get(i).hasPickleOf(file.file())) {
+          return values.get(i);
+        }
+      }
+      files.add(file.file());
+      values.add(make.get());
+      return values.get(values.size() - 1);
+    }
+
+    private static final int MOST_COMPARED = 4;
+  }
 
   /** The models of an mp rank. */
   private record Models(int trained, int frozen) {}
@@ -108,9 +129,24 @@ final class ShardedPlanner {
                         mpRank,
                         new ShardedLayout(ranks, frozen, 0),
                         new ShardedLayout(plan.targetWorldSize, frozen, 0))));
+    Shared<List<Located>> partitions = new Shared<>();
+    Shared<List<Located>> fragments = new Shared<>();
     for (int rank = 0; rank < ranks; rank++) {
-      addPartitions(rank, optimizers.get(rank), plan.models.get(indices.trained()));
-      addFragments(rank, models.get(rank), first, indices);
+      RankFile optimizer = optimizers.get(rank);
+      addPartitions(
+          rank,
+          optimizer,
+          partitions.get(
+              optimizer, () -> partitions(optimizer, plan.models.get(indices.trained()))),
+          indices.trained());
+      if (indices.frozen() != Recipe.ShardedModelFile.NONE_FROZEN) {
+        RankFile model = models.get(rank);
+        addPartitions(
+            rank,
+            model,
+            fragments.get(model, () -> fragments(model, first, plan.models.get(indices.frozen()))),
+            indices.frozen());
+      }
     }
     requireReplicasAgree(models, optimizers, source, frozen);
     if (!source.hasBoundariesOf(target)) {
@@ -119,8 +155,9 @@ final class ShardedPlanner {
     List<String> dsIds =
         ParameterIds.labels(
             parameterNames(first), first.tiedNames(), source, states.dsIds(), target);
+    Contents contents = new Contents(new Shared<>(), new Shared<>());
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
-      planFiles(rank, models, optimizers, indices, dsIds);
+      planFiles(rank, models, optimizers, indices, dsIds, contents);
     }
   }
 
@@ -174,8 +211,28 @@ final class ShardedPlanner {
     return partitioned;
   }
 
-  /** Checks an optimizer file against the layout and notes where its sub-groups are. */
-  private void addPartitions(int rank, RankFile file, PartitionedModel model) {
+  /** A partition in a file, and so in every file that says the same. */
+  private record Located(int bucket, String state, PickledValue tensor) {}
+
+  /** Notes where the partitions of {@code rank} are. */
+  private void addPartitions(int rank, RankFile file, List<Located> located, int model) {
+    for (Located partition : located) {
+      plan.models
+          .get(model)
+          .sourcePartitions()
+          .put(
+              new Partition(rank, partition.bucket(), partition.state()),
+              plan.address(
+                  file.source(),
+                  file.file(),
+                  file.file().path() + ", " + partition.tensor().path(),
+                  partition.tensor().tensor()));
+    }
+  }
+
+  /** Checks an optimizer file against the layout and finds its sub-groups. */
+  private static List<Located> partitions(RankFile file, PartitionedModel model) {
+    List<Located> located = new ArrayList<>();
     ShardedStates states = new ShardedStates(root(file));
     ShardedLayout layout = (ShardedLayout) model.source();
     PickledValue count = states.stateDict().get(ShardedStates.PARTITION_COUNT);
@@ -197,11 +254,7 @@ final class ShardedPlanner {
       for (Map.Entry<String, PickledValue> partition : partitions.entrySet()) {
         PickledValue value = partition.getValue();
         types.put(partition.getKey(), value.tensor().dtype());
-        model
-            .sourcePartitions()
-            .put(
-                new Partition(rank, b, partition.getKey()),
-                plan.address(file.source(), file.file(), value.where(), value.tensor()));
+        located.add(new Located(b, partition.getKey(), value));
       }
       int group = layout.groupOf(b);
       while (model.states().size() < group) {
@@ -216,14 +269,13 @@ final class ShardedPlanner {
                 .formatted(b, types, model.states().get(group)));
       }
     }
+    return located;
   }
 
-  /** Checks the fragments of a model file and notes where they are. */
-  private void addFragments(int rank, RankFile file, ModelStates first, Models indices) {
-    if (indices.frozen() == Recipe.ShardedModelFile.NONE_FROZEN) {
-      return;
-    }
-    PartitionedModel model = plan.models.get(indices.frozen());
+  /** Checks the fragments of a model file and finds them. */
+  private static List<Located> fragments(
+      RankFile file, ModelStates first, PartitionedModel model) {
+    List<Located> located = new ArrayList<>();
     ShardedLayout layout = (ShardedLayout) model.source();
     Map<String, PickledValue> fragments = new ModelStates(root(file)).frozenFragments();
     Map<String, TensorNode> module = first.module();
@@ -251,12 +303,9 @@ final class ShardedPlanner {
             "is of type %s, rank 0's of %s."
                 .formatted(tensor.dtype(), model.states().get(p).get(States.FROZEN)));
       }
-      model
-          .sourcePartitions()
-          .put(
-              new Partition(rank, p, States.FROZEN),
-              plan.address(file.source(), file.file(), fragment.where(), tensor));
+      located.add(new Located(p, States.FROZEN, fragment));
     }
+    return located;
   }
 
   private void requireReplicasAgree(
@@ -310,8 +359,9 @@ final class ShardedPlanner {
           continue;
         }
         PickledValue other = before.get().get(entry.key());
+        boolean tensors = entry.value().asTensor().isPresent() && other.asTensor().isPresent();
         boolean same =
-            (entry.value().asTensor().isPresent() && other.asTensor().isPresent())
+            tensors
                 ? ReplicaComparison.sameBytes(
                     plan, file.source(), file.file(), entry.value().tensor(), other.tensor())
                 : PyEquality.firstDifference(entry.value().node(), other.node()).isEmpty();
@@ -326,12 +376,22 @@ final class ShardedPlanner {
     }
   }
 
+  /**
+   * What the files of an mp rank say.
+   *
+   * @param kept for ranks on both sides
+   * @param lent for ranks that are made like rank 0
+   */
+  private record Contents(
+      Shared<TargetFiles.Pickled> kept, Shared<TargetFiles.Pickled> lent) {}
+
   private void planFiles(
       int rank,
       List<RankFile> models,
       List<RankFile> optimizers,
       Models indices,
-      List<String> dsIds) {
+      List<String> dsIds,
+      Contents contents) {
     int templateRank = rank < models.size() ? rank : 0;
     RankFile model = models.get(templateRank);
     planFile(
@@ -340,35 +400,44 @@ final class ShardedPlanner {
         rank,
         new Recipe.ShardedModelFile(
             model.source(), rank, indices.trained(), indices.frozen(), templateRank == rank),
-        indices.frozen());
+        indices.frozen(),
+        contents);
     RankFile optimizer = optimizers.get(templateRank);
     planFile(
         optimizer,
         templateRank,
         rank,
         new Recipe.ShardedOptimizerFile(optimizer.source(), rank, indices.trained(), dsIds),
-        indices.trained());
+        indices.trained(),
+        contents);
   }
 
   /**
    * @param partitioned the model whose partitions the file holds
    */
   private void planFile(
-      RankFile template, int templateRank, int rank, Recipe recipe, int partitioned) {
+      RankFile template,
+      int templateRank,
+      int rank,
+      Recipe recipe,
+      int partitioned,
+      Contents contents) {
     String name =
         plan.sources
             .get(template.source())
             .stat()
             .name()
             .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+    TargetFiles.Pickled content =
+        (templateRank == rank ? contents.kept() : contents.lent())
+            .get(
+                template,
+                () ->
+                    TargetFiles.pickled(
+                        template.file(), recipe, plan.models, plan.targetWorldSize));
     TargetFiles.Planned planned =
         TargetFiles.plan(
-            template.file(),
-            name,
-            recipe,
-            plan.models,
-            plan.sourceWorldSize(),
-            plan.targetWorldSize);
+            template.file(), name, content, plan.sourceWorldSize(), plan.targetWorldSize);
     PlanBuilder.Written written = plan.addTarget(plan.files.tag() + "/" + name, recipe, planned);
     for (int e = 0; e < planned.storages().size(); e++) {
       Rewritten.Storage storage = planned.storages().get(e);

@@ -41,14 +41,14 @@ final class StorageKeys {
   }
 
   /**
-   * Numbers all storages of {@code root} in the order in which they are pickled; the old key of
-   * each new one.
+   * Numbers all storages of {@code root} in the order in which they are pickled; what each new
+   * key was before.
    *
    * @param file for messages
    */
-  static Map<String, String> renumber(String file, PyObject root) {
+  static Map<String, StorageNode> renumber(String file, PyObject root) {
     Map<String, PyStr> keys = new LinkedHashMap<>();
-    Map<String, String> oldKeys = new LinkedHashMap<>();
+    Map<String, StorageNode> old = new LinkedHashMap<>();
     inPickledOrder(
         root,
         node -> {
@@ -61,11 +61,11 @@ final class StorageKeys {
                                 file, "the pickle has a persistent id that is not a storage"));
             PyStr key =
                 keys.computeIfAbsent(storage.key(), k -> new PyStr(Integer.toString(keys.size())));
-            oldKeys.put(key.value(), storage.key());
+            old.put(key.value(), storage);
             reference.setId(storage.with(key, storage.elements()).id());
           }
         });
-    return oldKeys;
+    return old;
   }
 
   /** Every tensor of {@code root}, once, in pickled order. */

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.ArrayList;
 import java.util.List;
@@ -20,25 +21,27 @@ final class StorageList {
     List<Rewritten.Storage> storages = new ArrayList<>();
     StorageKeys.renumber(template.path(), root)
         .forEach(
-            (key, oldKey) -> {
-              Rewritten.Storage replaced = moved.get(oldKey);
+            (key, old) -> {
+              Rewritten.Storage replaced = moved.get(old.key());
               if (replaced != null) {
                 storages.add(new Rewritten.Storage(key, replaced.bytes(), replaced.content()));
               } else {
-                TorchFile.Entry entry =
-                    template
-                        .storage(oldKey)
-                        .orElseThrow(
-                            () ->
-                                new RefusedException(
-                                    template.path(),
-                                    "the pickle refers to storage '%s', which the file does not have"
-                                        .formatted(oldKey)));
+                requireThere(template, old);
                 storages.add(
                     new Rewritten.Storage(
-                        key, entry.bytes(), new Rewritten.Content.Carried(oldKey)));
+                        key, old.bytes(), new Rewritten.Content.Carried(old.key())));
               }
             });
     return new Rewritten(root, storages);
+  }
+
+  private static void requireThere(TorchFile template, StorageNode storage) {
+    long found = template.storage(storage.key()).map(TorchFile.Entry::bytes).orElse(0L);
+    if (found != storage.bytes()) {
+      throw new RefusedException(
+          template.path(),
+          "the pickle refers to storage '%s' of %d bytes, the file has %d bytes of it"
+              .formatted(storage.key(), storage.bytes(), found));
+    }
   }
 }

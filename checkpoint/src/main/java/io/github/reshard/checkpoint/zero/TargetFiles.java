@@ -35,10 +35,40 @@ public final class TargetFiles {
       List<PartitionedModel> models,
       int sourceWorldSize,
       int targetWorldSize) {
+    return plan(
+        template,
+        fileName,
+        pickled(template, recipe, models, targetWorldSize),
+        sourceWorldSize,
+        targetWorldSize);
+  }
+
+  /**
+   * What a file says, which ranks may have in common.
+   *
+   * @param pickle its object graph, pickled
+   * @param storages what that refers to
+   */
+  @SuppressWarnings("ArrayRecordComponent") // Never compared.
+  record Pickled(byte[] pickle, List<Rewritten.Storage> storages) {}
+
+  static Pickled pickled(
+      TorchFile template, Recipe recipe, List<PartitionedModel> models, int targetWorldSize) {
     Rewritten rewritten = rewrite(template, recipe, models, targetWorldSize);
-    byte[] pickle = PickleWriter.write(rewritten.root(), template.parse().protocol());
+    return new Pickled(
+        PickleWriter.write(rewritten.root(), template.parse().protocol()), rewritten.storages());
+  }
+
+  /** Lays out a file that says {@code content}. */
+  static Planned plan(
+      TorchFile template,
+      String fileName,
+      Pickled content,
+      int sourceWorldSize,
+      int targetWorldSize) {
+    byte[] pickle = content.pickle();
     List<StorageSize> sizes =
-        rewritten.storages().stream().map(s -> new StorageSize(s.key(), s.bytes())).toList();
+        content.storages().stream().map(s -> new StorageSize(s.key(), s.bytes())).toList();
     byte[] serializationId =
         sourceWorldSize == targetWorldSize && template.serializationId().isPresent()
             ? template.serializationId().get()
@@ -46,7 +76,7 @@ public final class TargetFiles {
     return new Planned(
         TorchFileLayout.plan(
             template.style(), archiveName(template, fileName), pickle, sizes, serializationId),
-        rewritten.storages());
+        content.storages());
   }
 
   private static Rewritten rewrite(

@@ -1,0 +1,252 @@
+package io.github.reshard.checkpoint.zero;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import io.github.reshard.checkpoint.Corpus;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.pickle.PyBool;
+import io.github.reshard.checkpoint.pickle.PyDict;
+import io.github.reshard.checkpoint.pickle.PyGlobal;
+import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.pickle.PyList;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyStr;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.torch.StorageNode;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Optional;
+import java.util.function.Consumer;
+import org.assertj.core.api.AbstractThrowableAssert;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** What a ZeRO-3 checkpoint or one of a mixture of experts must not hold, one thing a test. */
+class ShardedPlannerRefusalTest {
+  private static final String TAG = "global_step3";
+  private static final String MODEL = "zero_pp_rank_%d_mp_rank_00_model_states.pt";
+  private static final String OPTIMIZER = "zero_pp_rank_%d_mp_rank_00_optim_states.pt";
+
+  @TempDir Path directory;
+
+  private void copy(String name) throws IOException {
+    Path source = Corpus.ROOT.resolve(name).resolve("source");
+    Files.createDirectories(directory.resolve(TAG));
+    Files.copy(source.resolve("latest"), directory.resolve("latest"));
+    for (Path file : Corpus.torchFiles()) {
+      if (file.startsWith(source)) {
+        Files.copy(file, directory.resolve(source.relativize(file).toString()));
+      }
+    }
+  }
+
+  private ReshardPlan plan(int ranks) throws IOException {
+    LocalSourceStore store = new LocalSourceStore();
+    return ReshardPlanner.plan(
+        store,
+        CheckpointFiles.discover(store, directory.toString(), Optional.empty()),
+        ranks,
+        1 << 20);
+  }
+
+  private AbstractThrowableAssert<?, ? extends Throwable> assertRefused(int ranks) {
+    return assertThatThrownBy(() -> plan(ranks)).isInstanceOf(RefusedException.class);
+  }
+
+  private void edit(String name, int rank, Consumer<PickledValue> change) throws IOException {
+    EditedTorchFile file =
+        new EditedTorchFile(directory.resolve(TAG).resolve(name.formatted(rank)));
+    change.accept(file.root());
+    file.write();
+  }
+
+  /** Says the same in the config of every model file of a case at 2 ranks. */
+  private void configure(String key, PyObject value) throws IOException {
+    for (int rank = 0; rank < 2; rank++) {
+      edit(
+          MODEL,
+          rank,
+          root -> {
+            var zero = root.get("ds_config").get("zero_optimization").entries();
+            zero.list().removeIf(e -> e.key() instanceof PyStr s && s.value().equals(key));
+            zero.add(new PyStr(key), value);
+          });
+    }
+  }
+
+  private static PyDict device(String device) {
+    PyDict offload = new PyDict();
+    offload.entries().add(new PyStr("device"), new PyStr(device));
+    return offload;
+  }
+
+  @Test
+  void aMissingModelFileIsNamed() throws IOException {
+    copy("z3-freeze-tie");
+    Files.delete(directory.resolve(TAG).resolve(MODEL.formatted(1)));
+
+    assertRefused(3).hasMessageContaining("the model files of ranks [1] are missing");
+  }
+
+  @Test
+  void subGroupsOfAnotherSizeThanTheConfigSaysAreRefused() throws IOException {
+    copy("z3-bf16-subgroups");
+    configure("sub_group_size", PyInt.of(90));
+
+    assertRefused(3).hasMessageContaining("not those that sub_group_size 90 makes at 2 ranks");
+  }
+
+  @Test
+  void withoutAConfigASubGroupSizeThatIsNotCertainIsRefused() throws IOException {
+    copy("z3-bf16-subgroups");
+    for (int rank = 0; rank < 2; rank++) {
+      edit(MODEL, rank, root -> root.entries().replace("ds_config", new PyStr("ds.json")));
+    }
+
+    assertThat(plan(2).notes()).anyMatch(note -> note.contains("every sub_group_size that fits"));
+    assertRefused(1).hasMessageContaining("sub_group_size may be anything from");
+  }
+
+  @Test
+  void micsIsRefusedByName() throws IOException {
+    copy("z3-freeze-tie");
+    configure("mics_shard_size", PyInt.of(2));
+
+    assertRefused(3).hasMessageContaining("MiCS").hasMessageContaining("save it again");
+  }
+
+  @Test
+  void anOptimizerOnNvmeIsRefusedByName() throws IOException {
+    copy("z3-freeze-tie");
+    configure("offload_optimizer", device("nvme"));
+
+    assertRefused(3).hasMessageContaining("NVMe").hasMessageContaining("offload_optimizer on cpu");
+  }
+
+  @Test
+  void anOptimizerOnNvmeIsRefusedByItsEmptyTensorsToo() throws IOException {
+    copy("z3-freeze-tie");
+    edit(
+        OPTIMIZER,
+        1,
+        root ->
+            root.get("optimizer_state_dict")
+                .get("fp32_flat_groups")
+                .items()
+                .get(0)
+                .tensor()
+                .setGeometry(0, 0));
+
+    assertRefused(3).hasMessageContaining("offloaded to NVMe");
+  }
+
+  @Test
+  void frozenParametersOnNvmeAreRefused() throws IOException {
+    copy("z3-freeze-tie");
+    configure("offload_param", device("nvme"));
+
+    assertRefused(3).hasMessageContaining("some are frozen");
+  }
+
+  @Test
+  void quantizedFrozenParametersAreRefused() throws IOException {
+    copy("z3-freeze-tie");
+    edit(
+        MODEL,
+        0,
+        root -> {
+          for (PickledValue.Entry entry : root.get("module").children()) {
+            if (entry.key().equals("blocks.0.fc.weight")) {
+              TensorNode weight = entry.value().tensor();
+              weight.setStorage(
+                  StorageNode.create(
+                      new PyGlobal("torch", "HalfStorage"),
+                      weight.storage().keyNode(),
+                      weight.storage().location(),
+                      0));
+            }
+          }
+        });
+
+    assertRefused(3).hasMessageContaining("quantized").hasMessageContaining("blocks.0.fc.weight");
+  }
+
+  @Test
+  void zenFlowIsRefusedByName() throws IOException {
+    copy("z3-freeze-tie");
+    configure("zenflow", new PyDict());
+
+    assertRefused(3).hasMessageContaining("ZenFlow");
+  }
+
+  @Test
+  void anHpzSizeThatDoesNotDivideTheRanksIsNoted() throws IOException {
+    copy("z3-freeze-tie");
+    configure("zero_hpz_partition_size", PyInt.of(2));
+
+    assertThat(plan(3).notes()).anyMatch(note -> note.contains("does not divide 3 ranks"));
+    assertThat(plan(4).notes()).noneMatch(note -> note.contains("does not divide"));
+  }
+
+  @Test
+  void modelFilesOfDifferentStepsAreRefused() throws IOException {
+    copy("z3-freeze-tie");
+    edit(MODEL, 1, root -> root.entries().replace("global_steps", PyInt.of(4)));
+
+    assertRefused(3).hasMessageContaining("global_steps differs");
+  }
+
+  @Test
+  void clientStateOfARankIsKeptAndSaidToDiffer() throws IOException {
+    copy("z3-freeze-tie");
+    edit(MODEL, 1, root -> root.entries().add(new PyStr("seed"), PyInt.of(4)));
+
+    assertThat(plan(3).notes())
+        .anyMatch(note -> note.contains("seed (ranks [1])") && note.contains("rank 0's"));
+  }
+
+  @Test
+  void stateThatSubGroupsDoNotShareIsRefusedWhereTheirBoundariesMove() throws IOException {
+    copy("z3-bf16-subgroups");
+    String name = "bf16_" + OPTIMIZER;
+    for (int rank = 0; rank < 2; rank++) {
+      EditedTorchFile file =
+          new EditedTorchFile(directory.resolve(TAG).resolve(name.formatted(rank)));
+      PickledValue inner = file.root().get("optimizer_state_dict").get("optimizer_state_dict");
+      PyList params =
+          (PyList) inner.get("param_groups").items().get(0).get("params").node();
+      long second = ((PyInt) params.get(1)).value().longValueExact();
+      PickledValue state =
+          new PickledValue("", "", inner.get("state").entries().get(second));
+      file.storage(state.get("step").tensor().storageKey()).putFloat(0, 99);
+      file.write();
+    }
+
+    assertRefused(1).hasMessageContaining("differs from that of sub-group 0");
+    assertThat(plan(2).targets()).hasSize(4);
+  }
+
+  @Test
+  void anExpertParallelSizeThatDoesNotDivideTheTargetIsRefused() throws IOException {
+    copy("moe-z2-ep2");
+
+    assertRefused(3)
+        .hasMessageContaining("the expert-parallel size is 2")
+        .hasMessageContaining("multiple of 2");
+    assertThat(plan(6).notes()).isEmpty();
+  }
+
+  @Test
+  void superOffloadIsRefusedByName() throws IOException {
+    copy("z3-freeze-tie");
+    PyDict offload = device("cpu");
+    offload.entries().add(new PyStr("super_offload"), PyBool.TRUE);
+    configure("offload_optimizer", offload);
+
+    assertRefused(3).hasMessageContaining("SuperOffload");
+  }
+}
