@@ -1,0 +1,119 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.plan.PartId;
+import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.storage.LocalTargetStore;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.checkpoint.zero.CheckpointFiles;
+import io.github.reshard.checkpoint.zero.ReshardPlanner;
+import io.github.reshard.transforms.AssembleParameters;
+import io.github.reshard.transforms.CarryOver;
+import io.github.reshard.transforms.JobConfig;
+import io.github.reshard.transforms.ProveAndPublish;
+import io.github.reshard.transforms.ReadShards;
+import io.github.reshard.transforms.RepartitionToRanks;
+import io.github.reshard.transforms.ShardCoders;
+import io.github.reshard.transforms.ShardId;
+import io.github.reshard.transforms.WriteParts;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Random;
+import org.apache.beam.sdk.Pipeline;
+import org.apache.beam.sdk.coders.SerializableCoder;
+import org.apache.beam.sdk.transforms.Create;
+import org.apache.beam.sdk.transforms.Flatten;
+import org.apache.beam.sdk.transforms.View;
+import org.apache.beam.sdk.values.KV;
+import org.apache.beam.sdk.values.PCollection;
+import org.apache.beam.sdk.values.PCollectionList;
+import org.apache.beam.sdk.values.PCollectionView;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.RepeatedTest;
+import org.junit.jupiter.api.RepetitionInfo;
+import org.junit.jupiter.api.io.TempDir;
+
+/**
+ * Everything that writes is in the graph three times over, as when a runner takes a slow worker for
+ * a dead one: parts, finishing and publishing are done again, in another order and at once.
+ */
+@Timeout(120)
+class RepeatedBundlesTest {
+  private static final int TIMES = 3;
+
+  @TempDir Path scratch;
+
+  @RepeatedTest(5)
+  void theOutputIsThatOfOneExecution(RepetitionInfo repetition) throws IOException {
+    Path want = scratch.resolve("want");
+    ReshardOptions options = Resharding.options(Scratch.source(), want, 4);
+    options.setPartBytes(2048);
+    Resharding.run(options);
+
+    Path output = scratch.resolve("output");
+    boolean late = runManyTimesAtOnce(output, new Random(repetition.getCurrentRepetition()));
+
+    Map<String, String> written = Scratch.contents(output);
+    written.keySet().removeIf(name -> name.startsWith(".reshard-"));
+    assertThat(written).isEqualTo(Scratch.contents(want));
+    System.out.printf(
+        "repeated bundles: every part, file and tag written %d times at once, identical output%s%n",
+        TIMES, late ? " (a late one was turned away)" : "");
+  }
+
+  /** Whether a repetition came after publishing and was refused. */
+  private static boolean runManyTimesAtOnce(Path output, Random random) throws IOException {
+    SourceStore source = new LocalSourceStore();
+    CheckpointFiles files =
+        CheckpointFiles.discover(source, Scratch.source().toString(), Optional.empty());
+    ReshardPlan plan = ReshardPlanner.plan(source, files, 4, 2048);
+    TargetStore target = new LocalTargetStore(output.toString(), plan.tag(), false);
+    target.begin();
+    Pipeline pipeline = Pipeline.create(Resharding.options(Scratch.source(), output, 4));
+    PCollectionView<ReshardPlan> view =
+        pipeline
+            .apply("Plan", Create.of(plan).withCoder(SerializableCoder.of(ReshardPlan.class)))
+            .apply("PlanView", View.asSingleton());
+    List<ShardId> shards = new ArrayList<>();
+    for (int rank = RankSlice.WHOLE; rank < plan.sourceWorldSize(); rank++) {
+      shards.add(new ShardId(0, rank));
+    }
+    Collections.shuffle(shards, random);
+    PCollection<KV<PartId, SliceCopy>> slices =
+        PCollectionList.of(
+                pipeline
+                    .apply("Shards", Create.of(shards).withCoder(ShardCoders.shardId()))
+                    .apply("ReadShards", new ReadShards(view))
+                    .apply("AssembleParameters", new AssembleParameters(view, plan))
+                    .apply("RepartitionToRanks", new RepartitionToRanks(view)))
+            .and(pipeline.apply("CarryOver", new CarryOver(view, plan)))
+            .apply("Slices", Flatten.pCollections());
+    for (int time = 0; time < TIMES; time++) {
+      slices
+          .apply("WriteParts" + time, new WriteParts(view, source, target, false))
+          .apply(
+              "ProveAndPublish" + time,
+              new ProveAndPublish(view, plan, source, target, new JobConfig(false, 0)));
+    }
+    try {
+      pipeline.run().waitUntilFinish();
+      return false;
+    } catch (RuntimeException e) {
+      if (Scratch.find(e, OutputException.class).isPresent()) {
+        return true;
+      }
+      throw e;
+    }
+  }
+}
