@@ -2,6 +2,7 @@ package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.copy.SliceCrc;
+import io.github.reshard.checkpoint.plan.EntryContents;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -58,13 +59,15 @@ final class ProveSources
       }
       for (int e = 0; e < byEntry.size(); e++) {
         if (!byEntry.get(e).isEmpty()) {
-          prove(file, file.entries().get(e), byEntry.get(e));
+          prove(plan, new EntryId(runs.getKey(), e), byEntry.get(e));
           out.output(new Outcome.Proven(new EntryId(runs.getKey(), e)));
         }
       }
     }
 
-    private static void prove(SourceFile file, TorchFile.Entry entry, List<SliceCrc> runs) {
+    private static void prove(ReshardPlan plan, EntryId id, List<SliceCrc> runs) {
+      SourceFile file = plan.sources().get(id.file());
+      TorchFile.Entry entry = file.entries().get(id.entry());
       SliceCrc.Sum sum = SliceCrc.sum(entry.payloadOffset(), entry.bytes(), runs);
       String where = file.stat().path() + ", entry " + entry.name();
       if (sum instanceof SliceCrc.Sum.Broken broken) {
@@ -76,8 +79,9 @@ final class ProveSources
       if (file.hasCrcs() && crc != entry.crc32()) {
         throw new RefusedException(
             where,
-            "the bytes have the CRC-32 %08x, the file says %08x. The file is damaged; restore it from a copy."
-                .formatted(crc, entry.crc32()));
+            "the bytes have the CRC-32 %08x, the file says %08x.%s The file is damaged; restore it from a copy."
+                .formatted(
+                    crc, entry.crc32(), EntryContents.sentence(plan, id.file(), id.entry())));
       }
     }
   }
