@@ -174,6 +174,15 @@ public final class FlatLayout implements ZeroLayout {
     return flatOrder[group].clone();
   }
 
+  /**
+   * The parameter that holds {@code element} of the flat buffer of {@code group}, or -1 for
+   * padding.
+   */
+  public int parameterAt(int group, long element) {
+    int place = firstEndAfter(flatEnds[group], element);
+    return place < flatOrder[group].length ? flatOrder[group][place] : -1;
+  }
+
   /** The place of {@code rank} among the ranks that share {@code group}, or -1. */
   public int partitionOf(int rank, int group) {
     Group shared = groups.get(group);
