@@ -59,15 +59,15 @@ final class ProveSources
       }
       for (int e = 0; e < byEntry.size(); e++) {
         if (!byEntry.get(e).isEmpty()) {
-          prove(plan, runs.getKey(), e, byEntry.get(e));
+          prove(plan, new EntryId(runs.getKey(), e), byEntry.get(e));
           out.output(new Outcome.Proven(new EntryId(runs.getKey(), e)));
         }
       }
     }
 
-    private static void prove(ReshardPlan plan, int source, int index, List<SliceCrc> runs) {
-      SourceFile file = plan.sources().get(source);
-      TorchFile.Entry entry = file.entries().get(index);
+    private static void prove(ReshardPlan plan, EntryId id, List<SliceCrc> runs) {
+      SourceFile file = plan.sources().get(id.file());
+      TorchFile.Entry entry = file.entries().get(id.entry());
       SliceCrc.Sum sum = SliceCrc.sum(entry.payloadOffset(), entry.bytes(), runs);
       String where = file.stat().path() + ", entry " + entry.name();
       if (sum instanceof SliceCrc.Sum.Broken broken) {
@@ -81,7 +81,7 @@ final class ProveSources
             where,
             "the bytes have the CRC-32 %08x, the file says %08x.%s The file is damaged; restore it from a copy."
                 .formatted(
-                    crc, entry.crc32(), EntryContents.sentence(plan, source, index)));
+                    crc, entry.crc32(), EntryContents.sentence(plan, id.file(), id.entry())));
       }
     }
   }

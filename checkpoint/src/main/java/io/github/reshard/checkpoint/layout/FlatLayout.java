@@ -46,6 +46,12 @@ public final class FlatLayout implements ZeroLayout {
   private final List<Group> groups;
   private final int[] firstOfGroup;
   private final int[][] flatOrder;
+  /** Of each place in the flat order, where its parameter ends, in elements. */
+  private final long[][] flatEnds;
+
+  /** The same as if the flat order were the original one. */
+  private final long[][] originalEnds;
+
   private final long[] groupElements;
   private final long[] partitionElements;
   private final long[] flatStart;
@@ -66,6 +72,8 @@ public final class FlatLayout implements ZeroLayout {
     int n = groups.size();
     this.firstOfGroup = new int[n + 1];
     this.flatOrder = new int[n][];
+    this.flatEnds = new long[n][];
+    this.originalEnds = new long[n][];
     this.groupElements = new long[n];
     this.partitionElements = new long[n];
     this.flatStart = new long[parameters.size()];
@@ -83,6 +91,8 @@ public final class FlatLayout implements ZeroLayout {
         at = Math.addExact(at, parameters.get(parameter).elements());
       }
       groupElements[g] = at;
+      flatEnds[g] = ends(flatOrder[g]);
+      originalEnds[g] = roundRobin ? ends(originalOrder(g)) : flatEnds[g];
       long alignment = (long) ALIGNMENT_ELEMENTS_PER_RANK * ranks;
       long aligned = Math.multiplyExact(-Math.floorDiv(-at, alignment), alignment);
       partitionElements[g] = aligned / ranks;
@@ -91,6 +101,22 @@ public final class FlatLayout implements ZeroLayout {
       throw new IllegalArgumentException(
           "groups have %d parameters, %d were given".formatted(firstOfGroup[n], parameters.size()));
     }
+  }
+
+  private long[] ends(int[] order) {
+    long[] ends = new long[order.length];
+    long at = 0;
+    for (int place = 0; place < order.length; place++) {
+      at += parameters.get(order[place]).elements();
+      ends[place] = at;
+    }
+    return ends;
+  }
+
+  private int[] originalOrder(int group) {
+    int[] original = new int[groups.get(group).parameters()];
+    Arrays.setAll(original, i -> firstOfGroup[group] + i);
+    return original;
   }
 
   @Override
@@ -148,6 +174,15 @@ public final class FlatLayout implements ZeroLayout {
     return flatOrder[group].clone();
   }
 
+  /**
+   * The parameter that holds {@code element} of the flat buffer of {@code group}, or -1 for
+   * padding.
+   */
+  public int parameterAt(int group, long element) {
+    int place = firstEndAfter(flatEnds[group], element);
+    return place < flatOrder[group].length ? flatOrder[group][place] : -1;
+  }
+
   /** The place of {@code rank} among the ranks that share {@code group}, or -1. */
   public int partitionOf(int rank, int group) {
     Group shared = groups.get(group);
@@ -199,7 +234,7 @@ public final class FlatLayout implements ZeroLayout {
 
   @Override
   public List<Extent> extentsIn(int rank, int bucket) {
-    return extents(rank, bucket, flatOrder[bucket]);
+    return extents(rank, bucket, flatOrder[bucket], flatEnds[bucket]);
   }
 
   /**
@@ -209,12 +244,10 @@ public final class FlatLayout implements ZeroLayout {
    * file says.
    */
   public List<Extent> recordedExtentsIn(int rank, int group) {
-    int[] original = new int[groups.get(group).parameters()];
-    Arrays.setAll(original, i -> firstOfGroup[group] + i);
-    return extents(rank, group, original);
+    return extents(rank, group, originalOrder(group), originalEnds[group]);
   }
 
-  private List<Extent> extents(int rank, int group, int[] order) {
+  private List<Extent> extents(int rank, int group, int[] order, long[] ends) {
     int partition = partitionOf(rank, group);
     if (partition < 0) {
       return List.of();
@@ -222,17 +255,33 @@ public final class FlatLayout implements ZeroLayout {
     long from = partition * partitionElements[group];
     long to = from + partitionElements[group];
     List<Extent> extents = new ArrayList<>();
-    long at = 0;
-    for (int parameter : order) {
-      long end = at + parameters.get(parameter).elements();
+    int place = firstEndAfter(ends, from);
+    long at = place == 0 ? 0 : ends[place - 1];
+    for (; place < order.length && at < to; place++) {
       long start = Math.max(at, from);
-      long stop = Math.min(end, to);
+      long stop = Math.min(ends[place], to);
       if (start < stop) {
-        extents.add(new Extent(parameter, start - at, rank, group, start - from, stop - start));
+        extents.add(
+            new Extent(order[place], start - at, rank, group, start - from, stop - start));
       }
-      at = end;
+      at = ends[place];
     }
     return extents;
+  }
+
+  /** The first place whose end is beyond {@code element}: ranks times parameters are many. */
+  private static int firstEndAfter(long[] ends, long element) {
+    int low = 0;
+    int high = ends.length;
+    while (low < high) {
+      int middle = (low + high) >>> 1;
+      if (ends[middle] > element) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    return low;
   }
 
   /** Whether the flat order is that of {@code round_robin_gradients}. */

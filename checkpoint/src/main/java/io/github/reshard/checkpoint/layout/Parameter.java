@@ -18,7 +18,11 @@ public record Parameter(String name, List<Long> shape, int group) implements Ser
 
   /** How many elements it has. */
   public long elements() {
-    return shape.stream().reduce(1L, Math::multiplyExact);
+    long elements = 1;
+    for (long dimension : shape) {
+      elements = Math.multiplyExact(elements, dimension);
+    }
+    return elements;
   }
 
   /** Whether a tensor of {@code dimensions} has this parameter's shape. */

@@ -39,23 +39,18 @@ final class ModelRewrite {
       PickledValue shapes = states.root().get(ModelStates.PARAM_SHAPES).items().get(g);
       List<PyEntries.Entry> entries = shapes.entries().list();
       List<PyEntries.Entry> reordered = new ArrayList<>();
+      Map<Integer, PyEntries.Entry> byParameter = new HashMap<>();
       int[] sourceOrder = group.source().flatOrder(group.group());
+      for (int place = 0; place < sourceOrder.length; place++) {
+        byParameter.put(sourceOrder[place], entries.get(place));
+      }
       for (int parameter : group.target().flatOrder(group.group())) {
-        reordered.add(entries.get(indexOf(sourceOrder, parameter)));
+        reordered.add(byParameter.get(parameter));
       }
       entries.clear();
       entries.addAll(reordered);
     }
     return StorageList.of(template, root, moved);
-  }
-
-  private static int indexOf(int[] order, int parameter) {
-    for (int i = 0; i < order.length; i++) {
-      if (order[i] == parameter) {
-        return i;
-      }
-    }
-    throw new IllegalArgumentException("parameter " + parameter + " is not in the group");
   }
 
   /**
@@ -101,11 +96,9 @@ final class ModelRewrite {
 
   /** Where the element at {@code offset} of the source's flat buffer lies in the target's. */
   private static long moveOffset(Group group, long offset) {
-    for (int p : group.source().flatOrder(group.group())) {
-      long start = group.source().flatStart(p);
-      if (offset >= start && offset < start + group.source().parameters().get(p).elements()) {
-        return group.target().flatStart(p) + offset - start;
-      }
+    int parameter = group.source().parameterAt(group.group(), offset);
+    if (parameter >= 0) {
+      return group.target().flatStart(parameter) + offset - group.source().flatStart(parameter);
     }
     throw new IllegalArgumentException("element " + offset + " is in no parameter of the group");
   }
