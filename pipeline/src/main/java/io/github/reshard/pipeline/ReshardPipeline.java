@@ -14,6 +14,7 @@ import io.github.reshard.transforms.CarryOver;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
 import io.github.reshard.transforms.Proofs;
+import io.github.reshard.transforms.PlanCoder;
 import io.github.reshard.transforms.ProveAndPublish;
 import io.github.reshard.transforms.ReadShards;
 import io.github.reshard.transforms.RepartitionToRanks;
@@ -30,7 +31,6 @@ import java.util.List;
 import java.util.Optional;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.PipelineResult;
-import org.apache.beam.sdk.coders.SerializableCoder;
 import org.apache.beam.sdk.metrics.MetricNameFilter;
 import org.apache.beam.sdk.metrics.MetricQueryResults;
 import org.apache.beam.sdk.metrics.MetricResult;
@@ -114,7 +114,7 @@ public final class ReshardPipeline {
       JobConfig config) {
     PCollectionView<ReshardPlan> view =
         pipeline
-            .apply("Plan", Create.of(plan).withCoder(SerializableCoder.of(ReshardPlan.class)))
+            .apply("Plan", Create.of(plan).withCoder(PlanCoder.of()))
             .apply("PlanView", View.asSingleton());
     List<ShardId> shards = new ArrayList<>();
     for (int m = 0; m < plan.models().size(); m++) {
