@@ -56,7 +56,7 @@ class DataflowJobTest {
 
   /** Stages the job of a case and returns its description. */
   private JsonNode stage(GoldenCase golden, int worldSize) throws IOException {
-    bucket.upload(golden.source(), "source");
+    bucket.upload(golden.source(), golden.name() + "/source");
     DataflowPipelineOptions options = PipelineOptionsFactory.as(DataflowPipelineOptions.class);
     options.setRunner(DataflowRunner.class);
     options.setProject("emulated");
@@ -72,7 +72,7 @@ class DataflowJobTest {
     options.setFilesToStage(List.of(program.toString()));
 
     ReshardOptions reshard = options.as(ReshardOptions.class);
-    reshard.setInput("gs://" + BUCKET + "/source");
+    reshard.setInput("gs://" + BUCKET + "/" + golden.name() + "/source");
     SourceStore source = Stores.source(reshard.getInput(), options);
     ReshardPlan plan =
         ReshardPlanner.plan(
@@ -114,7 +114,7 @@ class DataflowJobTest {
   void nothingInTheJobNamesALocalFile() throws IOException {
     JsonNode job = stage(GoldenCase.of("z1-bf16"), 3);
     String options = job.path("environment").path("sdkPipelineOptions").toString();
-    assertThat(options).contains("gs://" + BUCKET + "/source");
+    assertThat(options).contains("gs://" + BUCKET + "/z1-bf16/source");
     assertThat(
             StreamSupport.stream(job.path("steps").spliterator(), false)
                 .map(JsonNode::toString))

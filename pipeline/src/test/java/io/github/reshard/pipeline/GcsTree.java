@@ -43,12 +43,12 @@ final class GcsTree {
     storage.create(BlobInfo.newBuilder(bucket, name).build(), content);
   }
 
-  /** Contents by name below {@code prefix}. */
-  Map<String, byte[]> under(String prefix) {
+  /** Contents by name below {@code directory}. */
+  Map<String, byte[]> under(String directory) {
+    String prefix = directory.isEmpty() ? "" : directory + "/";
     Map<String, byte[]> all = new TreeMap<>();
-    for (Blob blob :
-        storage.list(bucket, Storage.BlobListOption.prefix(prefix + "/")).iterateAll()) {
-      all.put(blob.getName().substring(prefix.length() + 1), blob.getContent());
+    for (Blob blob : storage.list(bucket, Storage.BlobListOption.prefix(prefix)).iterateAll()) {
+      all.put(blob.getName().substring(prefix.length()), blob.getContent());
     }
     return all;
   }

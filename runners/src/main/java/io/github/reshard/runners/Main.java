@@ -123,6 +123,7 @@ public final class Main {
       throw new UsageException(
           "--targetWorldSize is at least 1, not " + options.getTargetWorldSize());
     }
+    RunnerDefaults.requireReachable(options);
     if (options.getPartBytes() < 1) {
       throw new UsageException("--partBytes is at least 1, not " + options.getPartBytes());
     }
