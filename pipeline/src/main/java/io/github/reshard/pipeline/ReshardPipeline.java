@@ -57,6 +57,7 @@ public final class ReshardPipeline {
    *
    * @throws RefusedException if the input is refused
    * @throws OutputException if the output cannot be written
+   * @throws JobStagedException if the runner wrote the job down instead of running it
    */
   public static ReshardReport run(ReshardOptions options, ProgressListener progress) {
     long begin = System.nanoTime();
@@ -86,14 +87,25 @@ public final class ReshardPipeline {
       apply(pipeline, plan, source, target, config);
       PipelineResult result = pipeline.run();
       progress.running(result);
-      PipelineResult.State state = result.waitUntilFinish();
+      PipelineResult.State state = waitFor(result);
       if (state != PipelineResult.State.DONE) {
         throw new IllegalStateException("the pipeline ended as " + state);
       }
       return report(plan, options, result, (System.nanoTime() - begin) / 1e9);
+    } catch (JobStagedException e) {
+      throw e;
     } catch (RuntimeException e) {
       abandon(target, e);
       throw e;
+    }
+  }
+
+  private static PipelineResult.State waitFor(PipelineResult result) {
+    try {
+      return result.waitUntilFinish();
+    } catch (UnsupportedOperationException e) {
+      // So says DataflowRunner's result of a job that was written to --templateLocation.
+      throw new JobStagedException(e);
     }
   }
 

@@ -1,26 +1,19 @@
 package io.github.reshard.pipeline;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.storage.SourceStore;
-import io.github.reshard.checkpoint.zero.CheckpointFiles;
-import io.github.reshard.checkpoint.zero.ReshardPlanner;
-import io.github.reshard.transforms.JobConfig;
-import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
-import java.util.Optional;
 import java.util.stream.StreamSupport;
 import org.apache.beam.runners.dataflow.DataflowRunner;
 import org.apache.beam.runners.dataflow.options.DataflowPipelineOptions;
-import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.extensions.gcp.auth.NoopCredentialFactory;
 import org.apache.beam.sdk.extensions.gcp.options.GcsOptions;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
@@ -73,21 +66,9 @@ class DataflowJobTest {
 
     ReshardOptions reshard = options.as(ReshardOptions.class);
     reshard.setInput("gs://" + BUCKET + "/" + golden.name() + "/source");
-    SourceStore source = Stores.source(reshard.getInput(), options);
-    ReshardPlan plan =
-        ReshardPlanner.plan(
-            source,
-            CheckpointFiles.discover(source, reshard.getInput(), Optional.empty()),
-            worldSize,
-            ReshardOptions.DEFAULT_PART_BYTES);
-    Pipeline pipeline = Pipeline.create(options);
-    ReshardPipeline.apply(
-        pipeline,
-        plan,
-        source,
-        Stores.target("gs://" + BUCKET + "/out", plan.tag(), false, options),
-        new JobConfig(false, 0));
-    pipeline.run();
+    reshard.setOutput("gs://" + BUCKET + "/" + golden.name() + "/out");
+    reshard.setTargetWorldSize(worldSize);
+    assertThatThrownBy(() -> Resharding.run(reshard)).isInstanceOf(JobStagedException.class);
     return new ObjectMapper().readTree(bucket.under("").get("job.json"));
   }
 
@@ -104,7 +85,7 @@ class DataflowJobTest {
     List<String> kinds = new ArrayList<>();
     for (JsonNode step : job.path("steps")) {
       kinds.add(step.path("kind").asText());
-      names.add(step.path("properties").path("user_name").asText());
+      names.add(step.path("properties").path("user_name").path("value").asText());
     }
     assertThat(names).anyMatch(name -> name.startsWith("WriteParts/WritePart"));
     assertThat(kinds).contains("GroupByKey", "ParallelDo", "CollectionToSingleton");

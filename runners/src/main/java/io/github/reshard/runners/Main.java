@@ -3,6 +3,7 @@ package io.github.reshard.runners;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.pipeline.CommandOptions;
 import io.github.reshard.pipeline.Inspection;
+import io.github.reshard.pipeline.JobStagedException;
 import io.github.reshard.pipeline.PlanReport;
 import io.github.reshard.pipeline.ReshardPipeline;
 import io.github.reshard.pipeline.ReshardReport;
@@ -150,6 +151,9 @@ public final class Main {
     ReshardReport report;
     try (Progress progress = new Progress(err, terminal, System::nanoTime).start()) {
       report = ReshardPipeline.run(options, progress);
+    } catch (JobStagedException e) {
+      out.println(e.getMessage());
+      return 0;
     }
     out.println(Summary.of(report));
     return 0;
