@@ -44,8 +44,7 @@ public record PlanReport(ReshardPlan plan, long planBytes, boolean tagIsThere) {
         out.writeObject(plan);
       }
       boolean tagIsThere =
-          options.getOutput() != null
-              && Stores.holds(options.getOutput(), plan.tag(), options);
+          options.getOutput() != null && Stores.holds(options.getOutput(), plan.tag(), options);
       return new PlanReport(plan, counter.bytes, tagIsThere);
     } catch (IOException e) {
       throw new UncheckedIOException(e);

@@ -50,36 +50,53 @@ final class BucketThroughput {
       bytes += Files.size(file);
     }
     for (int round = 1; round <= 3; round++) {
-      report("plain upload", bytes, () -> {
-        inParallel(threads, files, file -> upload(storage, source, file));
-        return null;
-      });
+      report(
+          "plain upload",
+          bytes,
+          () -> {
+            inParallel(threads, files, file -> upload(storage, source, file));
+            return null;
+          });
       Path down = Files.createTempDirectory(source.toAbsolutePath().getParent(), "down");
       List<String> names = new ArrayList<>();
-      storage.list(BUCKET, Storage.BlobListOption.prefix("in/")).iterateAll().forEach(b -> names.add(b.getName()));
-      report("plain download", bytes, () -> {
-        inParallel(threads, names, name -> {
-          Blob blob = storage.get(BUCKET, name);
-          blob.downloadTo(down.resolve(name.replace('/', '_')));
-        });
-        return null;
-      });
+      storage
+          .list(BUCKET, Storage.BlobListOption.prefix("in/"))
+          .iterateAll()
+          .forEach(b -> names.add(b.getName()));
+      report(
+          "plain download",
+          bytes,
+          () -> {
+            inParallel(
+                threads,
+                names,
+                name -> {
+                  Blob blob = storage.get(BUCKET, name);
+                  blob.downloadTo(down.resolve(name.replace('/', '_')));
+                });
+            return null;
+          });
       delete(down);
       Path local = Files.createTempDirectory(source.toAbsolutePath().getParent(), "local");
       reshard("local to local", bytes, source.toString(), local.toString(), worldSize, threads);
       delete(local);
-      reshard("local to gs", bytes, source.toString(), "gs://" + BUCKET + "/up", worldSize, threads);
+      reshard(
+          "local to gs", bytes, source.toString(), "gs://" + BUCKET + "/up", worldSize, threads);
       reshard("gs to local", bytes, "gs://" + BUCKET + "/in", local.toString(), worldSize, threads);
       delete(local);
       reshard(
-          "gs to gs", bytes, "gs://" + BUCKET + "/in", "gs://" + BUCKET + "/up", worldSize, threads);
+          "gs to gs",
+          bytes,
+          "gs://" + BUCKET + "/in",
+          "gs://" + BUCKET + "/up",
+          worldSize,
+          threads);
     }
     System.exit(0);
   }
 
   private static void upload(Storage storage, Path source, Path file) throws IOException {
-    storage.createFrom(
-        BlobInfo.newBuilder(BUCKET, "in/" + source.relativize(file)).build(), file);
+    storage.createFrom(BlobInfo.newBuilder(BUCKET, "in/" + source.relativize(file)).build(), file);
   }
 
   private static void reshard(

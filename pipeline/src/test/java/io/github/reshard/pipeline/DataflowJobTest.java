@@ -96,9 +96,7 @@ class DataflowJobTest {
     JsonNode job = stage(GoldenCase.of("z1-bf16"), 3);
     String options = job.path("environment").path("sdkPipelineOptions").toString();
     assertThat(options).contains("gs://" + BUCKET + "/z1-bf16/source");
-    assertThat(
-            StreamSupport.stream(job.path("steps").spliterator(), false)
-                .map(JsonNode::toString))
+    assertThat(StreamSupport.stream(job.path("steps").spliterator(), false).map(JsonNode::toString))
         .isNotEmpty()
         .noneMatch(step -> step.contains(directory.toString()));
   }

@@ -121,8 +121,7 @@ final class FaultyProxy implements AutoCloseable {
     Seen request =
         new Seen(
             exchange.getRequestMethod(),
-            java.net.URLDecoder.decode(
-                exchange.getRequestURI().toString(), StandardCharsets.UTF_8),
+            java.net.URLDecoder.decode(exchange.getRequestURI().toString(), StandardCharsets.UTF_8),
             exchange.getRequestHeaders().getFirst("Range"));
     seen.add(request);
     Fate fate = fates.apply(request);
@@ -155,8 +154,7 @@ final class FaultyProxy implements AutoCloseable {
     }
     HttpRequest.Builder request =
         HttpRequest.newBuilder(URI.create(behind + exchange.getRequestURI().toString()))
-            .method(
-                exchange.getRequestMethod(), HttpRequest.BodyPublishers.ofByteArray(body));
+            .method(exchange.getRequestMethod(), HttpRequest.BodyPublishers.ofByteArray(body));
     for (Map.Entry<String, List<String>> header : exchange.getRequestHeaders().entrySet()) {
       if (!HOP_BY_HOP.contains(header.getKey().toLowerCase(Locale.ROOT))) {
         header.getValue().forEach(value -> request.header(header.getKey(), value));
@@ -174,12 +172,14 @@ final class FaultyProxy implements AutoCloseable {
             (name, values) -> {
               if (!name.startsWith(":") && !HOP_BY_HOP.contains(name.toLowerCase(Locale.ROOT))) {
                 values.forEach(
-                    v -> exchange.getResponseHeaders().add(name, v.replace(behind.toString(), uri().toString())));
+                    v ->
+                        exchange
+                            .getResponseHeaders()
+                            .add(name, v.replace(behind.toString(), uri().toString())));
               }
             });
     byte[] answer = response.body();
-    exchange.sendResponseHeaders(
-        response.statusCode(), answer.length == 0 ? -1 : answer.length);
+    exchange.sendResponseHeaders(response.statusCode(), answer.length == 0 ? -1 : answer.length);
     if (answer.length == 0) {
       exchange.close();
       return;
@@ -239,8 +239,7 @@ final class FaultyProxy implements AutoCloseable {
                             + object.group(1)
                             + "/o/"
                             + URLEncoder.encode(
-                                java.net.URLDecoder.decode(
-                                    object.group(2), StandardCharsets.UTF_8),
+                                java.net.URLDecoder.decode(object.group(2), StandardCharsets.UTF_8),
                                 StandardCharsets.UTF_8)))
                 .build());
     String generation =

@@ -85,8 +85,7 @@ class GoogleBucketsTest {
     expected.forEach((file, bytes) -> assertThat(actual.get(file)).as(file).isEqualTo(bytes));
   }
 
-  private void assertResharded(String output, GoldenCase golden, int worldSize)
-      throws IOException {
+  private void assertResharded(String output, GoldenCase golden, int worldSize) throws IOException {
     Map<String, byte[]> expected = GcsTree.local(Resharding.of(golden, worldSize));
     assertThat(expected.keySet()).anyMatch(file -> file.endsWith(MANIFEST));
     Map<String, byte[]> actual = bucket.under(output);
@@ -95,8 +94,7 @@ class GoogleBucketsTest {
   }
 
   @ParameterizedTest
-  @ValueSource(
-      strings = {"z2-fp32-twogroups", "z2-freeze-tie", "pp2-z1"})
+  @ValueSource(strings = {"z2-fp32-twogroups", "z2-freeze-tie", "pp2-z1"})
   void fromBucketToBucketToLocalAndBackGivesTheSameBytes(String caseName) throws IOException {
     GoldenCase golden = GoldenCase.of(caseName);
     bucket.upload(golden.source(), name + "/source");
@@ -120,8 +118,7 @@ class GoogleBucketsTest {
     GoldenCase golden = GoldenCase.of("z2-bf16-clip");
     bucket.upload(golden.source(), name + "/source");
     reshard(gs(name + "/source"), gs(name + "/same/"), golden.sourceWorld());
-    assertSameFiles(
-        withoutManifest(bucket.under(name + "/same")), GcsTree.local(golden.source()));
+    assertSameFiles(withoutManifest(bucket.under(name + "/same")), GcsTree.local(golden.source()));
   }
 
   @Test
@@ -238,8 +235,7 @@ class GoogleBucketsTest {
     GoldenCase golden = GoldenCase.of("z1-bf16");
     AtomicInteger copies = new AtomicInteger();
     proxy.decide(
-        request ->
-            request.isCopy() && copies.incrementAndGet() > 2 ? Fate.FORBIDDEN : Fate.PASSES);
+        request -> request.isCopy() && copies.incrementAndGet() > 2 ? Fate.FORBIDDEN : Fate.PASSES);
     assertThatThrownBy(() -> reshard(golden.source().toString(), gs(name), 3))
         .isInstanceOf(Exception.class);
     assertThat(bucket.under(name)).doesNotContainKey("latest");

@@ -13,9 +13,9 @@ import java.util.TreeMap;
 import org.apache.beam.sdk.io.aws2.options.AwsOptions;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestInfo;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.io.TempDir;
 import software.amazon.awssdk.auth.credentials.AwsBasicCredentials;
 import software.amazon.awssdk.auth.credentials.StaticCredentialsProvider;
@@ -114,8 +114,7 @@ class SimpleStorageTest {
 
     Path local = directory.resolve("local");
     Resharding.run(options(bucket + "/source", local.toString(), golden.sourceWorld()));
-    assertSameFiles(
-        withoutManifest(GcsTree.local(local)), GcsTree.local(golden.source()));
+    assertSameFiles(withoutManifest(GcsTree.local(local)), GcsTree.local(golden.source()));
   }
 
   @Test

@@ -47,8 +47,7 @@ public final class PlanCoder extends CustomCoder<ReshardPlan> {
   public ReshardPlan decode(InputStream in) throws IOException {
     byte[] bytes = ByteArrayCoder.of().decode(in);
     try (ObjectInputStream objects =
-        new ObjectInputStream(
-            new InflaterInputStream(new ByteArrayInputStream(bytes)))) {
+        new ObjectInputStream(new InflaterInputStream(new ByteArrayInputStream(bytes)))) {
       return (ReshardPlan) objects.readObject();
     } catch (ClassNotFoundException e) {
       throw new CoderException("a plan of another version of this program", e);

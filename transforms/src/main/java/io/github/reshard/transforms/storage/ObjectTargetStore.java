@@ -146,7 +146,8 @@ final class ObjectTargetStore implements TargetStore {
       at = position + source.remaining();
       if (upload == null && source.remaining() > head.remaining()) {
         upload =
-            store.create(parts(path) + offsetName(runOffset) + ".run", Map.of(ObjectStore.RUN, run));
+            store.create(
+                parts(path) + offsetName(runOffset) + ".run", Map.of(ObjectStore.RUN, run));
         upload.write(head.flip());
       }
       if (upload == null) {
@@ -178,7 +179,8 @@ final class ObjectTargetStore implements TargetStore {
       }
       ByteBuffer all =
           ByteBuffer.allocate(Math.toIntExact(smallTotal + (long) Piece.HEADER * small.size()));
-      small.forEach(piece -> all.putLong(piece.offset()).putInt(piece.bytes().length).put(piece.bytes()));
+      small.forEach(
+          piece -> all.putLong(piece.offset()).putInt(piece.bytes().length).put(piece.bytes()));
       ObjectStore.Upload object =
           store.create(
               parts(path) + offsetName(small.get(0).offset()) + ".small",

@@ -35,8 +35,7 @@ class ReadAheadFileTest {
   private void assertRead(int position, int bytes) throws IOException {
     ByteBuffer target = ByteBuffer.allocate(bytes);
     file.readFully(position, target);
-    assertThat(target.array())
-        .isEqualTo(Arrays.copyOfRange(content, position, position + bytes));
+    assertThat(target.array()).isEqualTo(Arrays.copyOfRange(content, position, position + bytes));
   }
 
   @Test
@@ -54,7 +53,9 @@ class ReadAheadFileTest {
     assertRead(2 * CHUNK, 10);
     assertThat(fetched)
         .containsExactlyInAnyOrder(
-            new ByteRange(100, CHUNK), new ByteRange(100 + CHUNK, 50), new ByteRange(2L * CHUNK, 10));
+            new ByteRange(100, CHUNK),
+            new ByteRange(100 + CHUNK, 50),
+            new ByteRange(2L * CHUNK, 10));
   }
 
   @Test

@@ -29,7 +29,8 @@ class StoresTest {
   @Test
   void aLocationWithAnEmptyPartIsRefused() {
     for (String location : new String[] {"gs://", "gs:///a", "gs://b//a", "gs://b/a//c"}) {
-      assertThatThrownBy(() -> Stores.source(location, PipelineOptionsFactory.create()).list(location))
+      assertThatThrownBy(
+              () -> Stores.source(location, PipelineOptionsFactory.create()).list(location))
           .isInstanceOf(RefusedException.class)
           .hasMessageContaining("expected gs://BUCKET/PATH");
     }
