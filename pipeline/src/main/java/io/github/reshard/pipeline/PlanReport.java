@@ -10,8 +10,6 @@ import java.io.IOException;
 import java.io.ObjectOutputStream;
 import java.io.OutputStream;
 import java.io.UncheckedIOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
 
@@ -46,9 +44,7 @@ public record PlanReport(ReshardPlan plan, long planBytes, boolean tagIsThere) {
         out.writeObject(plan);
       }
       boolean tagIsThere =
-          options.getOutput() != null
-              && Stores.isLocal(options.getOutput())
-              && Files.exists(Path.of(Stores.directory(options.getOutput())).resolve(plan.tag()));
+          options.getOutput() != null && Stores.holds(options.getOutput(), plan.tag(), options);
       return new PlanReport(plan, counter.bytes, tagIsThere);
     } catch (IOException e) {
       throw new UncheckedIOException(e);

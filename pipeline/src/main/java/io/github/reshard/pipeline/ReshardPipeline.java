@@ -13,6 +13,7 @@ import io.github.reshard.transforms.AssembleParameters;
 import io.github.reshard.transforms.CarryOver;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
+import io.github.reshard.transforms.PlanCoder;
 import io.github.reshard.transforms.Proofs;
 import io.github.reshard.transforms.ProveAndPublish;
 import io.github.reshard.transforms.ReadShards;
@@ -30,7 +31,6 @@ import java.util.List;
 import java.util.Optional;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.PipelineResult;
-import org.apache.beam.sdk.coders.SerializableCoder;
 import org.apache.beam.sdk.metrics.MetricNameFilter;
 import org.apache.beam.sdk.metrics.MetricQueryResults;
 import org.apache.beam.sdk.metrics.MetricResult;
@@ -57,6 +57,7 @@ public final class ReshardPipeline {
    *
    * @throws RefusedException if the input is refused
    * @throws OutputException if the output cannot be written
+   * @throws JobStagedException if the runner wrote the job down instead of running it
    */
   public static ReshardReport run(ReshardOptions options, ProgressListener progress) {
     long begin = System.nanoTime();
@@ -86,14 +87,25 @@ public final class ReshardPipeline {
       apply(pipeline, plan, source, target, config);
       PipelineResult result = pipeline.run();
       progress.running(result);
-      PipelineResult.State state = result.waitUntilFinish();
+      PipelineResult.State state = waitFor(result);
       if (state != PipelineResult.State.DONE) {
         throw new IllegalStateException("the pipeline ended as " + state);
       }
       return report(plan, options, result, (System.nanoTime() - begin) / 1e9);
+    } catch (JobStagedException e) {
+      throw e;
     } catch (RuntimeException e) {
       abandon(target, e);
       throw e;
+    }
+  }
+
+  private static PipelineResult.State waitFor(PipelineResult result) {
+    try {
+      return result.waitUntilFinish();
+    } catch (UnsupportedOperationException e) {
+      // So says DataflowRunner's result of a job that was written to --templateLocation.
+      throw new JobStagedException(e);
     }
   }
 
@@ -114,7 +126,7 @@ public final class ReshardPipeline {
       JobConfig config) {
     PCollectionView<ReshardPlan> view =
         pipeline
-            .apply("Plan", Create.of(plan).withCoder(SerializableCoder.of(ReshardPlan.class)))
+            .apply("Plan", Create.of(plan).withCoder(PlanCoder.of()))
             .apply("PlanView", View.asSingleton());
     List<ShardId> shards = new ArrayList<>();
     for (int m = 0; m < plan.models().size(); m++) {

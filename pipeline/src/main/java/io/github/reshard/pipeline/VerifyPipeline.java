@@ -12,6 +12,7 @@ import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.transforms.CompareTensors;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.Manifest;
+import io.github.reshard.transforms.PlanCoder;
 import io.github.reshard.transforms.TensorVerdict;
 import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
@@ -26,7 +27,6 @@ import java.util.Optional;
 import java.util.SortedMap;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.PipelineResult;
-import org.apache.beam.sdk.coders.SerializableCoder;
 import org.apache.beam.sdk.transforms.Create;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.GroupByKey;
@@ -124,7 +124,7 @@ public final class VerifyPipeline {
   private static PCollectionView<ReshardPlan> view(
       Pipeline pipeline, String name, ReshardPlan plan) {
     return pipeline
-        .apply("Plan" + name, Create.of(plan).withCoder(SerializableCoder.of(ReshardPlan.class)))
+        .apply("Plan" + name, Create.of(plan).withCoder(PlanCoder.of()))
         .apply("PlanView" + name, View.asSingleton());
   }
 

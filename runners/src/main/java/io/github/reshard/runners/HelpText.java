@@ -19,6 +19,7 @@ final class HelpText {
         --input=DIR            The directory that save_checkpoint was given, the one that holds
                                the file `latest`. It may also be what Hugging Face Trainer,
                                Accelerate or Lightning wrote around it. It is only ever read.
+                               May be gs://BUCKET/PATH or s3://BUCKET/PATH, and so may --output.
                                Required.
         --output=DIR           The directory to write to: --output/TAG/... and, last, `latest`.
                                It is made if it is not there. It may not be --input. Required.

@@ -3,6 +3,7 @@ package io.github.reshard.runners;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.pipeline.CommandOptions;
 import io.github.reshard.pipeline.Inspection;
+import io.github.reshard.pipeline.JobStagedException;
 import io.github.reshard.pipeline.PlanReport;
 import io.github.reshard.pipeline.ReshardPipeline;
 import io.github.reshard.pipeline.ReshardReport;
@@ -123,6 +124,7 @@ public final class Main {
       throw new UsageException(
           "--targetWorldSize is at least 1, not " + options.getTargetWorldSize());
     }
+    RunnerDefaults.requireReachable(options);
     if (options.getPartBytes() < 1) {
       throw new UsageException("--partBytes is at least 1, not " + options.getPartBytes());
     }
@@ -149,6 +151,9 @@ public final class Main {
     ReshardReport report;
     try (Progress progress = new Progress(err, terminal, System::nanoTime).start()) {
       report = ReshardPipeline.run(options, progress);
+    } catch (JobStagedException e) {
+      out.println(e.getMessage());
+      return 0;
     }
     out.println(Summary.of(report));
     return 0;

@@ -1,5 +1,7 @@
 package io.github.reshard.runners;
 
+import io.github.reshard.pipeline.CommandOptions;
+import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.net.URL;
@@ -16,6 +18,7 @@ import org.apache.beam.sdk.options.PipelineOptions;
 final class RunnerDefaults {
   private static final String DIRECT = "DirectRunner";
   private static final String FLINK = "FlinkRunner";
+  private static final String DATAFLOW = "DataflowRunner";
 
   private RunnerDefaults() {}
 
@@ -27,6 +30,20 @@ final class RunnerDefaults {
       case DIRECT -> direct(options.as(DirectOptions.class), given);
       case FLINK -> flink(options.as(FlinkPipelineOptions.class), given);
       default -> {}
+    }
+  }
+
+  /** Dataflow's workers are elsewhere: a path of this machine is none of theirs. */
+  static void requireReachable(CommandOptions options) {
+    if (!options.getRunner().getSimpleName().equals(DATAFLOW)) {
+      return;
+    }
+    for (String location : Arrays.asList(options.getInput(), options.getOutput())) {
+      if (location != null && Stores.isLocal(location)) {
+        throw new UsageException(
+            location
+                + ": the workers of Dataflow do not see this machine's files; --input and --output are in gs:// there");
+      }
     }
   }
 

@@ -22,7 +22,8 @@ import org.apache.beam.sdk.io.fs.ResourceId;
 
 /**
  * A checkpoint in any file system that Beam knows: {@code s3://}, {@code hdfs://}. A file's version
- * is its checksum, where the store has one, and the time of its last change.
+ * is the second of its last change: no more is common to all stores and to all their answers. What
+ * changes within a second and keeps its length is found out by the CRCs in it.
  */
 final class BeamSourceStore implements SourceStore {
   private static final long serialVersionUID = 1L;
@@ -59,7 +60,8 @@ final class BeamSourceStore implements SourceStore {
   }
 
   static String version(MatchResult.Metadata found) {
-    return (found.checksum() == null ? "" : found.checksum() + "@") + found.lastModifiedMillis();
+    // A listing of S3 has milliseconds and no checksum, a look at one object the opposite.
+    return Long.toString(found.lastModifiedMillis() / 1000);
   }
 
   private static FileStat stat(String name, MatchResult.Metadata found) {

@@ -5,6 +5,7 @@ import com.google.cloud.storage.Storage;
 import com.google.cloud.storage.StorageException;
 import com.google.cloud.storage.StorageOptions;
 import com.google.cloud.storage.StorageRetryStrategy;
+import java.time.Duration;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 
@@ -40,7 +41,13 @@ final class GcsClient {
             // asked for.
             .setStorageRetryStrategy(StorageRetryStrategy.getUniformStorageRetryStrategy());
     if (!endpoint.isEmpty()) {
+      // An emulator is near.
       options
+          .setRetrySettings(
+              StorageOptions.getDefaultRetrySettings().toBuilder()
+                  .setInitialRetryDelayDuration(Duration.ofMillis(20))
+                  .setMaxRetryDelayDuration(Duration.ofMillis(500))
+                  .build())
           .setHost(endpoint)
           .setProjectId("emulated")
           .setCredentials(NoCredentials.getInstance());

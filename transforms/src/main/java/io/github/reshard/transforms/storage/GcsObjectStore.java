@@ -360,9 +360,14 @@ final class GcsObjectStore implements ObjectStore {
 
   private void delete(Found object) {
     try {
+      // Naming the generation removes it for good, also where a bucket keeps old versions: wanted
+      // for parts, not for a checkpoint that is replaced.
+      boolean unpublished = object.name().contains(".unpublished/");
       storage()
           .delete(
-              BlobId.of(bucket, object.name()),
+              unpublished
+                  ? BlobId.of(bucket, object.name(), generation(object))
+                  : BlobId.of(bucket, object.name()),
               Storage.BlobSourceOption.generationMatch(generation(object)));
     } catch (StorageException e) {
       // Gone, or another one by now: either way this version is not there any more.

@@ -37,8 +37,11 @@ final class ObjectTargetStore implements TargetStore {
   private static final long serialVersionUID = 1L;
   private static final String LATEST = "latest";
 
-  /** Runs up to this length share an object. */
-  static final int SMALL_BYTES = 256 << 10;
+  /** Runs up to this length share an object, unless the property says otherwise. */
+  private static final int DEFAULT_SMALL_BYTES = 256 << 10;
+
+  /** For tests: small files then go the way of large ones. */
+  static final String SMALL_PROPERTY = "reshard.smallRunBytes";
 
   /** Short runs are put down when they are this many bytes together. */
   private static final int MOST_SMALL_BYTES = 8 << 20;
@@ -47,6 +50,7 @@ final class ObjectTargetStore implements TargetStore {
   private final String base;
   private final String tag;
   private final boolean overwrite;
+  private final int smallBytes = Integer.getInteger(SMALL_PROPERTY, DEFAULT_SMALL_BYTES);
   private final String run = UUID.randomUUID().toString().substring(0, 8);
 
   /**
@@ -116,10 +120,10 @@ final class ObjectTargetStore implements TargetStore {
     private final String path;
     private long runOffset = -1;
     private long at;
-    private final ByteBuffer head = ByteBuffer.allocate(SMALL_BYTES);
+    private final ByteBuffer head = ByteBuffer.allocate(smallBytes);
     private ObjectStore.Upload upload;
     private final List<Piece> small = new ArrayList<>();
-    private long smallBytes;
+    private long smallTotal;
 
     Part(String path) {
       this.path = path;
@@ -161,8 +165,8 @@ final class ObjectTargetStore implements TargetStore {
         byte[] bytes = new byte[head.flip().remaining()];
         head.get(bytes);
         small.add(new Piece(runOffset, bytes));
-        smallBytes += bytes.length;
-        if (smallBytes > MOST_SMALL_BYTES) {
+        smallTotal += bytes.length;
+        if (smallTotal > MOST_SMALL_BYTES) {
           putDownSmall();
         }
       }
@@ -174,7 +178,7 @@ final class ObjectTargetStore implements TargetStore {
         return;
       }
       ByteBuffer all =
-          ByteBuffer.allocate(Math.toIntExact(smallBytes + (long) Piece.HEADER * small.size()));
+          ByteBuffer.allocate(Math.toIntExact(smallTotal + (long) Piece.HEADER * small.size()));
       small.forEach(
           piece -> all.putLong(piece.offset()).putInt(piece.bytes().length).put(piece.bytes()));
       ObjectStore.Upload object =
@@ -184,7 +188,7 @@ final class ObjectTargetStore implements TargetStore {
       object.write(all.flip());
       object.complete();
       small.clear();
-      smallBytes = 0;
+      smallTotal = 0;
     }
 
     @Override
@@ -366,7 +370,7 @@ final class ObjectTargetStore implements TargetStore {
     // The files go last: while they are there, this can be done again.
     store.delete(store.list(mine() + "parts/"));
     store.delete(store.list(mine()));
-    store.find(marker()).ifPresent(this::deleteQuietly);
+    store.find(marker()).ifPresent(this::delete);
   }
 
   @Override
@@ -376,7 +380,7 @@ final class ObjectTargetStore implements TargetStore {
     }
   }
 
-  private void deleteQuietly(Found object) {
+  private void delete(Found object) {
     try {
       store.delete(List.of(object));
     } catch (IOException e) {

@@ -1,5 +1,6 @@
 package io.github.reshard.transforms.storage;
 
+import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -7,6 +8,8 @@ import io.github.reshard.checkpoint.storage.TargetStore;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.NotDirectoryException;
 import java.nio.file.Path;
 import org.apache.beam.sdk.io.FileSystems;
 import org.apache.beam.sdk.options.PipelineOptions;
@@ -68,7 +71,7 @@ public final class Stores {
    * says.
    *
    * @param options of the pipeline, for Beam's file systems
-   * @throws IllegalArgumentException if nothing here knows the scheme
+   * @throws RefusedException if nothing here knows the scheme
    */
   public static SourceStore source(String input, PipelineOptions options) {
     return switch (scheme(input)) {
@@ -94,7 +97,7 @@ public final class Stores {
    *
    * @param overwrite whether a tag that is there is replaced
    * @param options of the pipeline, for Beam's file systems
-   * @throws IllegalArgumentException if nothing here knows the scheme
+   * @throws RefusedException if nothing here knows the scheme
    */
   public static TargetStore target(
       String output, String tag, boolean overwrite, PipelineOptions options) {
@@ -114,11 +117,21 @@ public final class Stores {
     return new ObjectTargetStore(store, at.name(), tag, overwrite);
   }
 
+  /** Whether {@code output} holds the tag, as far as this account can see. */
+  public static boolean holds(String output, String tag, PipelineOptions options)
+      throws IOException {
+    try {
+      return source(output, options).list(directory(output)).directories().contains(tag);
+    } catch (NoSuchFileException | NotDirectoryException e) {
+      return false;
+    }
+  }
+
   private static void requireGoogleClient(String location) {
     try {
       Class.forName(GOOGLE_CLIENT, false, Stores.class.getClassLoader());
     } catch (ClassNotFoundException e) {
-      throw new IllegalArgumentException(missing(location), e);
+      throw new RefusedException(location, MISSING, e);
     }
   }
 
@@ -127,14 +140,12 @@ public final class Stores {
     try {
       FileSystems.matchNewResource(location, true);
     } catch (IllegalArgumentException e) {
-      throw new IllegalArgumentException(missing(location), e);
+      throw new RefusedException(location, MISSING, e);
     }
   }
 
-  private static String missing(String location) {
-    return location
-        + ": this build has no client for it. scripts/reshard builds one when it sees gs:// or s3://; with Maven, add -Dbuckets. For other stores put Beam's file system for it on the classpath.";
-  }
+  private static final String MISSING =
+      "this build has no client for it. scripts/reshard makes one that has when it sees gs:// or s3://; with Maven, add -Dbuckets. For other stores put Beam's file system for it on the classpath.";
 
   /** In a class of its own, so that Google's classes are looked for only here. */
   private static final class Google {
