@@ -53,9 +53,9 @@ public record Manifest(Map<String, Integer> digests) {
         .formatted(parameter.name(), parameter.mpRank(), parameter.expertRank(), state);
   }
 
-  /** Where it lies, relative to the output directory. */
+  /** Where it lies, relative to the output directory; an output without a tag holds it itself. */
   static String path(String tag) {
-    return tag + "/" + CheckpointFiles.MANIFEST;
+    return tag.isEmpty() ? CheckpointFiles.MANIFEST : tag + "/" + CheckpointFiles.MANIFEST;
   }
 
   /**
