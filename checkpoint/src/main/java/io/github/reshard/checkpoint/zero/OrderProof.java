@@ -2,7 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.copy.WeightCast;
 import io.github.reshard.checkpoint.layout.Extent;
-import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.ZeroLayout;
 import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
@@ -34,7 +34,7 @@ final class OrderProof {
    *
    * @param thoroughly all elements are compared instead of a sample
    */
-  Optional<String> firstMismatch(PartitionedModel model, FlatLayout layout, boolean thoroughly)
+  Optional<String> firstMismatch(PartitionedModel model, ZeroLayout layout, boolean thoroughly)
       throws IOException {
     for (int p = 0; p < layout.parameters().size(); p++) {
       ModuleWeight weight = model.weights().get(p);

@@ -30,7 +30,7 @@ import java.util.SortedMap;
 final class ShardedPlanner {
   private final PlanBuilder plan;
 
-  private ShardedPlanner(PlanBuilder plan) {
+  ShardedPlanner(PlanBuilder plan) {
     this.plan = plan;
   }
 
@@ -57,7 +57,7 @@ final class ShardedPlanner {
   }
 
   /** A file of one source rank. */
-  private record RankFile(int source, TorchFile file) {}
+  record RankFile(int source, TorchFile file) {}
 
   /** The models of an mp rank. */
   private record Models(int trained, int frozen) {}
@@ -124,7 +124,7 @@ final class ShardedPlanner {
     }
   }
 
-  private static PartitionedModel model(int mpRank, ShardedLayout source, ShardedLayout target) {
+  static PartitionedModel model(int mpRank, ShardedLayout source, ShardedLayout target) {
     return new PartitionedModel(
         mpRank,
         ParamId.NO_EXPERT,
@@ -175,7 +175,7 @@ final class ShardedPlanner {
   }
 
   /** Checks an optimizer file against the layout and notes where its sub-groups are. */
-  private void addPartitions(int rank, RankFile file, PartitionedModel model) {
+  void addPartitions(int rank, RankFile file, PartitionedModel model) {
     ShardedStates states = new ShardedStates(root(file));
     ShardedLayout layout = (ShardedLayout) model.source();
     PickledValue count = states.stateDict().get(ShardedStates.PARTITION_COUNT);
@@ -259,7 +259,7 @@ final class ShardedPlanner {
     }
   }
 
-  private void requireReplicasAgree(
+  void requireReplicasAgree(
       List<RankFile> models,
       List<RankFile> optimizers,
       ShardedLayout source,
@@ -286,7 +286,7 @@ final class ShardedPlanner {
    * When boundaries move, a sub-group takes what is not partitioned from another one of its param
    * group, so all of these must have the same.
    */
-  private void requireSubGroupsAgree(ShardedStates states, RankFile file, ShardedLayout layout)
+  void requireSubGroupsAgree(ShardedStates states, RankFile file, ShardedLayout layout)
       throws IOException {
     for (int b = 1; b < layout.buckets(); b++) {
       if (layout.groupOf(b) != layout.groupOf(b - 1)) {
@@ -361,6 +361,17 @@ final class ShardedPlanner {
             .stat()
             .name()
             .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+    planFile(template, rank, plan.files.tag() + "/" + name, recipe, partitioned);
+  }
+
+  /**
+   * Plans a file of a target rank.
+   *
+   * @param path where it goes, relative to the output
+   * @param partitioned the model whose partitions the file holds
+   */
+  void planFile(RankFile template, int rank, String path, Recipe recipe, int partitioned) {
+    String name = path.substring(path.lastIndexOf('/') + 1);
     TargetFiles.Planned planned =
         TargetFiles.plan(
             template.file(),
@@ -369,7 +380,7 @@ final class ShardedPlanner {
             plan.models,
             plan.sourceWorldSize(),
             plan.targetWorldSize);
-    PlanBuilder.Written written = plan.addTarget(plan.files.tag() + "/" + name, recipe, planned);
+    PlanBuilder.Written written = plan.addTarget(path, recipe, planned);
     for (int e = 0; e < planned.storages().size(); e++) {
       Rewritten.Storage storage = planned.storages().get(e);
       Address begin = written.storages().get(e);

@@ -3,18 +3,23 @@ package io.github.reshard.checkpoint.zero;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.layout.ShardedLayout;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
+import java.math.BigDecimal;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.stream.Collectors;
@@ -47,7 +52,11 @@ final class UserShardsPlanner {
     if (hints.model().isPresent()) {
       planner.model = ModelWeights.read(plan, user.directory(), hints.model().get());
     }
-    planner.planFlat(shards);
+    if (isSharded(shards.get(shards.firstKey()).states().root())) {
+      planner.planSharded(shards);
+    } else {
+      planner.planFlat(shards);
+    }
     planner.carryFilesBeside();
   }
 
@@ -56,7 +65,7 @@ final class UserShardsPlanner {
     for (Map.Entry<Integer, FileStat> entry : user.shards().entrySet()) {
       TorchFile file = plan.read(entry.getValue());
       PickledValue root = PickledValue.root(file.path(), file.parse().root());
-      requireZeroStage12(root);
+      requireKnownKind(root);
       shards.put(
           entry.getKey(),
           new Shard(plan.addSource(entry.getValue(), file), file, new OptimizerStates(root)));
@@ -64,19 +73,21 @@ final class UserShardsPlanner {
     return shards;
   }
 
-  private static void requireZeroStage12(PickledValue root) {
+  private static boolean isSharded(PickledValue root) {
+    return root.find(ShardedStates.FLAT_GROUPS).isPresent()
+        || root.find("optimizer_state_dict")
+            .filter(PickledValue::isDict)
+            .flatMap(inner -> inner.find(ShardedStates.FLAT_GROUPS))
+            .isPresent();
+  }
+
+  private static void requireKnownKind(PickledValue root) {
     if (!root.isDict()) {
       throw root.refused(
           "expected what optimizer.state_dict() returns, found " + root.describe() + ".");
     }
-    boolean sharded =
-        root.find("fp32_flat_groups").isPresent()
-            || root.find("optimizer_state_dict")
-                .filter(PickledValue::isDict)
-                .flatMap(inner -> inner.find("fp32_flat_groups"))
-                .isPresent();
-    if (sharded) {
-      throw root.refused("this is a shard of ZeRO-3, which is not supported yet.");
+    if (isSharded(root)) {
+      return;
     }
     OptimizerStates states = new OptimizerStates(root);
     if (states.stateDict().find("single_partition_of_fp32_groups").isEmpty()) {
@@ -112,6 +123,141 @@ final class UserShardsPlanner {
           shards, rank, user.nameOf(rank), models.refs(plan, rank, plan.targetWorldSize));
     }
     flat.addPadding(models);
+  }
+
+  private void planSharded(SortedMap<Integer, Shard> byRank) throws IOException {
+    Shard any = byRank.get(byRank.firstKey());
+    for (Shard shard : byRank.values()) {
+      if (!isSharded(shard.states().root())) {
+        throw new RefusedException(
+            shard.file().path(),
+            "is no shard of ZeRO-3, %s is. They are of different runs.".formatted(any.file().path()));
+      }
+    }
+    PickledValue count =
+        new ShardedStates(any.states().root()).stateDict().get(ShardedStates.PARTITION_COUNT);
+    int ranks = count.asInt();
+    ShardGroups.requireRanks(user, ranks, "partition_count");
+    plan.setSourceWorldSize(user.shards().get(0), ranks);
+    if (model == null) {
+      throw new RefusedException(
+          user.directory() + "/" + user.pattern(),
+          "these are shards of ZeRO-3, which hold neither the names nor the shapes of the parameters. Say --model=FILE, the model's state dict at the same step (torch or safetensors).");
+    }
+    List<Shard> shards = List.copyOf(byRank.values());
+    ShardedReading reading = new ShardedReading(plan, shards, model);
+    SubGroups subGroups =
+        hints.paramGroups().isPresent()
+            ? reading.listed(hints.paramGroups().get(), listedGroups())
+            : reading.found();
+    long size = subGroupSize(subGroups, ranks);
+    ShardedLayout source = new ShardedLayout(ranks, subGroups.parameters(), size);
+    ShardedLayout target = new ShardedLayout(plan.targetWorldSize, subGroups.parameters(), size);
+    int index = plan.addModel(ShardedPlanner.model(0, source, target));
+    PartitionedModel partitioned = plan.models.get(index);
+    ShardedPlanner sharded = new ShardedPlanner(plan);
+    List<ShardedPlanner.RankFile> files =
+        shards.stream()
+            .map(shard -> new ShardedPlanner.RankFile(shard.source(), shard.file()))
+            .toList();
+    for (int rank = 0; rank < ranks; rank++) {
+      sharded.addPartitions(rank, files.get(rank), partitioned);
+    }
+    sharded.requireReplicasAgree(List.of(), files, source, List.of());
+    ShardedStates states = new ShardedStates(shards.get(0).states().root());
+    if (!source.hasBoundariesOf(target)) {
+      sharded.requireSubGroupsAgree(states, files.get(0), source);
+    }
+    addShardedWeights(partitioned);
+    plan.notes.add(
+        "recognised %d shards '%s', each the optimizer.state_dict() of a rank: ZeRO-3, param groups: %d"
+            .formatted(ranks, user.pattern(), states.subGroups().size()));
+    Set<String> trained =
+        subGroups.parameters().stream().map(Parameter::name).collect(Collectors.toSet());
+    List<String> dsIds =
+        ParameterIds.labels(
+            model.weights().keySet().stream().filter(trained::contains).toList(),
+            Set.of(),
+            source,
+            states.dsIds(),
+            target);
+    for (int rank = 0; rank < plan.targetWorldSize; rank++) {
+      ShardedPlanner.RankFile template = files.get(rank < ranks ? rank : 0);
+      sharded.planFile(
+          template,
+          rank,
+          user.nameOf(rank),
+          new Recipe.ShardedOptimizerFile(template.source(), rank, index, dsIds),
+          index);
+    }
+  }
+
+  /** The values are what tells which parameter is where, so they have to agree. */
+  private void addShardedWeights(PartitionedModel partitioned) throws IOException {
+    List<String> without = new ArrayList<>();
+    for (int p = 0; p < partitioned.parameters().size(); p++) {
+      Parameter parameter = partitioned.parameters().get(p);
+      ModuleWeight weight =
+          model.compared(
+              parameter.name(), parameter, partitioned.statesOf(p).get(States.MASTER));
+      partitioned.weights().set(p, weight);
+      if (weight == null) {
+        without.add(parameter.name());
+      }
+    }
+    Optional<String> mismatch =
+        new OrderProof(plan).firstMismatch(partitioned, partitioned.source(), false);
+    if (mismatch.isPresent() && !hints.trustMasters()) {
+      throw notTheWeights(Optional.empty(), mismatch, false);
+    }
+    if (!without.isEmpty()) {
+      plan.notes.add(
+          "%d parameters have no comparable weight in %s, such as %s; that they are where --paramGroups says was taken on trust"
+              .formatted(without.size(), model.path(), without.get(0)));
+    }
+  }
+
+  private long subGroupSize(SubGroups subGroups, int ranks) throws IOException {
+    Optional<Map<?, ?>> config = config();
+    if (config.isEmpty()) {
+      return subGroups.inferred(
+          ranks,
+          plan.targetWorldSize,
+          plan.notes,
+          "the shards do not tell the DeepSpeed configuration",
+          "Say it with --dsConfig=FILE.");
+    }
+    long size = SubGroups.DEFAULT_SIZE;
+    if (config.get().get("zero_optimization") instanceof Map<?, ?> zero
+        && zero.get("sub_group_size") instanceof BigDecimal number) {
+      size = number.longValue();
+    }
+    if (!subGroups.agree(new ShardedLayout(ranks, subGroups.parameters(), size))) {
+      throw new RefusedException(
+          hints.dsConfig().get(),
+          "sub_group_size %d does not make the sub-groups of these shards. It is the configuration of another run."
+              .formatted(size));
+    }
+    return size;
+  }
+
+  private List<List<String>> listedGroups() throws IOException {
+    FileStat stat =
+        NamedFile.find(plan.store, user.directory(), hints.paramGroups().get(), "--paramGroups");
+    if (NamedFile.json(plan.store, stat, MOST_CONFIG_BYTES) instanceof List<?> groups) {
+      List<List<String>> names = new ArrayList<>();
+      for (Object group : groups) {
+        if (!(group instanceof List<?> list) || !list.stream().allMatch(String.class::isInstance)) {
+          break;
+        }
+        names.add(list.stream().map(String.class::cast).toList());
+      }
+      if (names.size() == groups.size()) {
+        return names;
+      }
+    }
+    throw new RefusedException(
+        stat.path(), "expected the names of each param group: [[\"name\", ...], ...].");
   }
 
   private void recognised(OptimizerStates states, int ranks) {
@@ -328,6 +474,14 @@ final class UserShardsPlanner {
   }
 
   private Optional<Boolean> configuredRoundRobin() throws IOException {
+    return config()
+        .map(
+            config ->
+                config.get("zero_optimization") instanceof Map<?, ?> zero
+                    && Boolean.TRUE.equals(zero.get("round_robin_gradients")));
+  }
+
+  private Optional<Map<?, ?>> config() throws IOException {
     if (hints.dsConfig().isEmpty()) {
       return Optional.empty();
     }
@@ -336,10 +490,7 @@ final class UserShardsPlanner {
     if (!(NamedFile.json(plan.store, stat, MOST_CONFIG_BYTES) instanceof Map<?, ?> config)) {
       throw new RefusedException(stat.path(), "expected a DeepSpeed configuration, a JSON object.");
     }
-    boolean asked =
-        config.get("zero_optimization") instanceof Map<?, ?> zero
-            && Boolean.TRUE.equals(zero.get("round_robin_gradients"));
-    return Optional.of(asked);
+    return Optional.of(config);
   }
 
   private void carryFilesBeside() {
