@@ -97,12 +97,14 @@ def saves_state_dict(home):
 
 
 def consolidate(source, path, log):
-    """A ZeRO-3 module holds no weights of its own; this is how a user gets them in one file."""
+    """A ZeRO-3 module holds no weights of its own; this is how a user gets them in one file. In the
+    order of the module, as Accelerate's get_state_dict has them."""
     def work(rank, world, a):
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+        from train import Net
 
         weights = get_fp32_state_dict_from_zero_checkpoint(source)
-        torch.save({name: value.clone() for name, value in weights.items()}, path)
+        torch.save({name: weights[name].clone() for name in Net().state_dict()}, path)
 
     ranks.run(work, 1, types.SimpleNamespace(), log)
 

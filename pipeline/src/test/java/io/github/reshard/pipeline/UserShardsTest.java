@@ -270,6 +270,86 @@ class UserShardsTest {
     Files.write(path, file.array());
   }
 
+  private Path config(long subGroupSize) throws IOException {
+    Path config = directory.resolve("ds_config.json");
+    Files.writeString(
+        config, "{\"zero_optimization\": {\"sub_group_size\": %d}}".formatted(subGroupSize));
+    return config;
+  }
+
+  @ParameterizedTest
+  @CsvSource({"z3-fp32, 1000000000", "z3-bf16-subgroups, 40"})
+  void parametersOfZero3AreFoundByTheirValues(String name, long subGroupSize) throws IOException {
+    ReshardReport report =
+        reshard(
+            CASES.resolve(name).resolve("user"),
+            3,
+            "model=pytorch_model.bin",
+            "dsConfig=" + config(subGroupSize));
+
+    assertThat(report.proven())
+        .anyMatch(proof -> proof.startsWith("the master weights of 12 parameters"));
+    for (int rank = 0; rank < 3; rank++) {
+      assertThat(
+              ShardComparison.firstDifference(
+                  CASES.resolve(name).resolve("reference-3").resolve(shard(rank)),
+                  null,
+                  output().resolve(shard(rank))))
+          .isEmpty();
+    }
+  }
+
+  @Test
+  void groupsOfZero3MayBeListed() throws IOException {
+    Path groups = directory.resolve("groups.json");
+    Files.writeString(
+        groups,
+        """
+        [["emb.weight", "blocks.0.fc.weight", "blocks.0.out.weight", "blocks.1.fc.weight",
+          "blocks.1.out.weight", "head.weight"],
+         ["blocks.0.ln.weight", "blocks.0.ln.bias", "blocks.0.fc.bias", "blocks.1.ln.weight",
+          "blocks.1.ln.bias", "blocks.1.fc.bias"]]
+        """);
+    Path user = CASES.resolve("z3-bf16-subgroups/user");
+    String[] hints = {"model=pytorch_model.bin", "dsConfig=" + config(40)};
+    Path found = directory.resolve("found");
+    reshard(user, found, 3, hints);
+    reshard(user, 3, hints[0], hints[1], "paramGroups=" + groups);
+    for (int rank = 0; rank < 3; rank++) {
+      assertThat(Files.mismatch(found.resolve(shard(rank)), output().resolve(shard(rank))))
+          .isEqualTo(-1);
+    }
+
+    Files.writeString(groups, Files.readString(groups).replace("\"head.weight\"", "\"scale\""));
+    assertThatThrownBy(
+            () -> reshard(user, 3, hints[0], hints[1], "paramGroups=" + groups, "overwrite=true"))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("sub-group 1 has 48 elements a rank");
+  }
+
+  @Test
+  void whatZero3DoesNotSayIsAskedForWithTheReason() throws IOException {
+    Path user = CASES.resolve("z3-bf16-subgroups/user");
+
+    assertThatThrownBy(() -> reshard(user, 3))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("neither the names nor the shapes")
+        .hasMessageContaining("--model=FILE");
+    assertThatThrownBy(() -> reshard(user, 3, "model=pytorch_model.bin"))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("sub_group_size may be anything from 34 to 48")
+        .hasMessageContaining("--dsConfig=FILE");
+    Path wrong = config(41);
+    assertThatThrownBy(() -> reshard(user, 3, "model=pytorch_model.bin", "dsConfig=" + config(20)))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining(wrong.toString());
+    Path other = CASES.resolve("z3-fp32/user/pytorch_model.bin");
+    assertThatThrownBy(() -> reshard(user, 3, "model=" + other))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("no weight of " + other)
+        .hasMessageContaining("at element 0 of sub-group 0");
+  }
+
   @Test
   void halfOfTheShardsAreRefusedByName() throws IOException {
     Path input = copied(TWO_GROUPS.resolve("user"));
