@@ -48,6 +48,7 @@ EXPERTS = "../moe/train_moe.py"
 # the tokens of one rank, so the loss itself depends on how a batch is split. The largest seen in
 # fp32: 7.5e-5, between states that are equal bit for bit.
 EXPERTS_TOLERANCE = 3e-4
+MODEL = ("--model=pytorch_model.bin",)
 TINY = "--two --d 1 --m 1 --vocab 5 --layers 1"
 
 CASES = (
@@ -145,6 +146,26 @@ CASES = (
     Case("tp2-z2-fp32", 3, (1, 2, 4), "--tp 2 --stage 2 --dtype fp32",
          script="train_tensor_parallel.py", degree=2),
     Case("accelerate-z2", 2, (1, 3), "--stage 2", small=(4,), script="train_accelerate.py"),
+    # The snippets of docs/user-shards.md.
+    Case("guide-z2", 4, (1, 3, 6), "--stage 2", small=(2,), script="train_guide.py", reshard=MODEL),
+    Case("guide-z1", 2, (3,), "--stage 1", script="train_guide.py", reshard=MODEL),
+    Case("guide-z2-bf16", 2, (1, 4), "--stage 2 --dtype bf16", script="train_guide.py",
+         dtype="bf16", reshard=MODEL),
+    Case("guide-z1-bf16-optimizer", 2, (3,), "--stage 1 --dtype bf16 --gad fp32",
+         script="train_guide.py", dtype="bf16", reshard=MODEL),
+    Case("guide-z2-fp16", 2, (3,), "--stage 2 --dtype fp16", script="train_guide.py", dtype="fp16",
+         reshard=MODEL),
+    Case("guide-z2-round-robin", 2, (3,), "--stage 2 --round_robin", script="train_guide.py",
+         reshard=MODEL),
+    Case("guide-z2-adagrad", 3, (2,), "--stage 2 --opt adagrad", script="train_guide.py",
+         reshard=MODEL),
+    Case("guide-z2-sgd-plain", 2, (3,), "--stage 2 --opt sgd", script="train_guide.py",
+         reshard=MODEL),
+    Case("guide-z2-order-on-trust", 2, (4,), "--stage 2", script="train_guide.py"),
+    Case("guide-z3", 2, (1, 4), "--stage 3", small=(3,), script="train_guide.py", reshard=MODEL),
+    Case("guide-z3-bf16", 4, (2, 3), "--stage 3 --dtype bf16", script="train_guide.py",
+         dtype="bf16", reshard=MODEL),
+    Case("guide-in-future", 2, (3,), "--stage 2 --future", script="train_guide.py"),
     Case("hf-trainer-z2", 2, (1, 4), "--stage 2", small=(3,), script="train_trainer.py",
          checkpoint="checkpoint-3"),
 )

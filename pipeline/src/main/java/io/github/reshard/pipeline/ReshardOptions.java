@@ -33,6 +33,27 @@ public interface ReshardOptions extends PipelineOptions {
 
   void setTag(String tag);
 
+  /** Names of shards that a user saved; {@code null} means the usual names, where there are any. */
+  @Description("Shards that were saved one by one: their file name with * in the place of the rank")
+  String getShards();
+
+  void setShards(String shards);
+
+  @Description("A state dict of the model, for shards that were saved one by one")
+  String getModel();
+
+  void setModel(String model);
+
+  @Description("The DeepSpeed configuration, for shards that were saved one by one")
+  String getDsConfig();
+
+  void setDsConfig(String dsConfig);
+
+  @Description("The names of each param group as JSON, for shards that were saved one by one")
+  String getParamGroups();
+
+  void setParamGroups(String paramGroups);
+
   @Description("Replace the tag if the output already holds it")
   @Default.Boolean(false)
   boolean getOverwrite();

@@ -5,10 +5,13 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.ReshardPlanner;
+import io.github.reshard.checkpoint.zero.UserHints;
+import io.github.reshard.checkpoint.zero.UserShards;
 import io.github.reshard.transforms.AssembleParameters;
 import io.github.reshard.transforms.CarryOver;
 import io.github.reshard.transforms.Counters;
@@ -27,8 +30,13 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
+import java.util.Objects;
 import java.util.Optional;
+import java.util.Set;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.PipelineResult;
 import org.apache.beam.sdk.metrics.MetricNameFilter;
@@ -68,15 +76,17 @@ public final class ReshardPipeline {
     ReshardPlan plan;
     TargetStore target;
     try {
-      CheckpointFiles files =
-          CheckpointFiles.discover(
-              source, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
-      if (Stores.isLocal(options.getInput()) && Stores.isLocal(options.getOutput())) {
-        requireApart(files, options.getOutput());
-      }
+      Optional<UserShards> user = userShards(source, options);
       plan =
-          ReshardPlanner.plan(source, files, options.getTargetWorldSize(), options.getPartBytes());
-      target = Stores.target(options.getOutput(), plan.tag(), options.getOverwrite(), options);
+          user.isPresent()
+              ? ReshardPlanner.plan(
+                  source,
+                  user.get(),
+                  hints(options),
+                  options.getTargetWorldSize(),
+                  options.getPartBytes())
+              : planOfTag(source, options);
+      target = target(plan, user, options);
       target.begin();
     } catch (IOException e) {
       throw new UncheckedIOException(e);
@@ -107,6 +117,70 @@ public final class ReshardPipeline {
       // So says DataflowRunner's result of a job that was written to --templateLocation.
       throw new JobStagedException(e);
     }
+  }
+
+  private static ReshardPlan planOfTag(SourceStore source, ReshardOptions options)
+      throws IOException {
+    CheckpointFiles files =
+        CheckpointFiles.discover(
+            source, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
+    if (Stores.isLocal(options.getInput()) && Stores.isLocal(options.getOutput())) {
+      requireApart(files, options.getOutput());
+    }
+    return ReshardPlanner.plan(
+        source, files, options.getTargetWorldSize(), options.getPartBytes());
+  }
+
+  private static Optional<UserShards> userShards(SourceStore source, ReshardOptions options)
+      throws IOException {
+    if (options.getShards() != null && options.getTag() != null) {
+      throw new RefusedException(
+          options.getInput(), "--shards is for shards outside of a tag; leave --tag out.");
+    }
+    Optional<UserShards> user =
+        options.getTag() == null
+            ? UserShards.find(
+                source,
+                Stores.directory(options.getInput()),
+                Optional.ofNullable(options.getShards()))
+            : Optional.empty();
+    Map<String, String> hints = new LinkedHashMap<>();
+    hints.put("--model", options.getModel());
+    hints.put("--dsConfig", options.getDsConfig());
+    hints.put("--paramGroups", options.getParamGroups());
+    hints.values().removeIf(Objects::isNull);
+    if (user.isEmpty() && !hints.isEmpty()) {
+      throw new RefusedException(
+          options.getInput(),
+          "%s are for shards that were saved one by one, and none are here. A checkpoint of save_checkpoint says all that by itself; if these are shards, name them with --shards."
+              .formatted(hints.keySet()));
+    }
+    return user;
+  }
+
+  private static UserHints hints(ReshardOptions options) {
+    return new UserHints(
+        Optional.ofNullable(options.getModel()),
+        Optional.ofNullable(options.getDsConfig()),
+        Optional.ofNullable(options.getParamGroups()),
+        options.getTrustMasters());
+  }
+
+  private static TargetStore target(
+      ReshardPlan plan, Optional<UserShards> user, ReshardOptions options) {
+    if (user.isEmpty()) {
+      return Stores.target(
+          options.getOutput(), plan.tag(), options.getOverwrite(), options);
+    }
+    if (!Stores.isLocal(options.getOutput())) {
+      throw new OutputException(
+          options.getOutput(),
+          "shards without a tag can only be written to a local directory: in an object store nothing could make all of them visible at once. Write them locally and upload them.");
+    }
+    Set<String> names = new HashSet<>(Set.of(CheckpointFiles.MANIFEST));
+    plan.targets().forEach(file -> names.add(file.path()));
+    return new LocalShardsStore(
+        Stores.directory(options.getOutput()), names, user.get().pattern(), options.getOverwrite());
   }
 
   private static void abandon(TargetStore target, RuntimeException failure) {
@@ -160,10 +234,6 @@ public final class ReshardPipeline {
     Path sourceTag = source.resolve(files.tag()).toRealPath();
     Path target = real(Path.of(Stores.directory(output)));
     Path targetTag = real(target.resolve(files.tag()));
-    if (target.equals(source)) {
-      throw new OutputException(
-          output, "--output may not be --input nor lie in it; name another directory.");
-    }
     if (target.startsWith(sourceTag) || sourceTag.startsWith(targetTag)) {
       throw new OutputException(
           output, "--output and the checkpoint lie in one another; name another directory.");
@@ -193,7 +263,7 @@ public final class ReshardPipeline {
     List<String> notes = new ArrayList<>(plan.notes());
     notes.addAll(proofs.notProven(disagreed));
     return new ReshardReport(
-        plan.tag(),
+        plan.tag().isEmpty() ? options.getInput() : plan.tag(),
         plan.sourceWorldSize(),
         plan.targetWorldSize(),
         (int) plan.models().stream().map(PartitionedModel::mpRank).distinct().count(),

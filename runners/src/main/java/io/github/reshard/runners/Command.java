@@ -11,7 +11,15 @@ enum Command {
   RESHARD(
       HelpText.TEXT,
       List.of("input", "output", "targetWorldSize"),
-      Set.of("tag", "overwrite", "trustMasters", "partBytes")),
+      Set.of(
+          "tag",
+          "shards",
+          "model",
+          "dsConfig",
+          "paramGroups",
+          "overwrite",
+          "trustMasters",
+          "partBytes")),
   INSPECT(HelpText.INSPECT, List.of("input"), Set.of("tag", "targetWorldSize", "json", "html")),
   VERIFY(
       HelpText.VERIFY, List.of("input", "output"), Set.of("tag", "outputTag", "partBytes", "json")),

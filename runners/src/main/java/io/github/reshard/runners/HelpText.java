@@ -29,6 +29,20 @@ final class HelpText {
         --tag=TAG              Which checkpoint inside --input, for example global_step500.
                                Default: what the file `latest` says.
 
+      Shards that you saved yourself: torch.save(optimizer.state_dict(), ...) on every rank
+        A directory of files such as optimizer.00.pt needs nothing more than --input; the output
+        holds the same names for M ranks. docs/user-shards.md is the guide.
+        --shards=PATTERN       Other names: the file name with one * in the place of the rank, such
+                               as 'step900-rank*.pt'. Quote it. Default: the usual names.
+        --model=FILE           The model's state dict at the same step: a torch file, safetensors,
+                               or the index of several. It proves the order of parameters, which
+                               the shards cannot tell; ZeRO-3 needs it for names and shapes.
+                               Default: the order is taken on trust, and that is said.
+        --dsConfig=FILE        The DeepSpeed configuration of the run. Default: what the shards
+                               show.
+        --paramGroups=FILE     JSON, for ZeRO-3 with several param groups: a list of the names of
+                               each group, in order. Default: one group.
+
       How careful to be
         --overwrite            Replace the tag if --output already holds it.
                                Default: refuse, and touch nothing.

@@ -53,9 +53,9 @@ public record Manifest(Map<String, Integer> digests) {
         .formatted(parameter.name(), parameter.mpRank(), parameter.expertRank(), state);
   }
 
-  /** Where it lies, relative to the output directory. */
+  /** Where it lies, relative to the output directory; an output without a tag holds it itself. */
   static String path(String tag) {
-    return tag + "/" + CheckpointFiles.MANIFEST;
+    return tag.isEmpty() ? CheckpointFiles.MANIFEST : tag + "/" + CheckpointFiles.MANIFEST;
   }
 
   /**
@@ -198,6 +198,9 @@ public record Manifest(Map<String, Integer> digests) {
   private static void addCarriedWeight(
       ReshardPlan plan, ModuleWeight weight, Parameter parameter, ObjectNode states) {
     SourceFile file = plan.sources().get(weight.source().file());
+    if (file.entries().isEmpty()) {
+      return; // safetensors have no CRC
+    }
     TorchFile.Entry entry = file.entries().get(weight.source().entry());
     if (file.hasCrcs()
         && entry.payloadOffset() == weight.source().offset()

@@ -24,7 +24,7 @@ import java.util.regex.Pattern;
  * runtime/pipe/module.py ({@code ckpt_layer_path}).
  *
  * @param directory what {@code save_checkpoint} was given
- * @param tag the tag
+ * @param tag the tag; empty for shards that {@code save_checkpoint} did not write
  * @param models {@code mp_rank_MM_model_states.pt} by mp rank
  * @param rankModels {@code zero_pp_rank_D_mp_rank_MM_model_states.pt} (ZeRO-3) by mp rank and
  *     data-parallel rank
@@ -122,6 +122,22 @@ public record CheckpointFiles(
         beside);
   }
 
+  /** The files around shards that a user saved. */
+  static CheckpointFiles of(UserShards user) {
+    SortedMap<Integer, SortedMap<Integer, FileStat>> optimizers = new TreeMap<>();
+    optimizers.put(0, user.shards());
+    return new CheckpointFiles(
+        user.directory(),
+        "",
+        new TreeMap<>(),
+        new TreeMap<>(),
+        optimizers,
+        List.of(),
+        List.of(),
+        List.of(),
+        user.beside().stream().map(file -> new Carried(file.name(), file)).toList());
+  }
+
   private static SourceStore.Listing list(SourceStore store, String directory) throws IOException {
     try {
       return store.list(directory);
@@ -168,6 +184,11 @@ public record CheckpointFiles(
       open.readFully(0, text);
     }
     return new String(text.array(), StandardCharsets.UTF_8);
+  }
+
+  /** Whether DeepSpeed names its optimizer files so. */
+  static boolean isOptimizerName(String name) {
+    return OPTIMIZER.matcher(name).matches();
   }
 
   private static boolean isTag(SourceStore store, String directory) throws IOException {

@@ -29,12 +29,16 @@ import java.util.stream.Stream;
 
 /** Plans the reshard of a checkpoint of ZeRO-1 or 2, mixtures of experts among them. */
 final class FlatPlanner {
+  static final String ROUND_ROBIN_NOTE =
+      "round_robin_gradients: param_slice_mappings are written as DeepSpeed writes them, which is not where the parameters are. "
+          + "load_checkpoint ignores them; ds_to_universal.py would scramble this checkpoint.";
+
   private final PlanBuilder plan;
   private final Map<String, TorchFile> layers = new LinkedHashMap<>();
   private final Map<String, TorchFile> experts = new LinkedHashMap<>();
   private final IdentityHashMap<TorchFile, Integer> sources = new IdentityHashMap<>();
 
-  private FlatPlanner(PlanBuilder plan) {
+  FlatPlanner(PlanBuilder plan) {
     this.plan = plan;
   }
 
@@ -63,7 +67,7 @@ final class FlatPlanner {
   }
 
   /** The models of an mp rank, by expert-parallel size and expert-parallel rank. */
-  private record Models(ParamGroups groups, Map<Integer, List<Integer>> indices) {
+  record Models(ParamGroups groups, Map<Integer, List<Integer>> indices) {
     /** For each param group of the file of {@code rank}, the partitioned group. */
     List<FileGroup> refs(PlanBuilder plan, int rank, int worldSize) {
       List<FileGroup> refs = new ArrayList<>();
@@ -97,21 +101,21 @@ final class FlatPlanner {
     planModelFile(modelStat, modelFile, modelSource, models.refs(plan, 0, ranks));
     addWeightsBeside(modelFile.path(), mpRank, models);
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
-      planOptimizerFile(shards, rank, models.refs(plan, rank, plan.targetWorldSize));
+      String name = optimizerName(shards, rank);
+      planOptimizerFile(
+          shards,
+          rank,
+          plan.files.tag() + "/" + name,
+          models.refs(plan, rank, plan.targetWorldSize));
     }
-    for (List<Integer> indices : models.indices().values()) {
-      for (int index : indices) {
-        addPadding(index, plan.models.get(index));
-      }
-    }
+    addPadding(models);
     if (groups.roundRobin()) {
-      plan.notes.add(
-          "round_robin_gradients: param_slice_mappings are written as DeepSpeed writes them, which is not where the parameters are. "
-              + "load_checkpoint ignores them; ds_to_universal.py would scramble this checkpoint.");
+      plan.notes.add(ROUND_ROBIN_NOTE);
     }
   }
 
-  private Models addModels(int mpRank, ParamGroups groups, int ranks) {
+  /** Registers the partitioned models of an mp rank; their partitions are yet to be added. */
+  Models addModels(int mpRank, ParamGroups groups, int ranks) {
     Map<Integer, List<Integer>> indices = new HashMap<>();
     for (int size : groups.expertParallelSizes()) {
       boolean dense = size == ParamGroups.DENSE;
@@ -159,7 +163,7 @@ final class FlatPlanner {
   }
 
   /** What is not partitioned must be the same on all ranks. */
-  private void requireReplicasAgree(List<Shard> shards, List<FileGroup> refs) throws IOException {
+  void requireReplicasAgree(List<Shard> shards, List<FileGroup> refs) throws IOException {
     List<OptimizerRewrite.Group> groups =
         refs.stream().map(ref -> new OptimizerRewrite.Group(ref.source(), ref.group())).toList();
     ReplicaComparison comparison =
@@ -346,13 +350,28 @@ final class FlatPlanner {
         .filter(entry -> entry.value().asTensor().isPresent());
   }
 
-  private void planOptimizerFile(List<Shard> shards, int rank, List<FileGroup> refs) {
-    int templateRank = rank < shards.size() ? rank : 0;
-    Shard template = shards.get(templateRank);
-    FileStat stat = plan.sources.get(template.source()).stat();
-    String name =
-        stat.name()
-            .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+  private String optimizerName(List<Shard> shards, int rank) {
+    int templateRank = templateRank(shards, rank);
+    return plan.sources
+        .get(shards.get(templateRank).source())
+        .stat()
+        .name()
+        .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+  }
+
+  /** The source rank that says everything that is not partitioned. */
+  private static int templateRank(List<Shard> shards, int rank) {
+    return rank < shards.size() ? rank : 0;
+  }
+
+  /**
+   * Plans the file of a target rank.
+   *
+   * @param path where it goes, relative to the output
+   */
+  void planOptimizerFile(List<Shard> shards, int rank, String path, List<FileGroup> refs) {
+    Shard template = shards.get(templateRank(shards, rank));
+    String name = path.substring(path.lastIndexOf('/') + 1);
     Recipe recipe = new Recipe.OptimizerFile(template.source(), rank, indices(refs));
     TargetFiles.Planned planned =
         TargetFiles.plan(
@@ -362,7 +381,7 @@ final class FlatPlanner {
             plan.models,
             plan.sourceWorldSize(),
             plan.targetWorldSize);
-    PlanBuilder.Written written = plan.addTarget(plan.files.tag() + "/" + name, recipe, planned);
+    PlanBuilder.Written written = plan.addTarget(path, recipe, planned);
     for (int e = 0; e < planned.storages().size(); e++) {
       Rewritten.Storage storage = planned.storages().get(e);
       Address begin = written.storages().get(e);
@@ -384,6 +403,14 @@ final class FlatPlanner {
    * Reads what the source's padding holds: an optimizer may begin its state at another value than
    * zero.
    */
+  void addPadding(Models models) throws IOException {
+    for (List<Integer> indices : models.indices().values()) {
+      for (int index : indices) {
+        addPadding(index, plan.models.get(index));
+      }
+    }
+  }
+
   private void addPadding(int index, PartitionedModel model) throws IOException {
     PaddingReader reader = new PaddingReader(plan.store, plan.sources);
     for (int g = 0; g < model.states().size(); g++) {

@@ -31,7 +31,9 @@ record OptimizerStates(PickledValue root) {
 
   /** The optimizer's own {@code state_dict()}. */
   PickledValue stateDict() {
-    return root.find(WRAPPER).orElse(root);
+    return root.find(ShardedStates.FLAT_GROUPS).isPresent()
+        ? root
+        : root.find(WRAPPER).orElse(root);
   }
 
   /** Whether BF16_Optimizer wrote it: it alone records no stage. */

@@ -77,7 +77,7 @@ final class PlanBuilder {
 
   /** Where the checkpoint is, for messages. */
   String where() {
-    return files.directory() + "/" + files.tag();
+    return files.tag().isEmpty() ? files.directory() : files.directory() + "/" + files.tag();
   }
 
   TorchFile read(FileStat stat) throws IOException {

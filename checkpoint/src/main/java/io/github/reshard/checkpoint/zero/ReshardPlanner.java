@@ -29,11 +29,30 @@ public final class ReshardPlanner {
     }
     files.others().forEach(other -> plan.copyAsIs(other.path(), other.stat()));
     files.beside().forEach(other -> plan.copyAsIs(other.path(), other.stat()));
+    return finished(plan, files.tag(), partBytes);
+  }
+
+  /**
+   * Plans the reshard of shards that a user saved.
+   *
+   * @param hints what the user adds to them
+   * @throws RefusedException if they are not the shards of all ranks of one run at one step, or hold
+   *     what is not understood
+   */
+  public static ReshardPlan plan(
+      SourceStore store, UserShards user, UserHints hints, int targetWorldSize, long partBytes)
+      throws IOException {
+    PlanBuilder plan = new PlanBuilder(store, CheckpointFiles.of(user), targetWorldSize);
+    UserShardsPlanner.plan(plan, user, hints);
+    return finished(plan, "", partBytes);
+  }
+
+  private static ReshardPlan finished(PlanBuilder plan, String tag, long partBytes) {
     return new ReshardPlan(
-        files.directory() + "/" + files.tag(),
-        files.tag(),
+        plan.where(),
+        tag,
         plan.sourceWorldSize(),
-        targetWorldSize,
+        plan.targetWorldSize,
         plan.parallelism,
         plan.sources,
         plan.targets,

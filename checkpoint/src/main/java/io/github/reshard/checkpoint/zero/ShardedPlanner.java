@@ -31,7 +31,7 @@ import java.util.function.Supplier;
 final class ShardedPlanner {
   private final PlanBuilder plan;
 
-  private ShardedPlanner(PlanBuilder plan) {
+  ShardedPlanner(PlanBuilder plan) {
     this.plan = plan;
   }
 
@@ -58,7 +58,7 @@ final class ShardedPlanner {
   }
 
   /** A file of one source rank. */
-  private record RankFile(int source, TorchFile file) {}
+  record RankFile(int source, TorchFile file) {}
 
   /** What is worked out once for all files that say the same; usually those of all ranks do. */
   private static final class Shared<T> {
@@ -161,7 +161,7 @@ final class ShardedPlanner {
     }
   }
 
-  private static PartitionedModel model(int mpRank, ShardedLayout source, ShardedLayout target) {
+  static PartitionedModel model(int mpRank, ShardedLayout source, ShardedLayout target) {
     return new PartitionedModel(
         mpRank,
         ParamId.NO_EXPERT,
@@ -228,6 +228,11 @@ final class ShardedPlanner {
                   file.file().path() + ", " + partition.tensor().path(),
                   partition.tensor().tensor()));
     }
+  }
+
+  /** Checks the optimizer file of {@code rank} and notes where its partitions are. */
+  void addPartitions(int rank, RankFile file, int model) {
+    addPartitions(rank, file, partitions(file, plan.models.get(model)), model);
   }
 
   /** Checks an optimizer file against the layout and finds its sub-groups. */
@@ -308,7 +313,7 @@ final class ShardedPlanner {
     return located;
   }
 
-  private void requireReplicasAgree(
+  void requireReplicasAgree(
       List<RankFile> models,
       List<RankFile> optimizers,
       ShardedLayout source,
@@ -335,7 +340,7 @@ final class ShardedPlanner {
    * When boundaries move, a sub-group takes what is not partitioned from another one of its param
    * group, so all of these must have the same.
    */
-  private void requireSubGroupsAgree(ShardedStates states, RankFile file, ShardedLayout layout)
+  void requireSubGroupsAgree(ShardedStates states, RankFile file, ShardedLayout layout)
       throws IOException {
     for (int b = 1; b < layout.buckets(); b++) {
       if (layout.groupOf(b) != layout.groupOf(b - 1)) {
@@ -435,10 +440,31 @@ final class ShardedPlanner {
                 () ->
                     TargetFiles.pickled(
                         template.file(), recipe, plan.models, plan.targetWorldSize));
+    planFile(template, rank, plan.files.tag() + "/" + name, recipe, content, partitioned);
+  }
+
+  /**
+   * Plans a file of a target rank.
+   *
+   * @param path where it goes, relative to the output
+   * @param content what it says
+   * @param partitioned the model whose partitions the file holds
+   */
+  void planFile(
+      RankFile template,
+      int rank,
+      String path,
+      Recipe recipe,
+      TargetFiles.Pickled content,
+      int partitioned) {
     TargetFiles.Planned planned =
         TargetFiles.plan(
-            template.file(), name, content, plan.sourceWorldSize(), plan.targetWorldSize);
-    PlanBuilder.Written written = plan.addTarget(plan.files.tag() + "/" + name, recipe, planned);
+            template.file(),
+            path.substring(path.lastIndexOf('/') + 1),
+            content,
+            plan.sourceWorldSize(),
+            plan.targetWorldSize);
+    PlanBuilder.Written written = plan.addTarget(path, recipe, planned);
     for (int e = 0; e < planned.storages().size(); e++) {
       Rewritten.Storage storage = planned.storages().get(e);
       Address begin = written.storages().get(e);

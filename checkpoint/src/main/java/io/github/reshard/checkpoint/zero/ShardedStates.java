@@ -25,10 +25,12 @@ import java.util.Optional;
 record ShardedStates(PickledValue root) {
   static final String PARTITION_COUNT = "partition_count";
   static final String DS_ID = "ds_id";
+  static final String FLAT_GROUPS = "fp32_flat_groups";
   private static final String WRAPPER = "optimizer_state_dict";
 
+  /** The optimizer's own {@code state_dict()}, in which the key of the wrapper is one as well. */
   PickledValue stateDict() {
-    return root.find(WRAPPER).orElse(root);
+    return root.find(FLAT_GROUPS).isPresent() ? root : root.find(WRAPPER).orElse(root);
   }
 
   int stage() {
@@ -41,7 +43,7 @@ record ShardedStates(PickledValue root) {
   }
 
   PickledValue flatGroups() {
-    return stateDict().get("fp32_flat_groups");
+    return stateDict().get(FLAT_GROUPS);
   }
 
   PickledValue paramGroups() {

@@ -51,7 +51,8 @@ record SubGroups(List<Parameter> parameters, List<Integer> firsts, PickledValue 
     return subGroup + 1 < firsts.size() ? firsts.get(subGroup + 1) : parameters.size();
   }
 
-  private boolean agree(ShardedLayout layout) {
+  /** Whether {@code layout} has these boundaries. */
+  boolean agree(ShardedLayout layout) {
     if (layout.buckets() != firsts.size()) {
       return false;
     }
@@ -91,10 +92,21 @@ record SubGroups(List<Parameter> parameters, List<Integer> firsts, PickledValue 
       }
       return size;
     }
-    return inferred(ranks, targetRanks, notes);
+    return inferred(
+        ranks,
+        targetRanks,
+        notes,
+        "ds_config is not stored, only the path of its file",
+        "Save the checkpoint once from a run whose config is given as a dict.");
   }
 
-  private long inferred(int ranks, int targetRanks, List<String> notes) {
+  /**
+   * As the boundaries tell it.
+   *
+   * @param because why it has to be told by them
+   * @param remedy what the user can do if they leave several
+   */
+  long inferred(int ranks, int targetRanks, List<String> notes, String because, String remedy) {
     ShardedLayout pieces = new ShardedLayout(ranks, parameters, 0);
     long above = -1;
     long atMost = Long.MAX_VALUE;
@@ -118,19 +130,19 @@ record SubGroups(List<Parameter> parameters, List<Integer> firsts, PickledValue 
     }
     if (smallest <= DEFAULT_SIZE && DEFAULT_SIZE <= atMost) {
       notes.add(
-          "ds_config is not stored, only the path of its file; sub_group_size is taken to be DeepSpeed's default of %d, which fits the sub-groups"
-              .formatted(DEFAULT_SIZE));
+          "%s; sub_group_size is taken to be DeepSpeed's default of %d, which fits the sub-groups"
+              .formatted(because, DEFAULT_SIZE));
       return DEFAULT_SIZE;
     }
     if (!new ShardedLayout(targetRanks, parameters, smallest)
         .hasBoundariesOf(new ShardedLayout(targetRanks, parameters, atMost))) {
       throw shapes.refused(
-          "ds_config is not stored, only the path of its file, and sub_group_size may be anything from %d to %d, which makes different sub-groups at %d ranks. Save the checkpoint once from a run whose config is given as a dict."
-              .formatted(smallest, atMost, targetRanks));
+          "%s, and sub_group_size may be anything from %d to %d, which makes different sub-groups at %d ranks. %s"
+              .formatted(because, smallest, atMost, targetRanks, remedy));
     }
     notes.add(
-        "ds_config is not stored, only the path of its file; every sub_group_size that fits the source makes the same sub-groups at %d ranks"
-            .formatted(targetRanks));
+        "%s; every sub_group_size that fits the source makes the same sub-groups at %d ranks"
+            .formatted(because, targetRanks));
     return smallest;
   }
 }

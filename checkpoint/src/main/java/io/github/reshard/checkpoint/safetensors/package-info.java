@@ -1,0 +1,2 @@
+/** Safetensors files: which tensors they hold and where. */
+package io.github.reshard.checkpoint.safetensors;

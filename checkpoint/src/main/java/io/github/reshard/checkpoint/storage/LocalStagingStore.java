@@ -1,0 +1,224 @@
+package io.github.reshard.checkpoint.storage;
+
+import io.github.reshard.checkpoint.OutputException;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.channels.FileLock;
+import java.nio.file.FileAlreadyExistsException;
+import java.nio.file.FileVisitResult;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.SimpleFileVisitor;
+import java.nio.file.StandardOpenOption;
+import java.nio.file.attribute.BasicFileAttributes;
+import java.nio.file.attribute.PosixFilePermission;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Optional;
+import java.util.Set;
+
+/** A place on a local file system whose files grow in a directory of their own until published. */
+abstract class LocalStagingStore implements TargetStore {
+  private static final long serialVersionUID = 1L;
+  private static final Object PUBLISHING = new Object();
+
+  /** Where the output goes. */
+  abstract Path directory();
+
+  /** Where unpublished files grow. */
+  abstract Path staging();
+
+  /** Is there while publishing is under way, and left behind by a crash in the middle of it. */
+  abstract Path marker();
+
+  /** Makes the staged files the output; only one at a time runs this. */
+  abstract void replace(List<String> paths, String manifest, byte[] content) throws IOException;
+
+  @Override
+  public PositionalFile open(String path) throws IOException {
+    Path file = staging().resolve(path);
+    try {
+      makeDirectory(file.getParent());
+      FileChannel channel =
+          FileChannel.open(file, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+      return new LocalPositionalFile(file, channel);
+    } catch (IOException e) {
+      throw new OutputException(file.toString(), "cannot be created: " + e, e);
+    }
+  }
+
+  /**
+   * Makes {@code directory} and those above it, but not the one that all unpublished files lie in:
+   * a worker that is late must not bring back what was published.
+   */
+  private void makeDirectory(Path directory) throws IOException {
+    if (directory.equals(staging()) || Files.isDirectory(directory)) {
+      return;
+    }
+    makeDirectory(directory.getParent());
+    try {
+      Files.createDirectory(directory);
+    } catch (FileAlreadyExistsException e) {
+      if (!Files.isDirectory(directory)) {
+        throw e;
+      }
+    }
+  }
+
+  private record LocalPositionalFile(Path path, FileChannel channel) implements PositionalFile {
+    @Override
+    public void write(long position, ByteBuffer source) {
+      try {
+        long at = position;
+        while (source.hasRemaining()) {
+          at += channel.write(source, at);
+        }
+      } catch (IOException e) {
+        throw new OutputException(path.toString(), "cannot be written: " + e.getMessage(), e);
+      }
+    }
+
+    @Override
+    public void close() {
+      try {
+        channel.close();
+      } catch (IOException e) {
+        throw new OutputException(path.toString(), "cannot be written: " + e.getMessage(), e);
+      }
+    }
+  }
+
+  @Override
+  public void finish(String path, long bytes, boolean executable) throws IOException {
+    Path file = staging().resolve(path);
+    try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
+      if (channel.size() != bytes) {
+        throw new OutputException(
+            file.toString(),
+            "has %d bytes where %d were written. Something else writes to it, or the file system lost them."
+                .formatted(channel.size(), bytes));
+      }
+      markExecutable(file, executable);
+      channel.force(true);
+    } catch (IOException e) {
+      throw new OutputException(file.toString(), "cannot be made durable: " + e.getMessage(), e);
+    }
+  }
+
+  /** Whoever may read a program may run it. */
+  private static void markExecutable(Path file, boolean executable) throws IOException {
+    if (!executable || !file.getFileSystem().supportedFileAttributeViews().contains("posix")) {
+      return;
+    }
+    Set<PosixFilePermission> permissions = new HashSet<>(Files.getPosixFilePermissions(file));
+    if (permissions.contains(PosixFilePermission.OWNER_READ)) {
+      permissions.add(PosixFilePermission.OWNER_EXECUTE);
+    }
+    if (permissions.contains(PosixFilePermission.GROUP_READ)) {
+      permissions.add(PosixFilePermission.GROUP_EXECUTE);
+    }
+    if (permissions.contains(PosixFilePermission.OTHERS_READ)) {
+      permissions.add(PosixFilePermission.OTHERS_EXECUTE);
+    }
+    Files.setPosixFilePermissions(file, permissions);
+  }
+
+  @Override
+  public void publish(List<String> paths, String manifest, byte[] content) throws IOException {
+    try {
+      if (!Files.exists(staging())) {
+        requirePublished(paths);
+        return;
+      }
+      // Runners may run this twice at once: in one process the monitor keeps the two apart, in two
+      // processes the lock does.
+      synchronized (PUBLISHING) {
+        try (FileChannel channel =
+                FileChannel.open(marker(), StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+            FileLock lock = channel.lock()) {
+          if (lock.isValid() && Files.exists(staging())) {
+            replace(paths, manifest, content);
+          } else {
+            requirePublished(paths);
+          }
+        }
+      }
+    } catch (IOException e) {
+      throw new OutputException(directory().toString(), "cannot be published: " + e, e);
+    }
+  }
+
+  private void requirePublished(List<String> paths) {
+    firstMissing(directory(), paths)
+        .ifPresent(
+            missing -> {
+              throw gone(missing);
+            });
+  }
+
+  static Optional<Path> firstMissing(Path directory, List<String> paths) {
+    return paths.stream().map(directory::resolve).filter(path -> !Files.exists(path)).findFirst();
+  }
+
+  static OutputException gone(Path missing) {
+    return new OutputException(
+        missing.toString(),
+        "is gone before it was published: did something delete it, or another run write to the same output? Run again.");
+  }
+
+  @Override
+  public void abandon() throws IOException {
+    if (!Files.exists(marker())) {
+      deleteTree(staging());
+    }
+  }
+
+  static void write(Path file, byte[] content) throws IOException {
+    try (FileChannel channel =
+        FileChannel.open(
+            file,
+            StandardOpenOption.CREATE,
+            StandardOpenOption.WRITE,
+            StandardOpenOption.TRUNCATE_EXISTING)) {
+      ByteBuffer bytes = ByteBuffer.wrap(content);
+      while (bytes.hasRemaining()) {
+        channel.write(bytes);
+      }
+      channel.force(true);
+    }
+  }
+
+  /** Makes renames in a directory durable. */
+  static void sync(Path directory) throws IOException {
+    try (FileChannel channel = FileChannel.open(directory, StandardOpenOption.READ)) {
+      channel.force(true);
+    }
+  }
+
+  static void deleteTree(Path root) throws IOException {
+    if (!Files.exists(root)) {
+      return;
+    }
+    Files.walkFileTree(
+        root,
+        new SimpleFileVisitor<>() {
+          @Override
+          public FileVisitResult visitFile(Path file, BasicFileAttributes attributes)
+              throws IOException {
+            Files.delete(file);
+            return FileVisitResult.CONTINUE;
+          }
+
+          @Override
+          public FileVisitResult postVisitDirectory(Path directory, IOException failure)
+              throws IOException {
+            if (failure != null) {
+              throw failure;
+            }
+            Files.delete(directory);
+            return FileVisitResult.CONTINUE;
+          }
+        });
+  }
+}

@@ -1,0 +1,275 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.pickle.PyInstance;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.storage.FileStat;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
+
+/**
+ * The param groups of ZeRO-1 and 2 as the shards alone tell them: {@code param_slice_mappings} have
+ * the names in the order in which the optimizer was given the parameters, and a parameter has as
+ * many elements as its fragments together. Shapes are not known; a parameter is a row of elements.
+ */
+final class ShardGroups {
+  private ShardGroups() {}
+
+  /**
+   * How many ranks saved the shards, which is what the largest {@code partition_count} says: only
+   * groups of experts have a smaller one.
+   *
+   * @throws RefusedException if a shard of one of them is missing or there are others beside them
+   */
+  static int worldSize(UserShards user, SortedMap<Integer, OptimizerStates> shards) {
+    Map<Integer, Integer> sizes = new LinkedHashMap<>();
+    shards.forEach(
+        (rank, states) ->
+            sizes.put(
+                rank,
+                Math.toIntExact(
+                    Math.min(
+                        Integer.MAX_VALUE,
+                        states.partitionCounts().stream().mapToLong(n -> n).max().orElse(0)))));
+    int first = shards.firstKey();
+    int size = sizes.get(first);
+    sizes.forEach(
+        (rank, other) -> {
+          if (other != size) {
+            throw new RefusedException(
+                user.shards().get(rank).path(),
+                "is one of %d shards (partition_count), %s is one of %d. They are of different runs."
+                    .formatted(other, user.shards().get(first).name(), size));
+          }
+        });
+    if (size < 1) {
+      throw new RefusedException(
+          user.shards().get(first).path(), "has no param groups, so there is nothing to reshard.");
+    }
+    requireRanks(user, size, "partition_count");
+    return size;
+  }
+
+  /**
+   * Checks that there is one shard for each rank.
+   *
+   * @param saysSo what in the shards says how many they are
+   * @throws RefusedException if not
+   */
+  static void requireRanks(UserShards user, int size, String saysSo) {
+    List<Integer> missing =
+        IntStream.range(0, size).filter(r -> !user.shards().containsKey(r)).boxed().toList();
+    SortedMap<Integer, FileStat> foreign = user.shards().tailMap(size);
+    if (missing.isEmpty() && foreign.isEmpty()) {
+      return;
+    }
+    StringBuilder problem =
+        new StringBuilder(
+            "%d ranks saved these shards (%s is %d), and %d %s here."
+                .formatted(
+                    size,
+                    saysSo,
+                    size,
+                    user.shards().size(),
+                    user.shards().size() == 1 ? "is" : "are"));
+    if (!missing.isEmpty()) {
+      problem
+          .append(" Missing: ")
+          .append(
+              missing.stream().limit(8).map(user::nameOf).collect(Collectors.joining(", ")))
+          .append(missing.size() > 8 ? " and %d more.".formatted(missing.size() - 8) : ".");
+    }
+    if (!foreign.isEmpty()) {
+      problem
+          .append(" Not of these ranks: ")
+          .append(foreign.values().stream().map(FileStat::name).collect(Collectors.joining(", ")))
+          .append(".");
+    }
+    problem.append(
+        missing.isEmpty()
+            ? " Keep the shards of one run."
+            : " Every shard holds a part that is in no other, so all %d are needed, however many ranks go on with them."
+                .formatted(size));
+    throw new RefusedException(user.directory() + "/" + user.pattern(), problem.toString());
+  }
+
+  /**
+   * The groups.
+   *
+   * @param shards one for each of the ranks
+   * @throws RefusedException if the shards contradict each other
+   */
+  static ParamGroups of(List<Shard> shards) {
+    OptimizerStates first = shards.get(0).states();
+    requireSameGroups(shards);
+    RefusedException refused = null;
+    // Nothing in a shard says which ranks have the same experts; only one reading fits together.
+    for (boolean dataFirst : new boolean[] {false, true}) {
+      List<ParamGroups.Group> groups = new ArrayList<>();
+      try {
+        for (int g = 0; g < first.groups(); g++) {
+          groups.add(
+              new ParamGroups.Group(
+                  parameters(shards, g, first.expertParallelSize(g), dataFirst),
+                  first.expertParallelSize(g)));
+        }
+        return new ParamGroups(groups, false, dataFirst);
+      } catch (RefusedException e) {
+        refused = refused == null ? e : refused;
+      }
+    }
+    throw refused;
+  }
+
+  private static void requireSameGroups(List<Shard> shards) {
+    List<Long> counts = shards.get(0).states().partitionCounts();
+    for (Shard shard : shards) {
+      if (!shard.states().partitionCounts().equals(counts)) {
+        throw new RefusedException(
+            shard.file().path(),
+            "partition_count is %s, in %s it is %s. The shards are of different runs."
+                .formatted(
+                    shard.states().partitionCounts(), shards.get(0).file().path(), counts));
+      }
+    }
+  }
+
+  private static List<Parameter> parameters(
+      List<Shard> shards, int group, int expertParallelSize, boolean dataFirst) {
+    int worldSize = shards.size();
+    long count = shards.get(0).states().partitionCounts().get(group);
+    int sharers = worldSize / Math.max(1, expertParallelSize);
+    if (count != sharers || worldSize % Math.max(1, expertParallelSize) != 0) {
+      throw new RefusedException(
+          shards.get(0).file().path(),
+          "partition_count of param group %d is %d, expected %d for %d ranks%s."
+              .formatted(
+                  group,
+                  count,
+                  sharers,
+                  worldSize,
+                  expertParallelSize == ParamGroups.DENSE
+                      ? ""
+                      : " of expert-parallel size " + expertParallelSize));
+    }
+    ParamGroups placement = new ParamGroups(List.of(), false, dataFirst);
+    List<Parameter> parameters = null;
+    for (int expertRank = 0; expertRank < Math.max(1, expertParallelSize); expertRank++) {
+      int wanted = expertRank;
+      List<Shard> sharing =
+          IntStream.range(0, worldSize)
+              .filter(
+                  r ->
+                      expertParallelSize == ParamGroups.DENSE
+                          || placement.expertRank(r, worldSize, expertParallelSize) == wanted)
+              .mapToObj(shards::get)
+              .toList();
+      List<Parameter> found = new Walk(group).over(sharing);
+      if (parameters != null && !parameters.equals(found)) {
+        throw new RefusedException(
+            sharing.get(0).file().path(),
+            "param group %d holds other parameters than on the first rank. The shards are of different runs."
+                .formatted(group));
+      }
+      parameters = found;
+    }
+    return parameters;
+  }
+
+  /** Puts the fragments of the ranks that share a group one behind the other. */
+  private static final class Walk {
+    private final int group;
+    private final Map<String, Long> elements = new LinkedHashMap<>();
+    private String last;
+
+    Walk(int group) {
+      this.group = group;
+    }
+
+    List<Parameter> over(List<Shard> sharing) {
+      long data = 0;
+      for (Shard shard : sharing) {
+        PickledValue mappings =
+            shard
+                .states()
+                .stateDict()
+                .findPresent(OptimizerStates.PARAM_SLICE_MAPPINGS)
+                .orElse(null);
+        data += dataElements(shard);
+        if (mappings != null) {
+          add(mappings.items().get(group));
+        }
+      }
+      if (elements.isEmpty() && data > 0) {
+        // Before param_slice_mappings there were no names; the flat group is cut as a whole then.
+        return List.of(new Parameter("all parameters of group " + group, List.of(data), group));
+      }
+      return elements.entrySet().stream()
+          .map(e -> new Parameter(e.getKey(), List.of(e.getValue()), group))
+          .toList();
+    }
+
+    private long dataElements(Shard shard) {
+      OptimizerStates states = shard.states();
+      long master = states.tensors(group).get(states.tensors(group).size() - 1).tensor().numel();
+      return states.isBf16Optimizer()
+          ? master - states.numbers(OptimizerStates.GROUP_PADDINGS).get(group)
+          : master;
+    }
+
+    private void add(PickledValue mapping) {
+      long at = 0;
+      for (PickledValue.Entry entry : mapping.children()) {
+        PyObject fields =
+            entry.value().node() instanceof PyInstance made ? made.state() : entry.value().node();
+        PickledValue address = new PickledValue(entry.value().file(), entry.value().path(), fields);
+        long start = address.get("start").asLong();
+        long numel = address.get("numel").asLong();
+        boolean known = elements.containsKey(entry.key());
+        if (start != at || numel < 1 || (known && (!entry.key().equals(last) || at > 0))) {
+          throw entry
+              .value()
+              .refused(
+                  known
+                      ? "the shards of the ranks before it hold this parameter already, and then others. Is a shard there twice, or under the name of another rank?"
+                      : "expected a fragment that begins at element %d, found %d elements from %d."
+                          .formatted(at, numel, start));
+        }
+        elements.merge(entry.key(), numel, Math::addExact);
+        last = entry.key();
+        at += numel;
+      }
+    }
+  }
+
+  /** The shards by rank, as the checks of the number of ranks want them. */
+  static SortedMap<Integer, OptimizerStates> byRank(SortedMap<Integer, Shard> shards) {
+    SortedMap<Integer, OptimizerStates> states = new TreeMap<>();
+    shards.forEach((rank, shard) -> states.put(rank, shard.states()));
+    return states;
+  }
+
+  /** Whether round robin would put the parameters of a group in another order. */
+  static boolean orderMatters(ParamGroups groups, int worldSize) {
+    ParamGroups reordered = new ParamGroups(groups.groups(), true, groups.dataFirst());
+    for (int size : groups.expertParallelSizes()) {
+      FlatLayout plain = groups.layout(worldSize, size, 0);
+      FlatLayout robin = reordered.layout(worldSize, size, 0);
+      for (int group = 0; group < plain.buckets(); group++) {
+        if (!Arrays.equals(plain.flatOrder(group), robin.flatOrder(group))) {
+          return true;
+        }
+      }
+    }
+    return false;
+  }
+}

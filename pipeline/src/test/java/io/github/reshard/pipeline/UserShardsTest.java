@@ -1,0 +1,451 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.RefusedException;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** Shards that a user saved: torch.save(optimizer.state_dict(), f"optimizer.{rank:02d}.pt"). */
+class UserShardsTest {
+  private static final Path TESTDATA = Path.of(System.getProperty("reshard.testdata"));
+  private static final Path CASES = TESTDATA.resolve("usershards");
+  private static final Path TWO_GROUPS = TESTDATA.resolve("corpus/z2-fp32-twogroups");
+
+  @TempDir Path directory;
+
+  private Path output() {
+    return directory.resolve("output");
+  }
+
+  private ReshardReport reshard(Path input, int worldSize, String... more) {
+    return reshard(input, output(), worldSize, more);
+  }
+
+  private static ReshardReport reshard(Path input, Path output, int worldSize, String... more) {
+    ReshardOptions options = Resharding.options(input, output, worldSize);
+    for (String option : more) {
+      String value = option.substring(option.indexOf('=') + 1);
+      switch (option.substring(0, option.indexOf('='))) {
+        case "shards" -> options.setShards(value);
+        case "model" -> options.setModel(value);
+        case "dsConfig" -> options.setDsConfig(value);
+        case "paramGroups" -> options.setParamGroups(value);
+        case "overwrite" -> options.setOverwrite(true);
+        default -> throw new IllegalArgumentException(option);
+      }
+    }
+    return Resharding.run(options);
+  }
+
+  private static String shard(int rank) {
+    return "optimizer.%02d.pt".formatted(rank);
+  }
+
+  private static List<String> names(Path directory) {
+    try (Stream<Path> files = Files.list(directory)) {
+      return files.map(file -> file.getFileName().toString()).sorted().toList();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private Path copied(Path from) throws IOException {
+    Path copy = Files.createDirectories(directory.resolve("input"));
+    for (String name : names(from)) {
+      Files.copy(from.resolve(name), copy.resolve(name));
+    }
+    return copy;
+  }
+
+  @ParameterizedTest
+  @CsvSource({"z1-fp32, 2", "z2-fp16-twogroups, 3", "z1-bf16-optimizer, 3", "z2-bf16, 2"})
+  void eachShardIsWhatDeepSpeedReturnsThere(String name, int worldSize) {
+    reshard(CASES.resolve(name).resolve("user"), worldSize);
+
+    Path reference = CASES.resolve(name).resolve("reference-" + worldSize);
+    assertThat(names(output())).containsAll(names(reference));
+    for (int rank = 0; rank < worldSize; rank++) {
+      assertThat(
+              ShardComparison.firstDifference(
+                  reference.resolve(shard(rank)), null, output().resolve(shard(rank))))
+          .isEmpty();
+    }
+    assertThat(output().resolve(shard(worldSize))).doesNotExist();
+  }
+
+  @ParameterizedTest
+  @ValueSource(ints = {2, 8})
+  void eachShardIsTheStateInTheCheckpointOfThatManyRanks(int worldSize) {
+    reshard(TWO_GROUPS.resolve("user"), worldSize, "model=pytorch_model.bin");
+
+    for (int rank = 0; rank < worldSize; rank++) {
+      Path reference =
+          TWO_GROUPS.resolve(
+              "reference-%d/global_step3/zero_pp_rank_%d_mp_rank_00_optim_states.pt"
+                  .formatted(worldSize, rank));
+      assertThat(
+              ShardComparison.firstDifference(
+                  reference, "optimizer_state_dict", output().resolve(shard(rank))))
+          .isEmpty();
+    }
+  }
+
+  /** The files of save_checkpoint, taken for shards of a user, have the state in a wrapper. */
+  @ParameterizedTest
+  @CsvSource({
+    "z1-bf16, 3", "z1-sgd, 4", "z2-adagrad, 2", "z2-elastic, 3", "z2-freeze-tie, 4",
+    "z2-bf16-clip, 4", "z2-fp16-dynamic, 3"
+  })
+  void wrappedShardsGiveWhatTheWholeCheckpointGives(String name, int worldSize)
+      throws IOException {
+    GoldenCase golden = GoldenCase.of(name);
+    Path tag = golden.source().resolve(golden.tag());
+    String pattern =
+        names(tag).stream()
+            .filter(file -> file.endsWith("_optim_states.pt"))
+            .findFirst()
+            .orElseThrow()
+            .replaceFirst("rank_0_", "rank_*_");
+    Path input = copied(tag);
+    reshard(input, worldSize, "shards=" + pattern, "model=mp_rank_00_model_states.pt");
+
+    Path expected = Resharding.of(golden, worldSize).resolve(golden.tag());
+    for (int rank = 0; rank < worldSize; rank++) {
+      String file = pattern.replace("*", Integer.toString(rank));
+      assertThat(
+              ShardComparison.firstDifference(
+                  expected.resolve(file), null, output().resolve(file)))
+          .isEmpty();
+    }
+  }
+
+  @ParameterizedTest
+  @ValueSource(
+      strings = {
+        "z1-fp32", "z2-fp16-twogroups", "z1-bf16-optimizer", "z2-bf16", "z2-roundrobin-fp16",
+        "z2-elastic", "z1-sgd-plain", "z2-adagrad", "moe-z2-fp32"
+      })
+  void theSameNumberOfRanksGivesTheSameFiles(String name) throws IOException {
+    Path user = CASES.resolve(name).resolve("user");
+    int ranks = (int) names(user).stream().filter(file -> file.startsWith("optimizer")).count();
+    reshard(user, ranks);
+
+    for (String file : names(user)) {
+      assertThat(Files.mismatch(user.resolve(file), output().resolve(file))).isEqualTo(-1);
+    }
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "z2-elastic, 6", "z1-sgd-plain, 5", "z2-adagrad, 1", "moe-z2-fp32, 2", "z2-roundrobin-fp16, 2"
+  })
+  void thereAndBackGivesTheSameShards(String name, int worldSize) {
+    Path user = CASES.resolve(name).resolve("user");
+    int ranks = (int) names(user).stream().filter(file -> file.startsWith("optimizer")).count();
+    String[] model = name.startsWith("moe") ? new String[0] : new String[] {"model=pytorch_model.bin"};
+    Path there = directory.resolve("there");
+    reshard(user, there, worldSize, model);
+    reshard(there, ranks, model);
+
+    for (int rank = 0; rank < ranks; rank++) {
+      assertThat(
+              ShardComparison.firstDifference(
+                  user.resolve(shard(rank)), null, output().resolve(shard(rank))))
+          .isEmpty();
+    }
+  }
+
+  @Test
+  void roundRobinIsFoundByTheModelAndSaid() {
+    Path user = CASES.resolve("z2-roundrobin-fp16/user");
+
+    assertThat(reshard(user, 2, "model=pytorch_model.bin").notes())
+        .anyMatch(note -> note.contains("is that of round_robin_gradients: in that order, and not"))
+        .anyMatch(note -> note.contains("ds_to_universal.py would scramble"));
+    Path plain = directory.resolve("plain");
+    assertThat(reshard(user, plain, 2).notes())
+        .anyMatch(note -> note.contains("taken on trust"))
+        .anyMatch(note -> note.contains("--model=pytorch_model.bin"));
+    assertThat(ShardComparison.firstDifference(plain.resolve(shard(0)), null, output().resolve(shard(0))))
+        .hasValueSatisfying(difference -> assertThat(difference).contains("byte"));
+  }
+
+  @Test
+  void theConfigurationMayStandForTheModel() throws IOException {
+    Path config = directory.resolve("ds_config.json");
+    Files.writeString(config, "{\"zero_optimization\": {\"round_robin_gradients\": true}}");
+    Path user = CASES.resolve("z2-roundrobin-fp16/user");
+    Path proven = directory.resolve("proven");
+    reshard(user, proven, 2, "model=pytorch_model.bin");
+    reshard(user, 2, "dsConfig=" + config);
+
+    for (int rank = 0; rank < 2; rank++) {
+      assertThat(Files.mismatch(proven.resolve(shard(rank)), output().resolve(shard(rank)))).isEqualTo(-1);
+    }
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"z1-fp32", "z2-fp16-twogroups", "z2-bf16"})
+  void thePlainOrderIsProvenByTheModel(String name) {
+    assertThat(reshard(CASES.resolve(name).resolve("user"), 4, "model=pytorch_model.bin"))
+        .satisfies(
+            report -> {
+              assertThat(report.notes())
+                  .anyMatch(note -> note.contains("is the plain one: in that order, and not"));
+              assertThat(report.proven())
+                  .anyMatch(proof -> proof.startsWith("the master weights of 12 parameters"));
+            });
+  }
+
+  @Test
+  void theModelMayBeSafetensorsInParts() throws IOException {
+    Path user = copied(CASES.resolve("z2-bf16/user"));
+    Map<String, byte[]> weights = weights(user.resolve("pytorch_model.bin"));
+    Map<String, byte[]> half = new TreeMap<>();
+    Map<String, byte[]> rest = new TreeMap<>();
+    weights.forEach((name, bytes) -> (half.size() < 6 ? half : rest).put(name, bytes));
+    writeSafetensors(user.resolve("model-1.safetensors"), half);
+    writeSafetensors(user.resolve("model-2.safetensors"), rest);
+    StringBuilder map = new StringBuilder();
+    half.keySet().forEach(name -> map.append(",\"%s\":\"model-1.safetensors\"".formatted(name)));
+    rest.keySet().forEach(name -> map.append(",\"%s\":\"model-2.safetensors\"".formatted(name)));
+    Files.writeString(
+        user.resolve("model.safetensors.index.json"),
+        "{\"metadata\":{},\"weight_map\":{%s}}".formatted(map.substring(1)));
+
+    ReshardReport report = reshard(user, 2, "model=model.safetensors.index.json");
+
+    assertThat(report.proven())
+        .anyMatch(proof -> proof.startsWith("the master weights of 12 parameters"));
+    assertThat(names(output()))
+        .contains("model-1.safetensors", "model-2.safetensors", "pytorch_model.bin");
+  }
+
+  private static Map<String, byte[]> weights(Path model) {
+    TorchContent content = TorchContent.read(model);
+    Map<String, byte[]> weights = new TreeMap<>();
+    content
+        .tensors()
+        .forEach(
+            (name, tensor) -> {
+              if (!name.equals("scale")) {
+                weights.put(name, content.tensor(tensor));
+              }
+            });
+    return weights;
+  }
+
+  /** One row of bf16 elements each. */
+  private static void writeSafetensors(Path path, Map<String, byte[]> tensors) throws IOException {
+    StringBuilder header = new StringBuilder("{\"__metadata__\":{\"format\":\"pt\"}");
+    int at = 0;
+    for (Map.Entry<String, byte[]> tensor : tensors.entrySet()) {
+      int bytes = tensor.getValue().length;
+      header.append(
+          ",\"%s\":{\"dtype\":\"BF16\",\"shape\":[%d],\"data_offsets\":[%d,%d]}"
+              .formatted(tensor.getKey(), bytes / 2, at, at + bytes));
+      at += bytes;
+    }
+    byte[] json = header.append("}").toString().getBytes(StandardCharsets.UTF_8);
+    ByteBuffer file = ByteBuffer.allocate(8 + json.length + at).order(ByteOrder.LITTLE_ENDIAN);
+    file.putLong(json.length).put(json);
+    tensors.values().forEach(file::put);
+    Files.write(path, file.array());
+  }
+
+  private Path config(long subGroupSize) throws IOException {
+    Path config = directory.resolve("ds_config.json");
+    Files.writeString(
+        config, "{\"zero_optimization\": {\"sub_group_size\": %d}}".formatted(subGroupSize));
+    return config;
+  }
+
+  @ParameterizedTest
+  @CsvSource({"z3-fp32, 1000000000", "z3-bf16-subgroups, 40"})
+  void parametersOfZero3AreFoundByTheirValues(String name, long subGroupSize) throws IOException {
+    ReshardReport report =
+        reshard(
+            CASES.resolve(name).resolve("user"),
+            3,
+            "model=pytorch_model.bin",
+            "dsConfig=" + config(subGroupSize));
+
+    assertThat(report.proven())
+        .anyMatch(proof -> proof.startsWith("the master weights of 12 parameters"));
+    for (int rank = 0; rank < 3; rank++) {
+      assertThat(
+              ShardComparison.firstDifference(
+                  CASES.resolve(name).resolve("reference-3").resolve(shard(rank)),
+                  null,
+                  output().resolve(shard(rank))))
+          .isEmpty();
+    }
+  }
+
+  @Test
+  void groupsOfZero3MayBeListed() throws IOException {
+    Path groups = directory.resolve("groups.json");
+    Files.writeString(
+        groups,
+        """
+        [["emb.weight", "blocks.0.fc.weight", "blocks.0.out.weight", "blocks.1.fc.weight",
+          "blocks.1.out.weight", "head.weight"],
+         ["blocks.0.ln.weight", "blocks.0.ln.bias", "blocks.0.fc.bias", "blocks.1.ln.weight",
+          "blocks.1.ln.bias", "blocks.1.fc.bias"]]
+        """);
+    Path user = CASES.resolve("z3-bf16-subgroups/user");
+    String[] hints = {"model=pytorch_model.bin", "dsConfig=" + config(40)};
+    Path found = directory.resolve("found");
+    reshard(user, found, 3, hints);
+    reshard(user, 3, hints[0], hints[1], "paramGroups=" + groups);
+    for (int rank = 0; rank < 3; rank++) {
+      assertThat(Files.mismatch(found.resolve(shard(rank)), output().resolve(shard(rank))))
+          .isEqualTo(-1);
+    }
+
+    Files.writeString(groups, Files.readString(groups).replace("\"head.weight\"", "\"scale\""));
+    assertThatThrownBy(
+            () -> reshard(user, 3, hints[0], hints[1], "paramGroups=" + groups, "overwrite=true"))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("sub-group 1 has 48 elements a rank");
+  }
+
+  @Test
+  void whatZero3DoesNotSayIsAskedForWithTheReason() throws IOException {
+    Path user = CASES.resolve("z3-bf16-subgroups/user");
+
+    assertThatThrownBy(() -> reshard(user, 3))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("neither the names nor the shapes")
+        .hasMessageContaining("--model=FILE");
+    assertThatThrownBy(() -> reshard(user, 3, "model=pytorch_model.bin"))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("sub_group_size may be anything from 34 to 48")
+        .hasMessageContaining("--dsConfig=FILE");
+    Path wrong = config(41);
+    assertThatThrownBy(() -> reshard(user, 3, "model=pytorch_model.bin", "dsConfig=" + config(20)))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining(wrong.toString());
+    Path other = CASES.resolve("z3-fp32/user/pytorch_model.bin");
+    assertThatThrownBy(() -> reshard(user, 3, "model=" + other))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("no weight of " + other)
+        .hasMessageContaining("at element 0 of sub-group 0");
+  }
+
+  @Test
+  void halfOfTheShardsAreRefusedByName() throws IOException {
+    Path input = copied(TWO_GROUPS.resolve("user"));
+    Files.delete(input.resolve(shard(2)));
+    Files.delete(input.resolve(shard(3)));
+
+    assertThatThrownBy(() -> reshard(input, 2))
+        .isInstanceOf(RefusedException.class)
+        .hasMessage(
+            input
+                + "/optimizer.*.pt: 4 ranks saved these shards (partition_count is 4), and 2 are here."
+                + " Missing: optimizer.02.pt, optimizer.03.pt. Every shard holds a part that is in"
+                + " no other, so all 4 are needed, however many ranks go on with them.");
+    assertThat(output()).doesNotExist();
+  }
+
+  @Test
+  void aShardOfAnotherRankIsRefusedByName() throws IOException {
+    Path input = copied(TWO_GROUPS.resolve("user"));
+    Files.copy(input.resolve(shard(0)), input.resolve(shard(7)));
+
+    assertThatThrownBy(() -> reshard(input, 2))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("Not of these ranks: optimizer.07.pt");
+  }
+
+  @Test
+  void aCopyUnderTheNameOfAnotherRankIsRefused() throws IOException {
+    Path input = copied(TWO_GROUPS.resolve("user"));
+    Files.delete(input.resolve(shard(2)));
+    Files.copy(input.resolve(shard(1)), input.resolve(shard(2)));
+
+    assertThatThrownBy(() -> reshard(input, 2))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("optimizer.02.pt");
+  }
+
+  @Test
+  void shardsOfTwoRunsAreRefused() throws IOException {
+    Path input = copied(CASES.resolve("z1-fp32/user"));
+    Files.delete(input.resolve(shard(1)));
+    Files.copy(CASES.resolve("z2-adagrad/user").resolve(shard(1)), input.resolve(shard(1)));
+
+    assertThatThrownBy(() -> reshard(input, 2))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("optimizer.01.pt")
+        .hasMessageContaining("different runs");
+  }
+
+  @Test
+  void aModelOfAnotherRunIsRefused() throws IOException {
+    Path input = copied(CASES.resolve("z1-fp32/user"));
+    Files.delete(input.resolve("pytorch_model.bin"));
+    Files.copy(
+        CASES.resolve("z2-adagrad/user/pytorch_model.bin"), input.resolve("pytorch_model.bin"));
+
+    assertThatThrownBy(() -> reshard(input, 2, "model=pytorch_model.bin"))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("pytorch_model.bin: the masters in the shards")
+        .hasMessageContaining("neither in the plain order nor in that of round_robin_gradients");
+  }
+
+  @Test
+  void anOutputThatIsThereIsReplacedOnlyWhenAsked() throws IOException {
+    Path user = CASES.resolve("z2-bf16/user");
+    reshard(user, 3);
+
+    assertThatThrownBy(() -> reshard(user, 2))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("is not empty");
+    reshard(user, 2, "overwrite=true");
+    assertThat(names(output()))
+        .containsExactly(shard(0), shard(1), "pytorch_model.bin", "reshard-manifest.json");
+
+    Files.writeString(output().resolve("thesis.tex"), "the only copy");
+    assertThatThrownBy(() -> reshard(user, 2, "overwrite=true"))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("thesis.tex");
+    assertThat(output().resolve("thesis.tex")).exists();
+    assertThat(names(directory)).containsExactly("output");
+  }
+
+  @Test
+  void aRerunRepairsACrashWhilePublishing() throws IOException {
+    Path user = CASES.resolve("z2-bf16/user");
+    reshard(user, 3);
+    // As after a crash between the two renames of a run with --overwrite.
+    Files.move(output(), directory.resolve(".reshard-output.replaced"));
+    Files.createFile(directory.resolve(".reshard-output.publishing"));
+    Files.createDirectory(directory.resolve(".reshard-output.unpublished"));
+    reshard(user, 2);
+    assertThat(names(directory)).containsExactly("output");
+    // As after a crash behind them.
+    Files.createFile(directory.resolve(".reshard-output.publishing"));
+    reshard(user, 2);
+    assertThat(names(directory)).containsExactly("output");
+    assertThat(names(output())).contains(shard(0), shard(1)).doesNotContain(shard(2));
+  }
+}
