@@ -46,6 +46,7 @@ public final class FlatLayout implements ZeroLayout {
   private final List<Group> groups;
   private final int[] firstOfGroup;
   private final int[][] flatOrder;
+
   /** Of each place in the flat order, where its parameter ends, in elements. */
   private final long[][] flatEnds;
 
@@ -261,8 +262,7 @@ public final class FlatLayout implements ZeroLayout {
       long start = Math.max(at, from);
       long stop = Math.min(ends[place], to);
       if (start < stop) {
-        extents.add(
-            new Extent(order[place], start - at, rank, group, start - from, stop - start));
+        extents.add(new Extent(order[place], start - at, rank, group, start - from, stop - start));
       }
       at = ends[place];
     }
