@@ -127,8 +127,7 @@ public final class ReshardPipeline {
     if (Stores.isLocal(options.getInput()) && Stores.isLocal(options.getOutput())) {
       requireApart(files, options.getOutput());
     }
-    return ReshardPlanner.plan(
-        source, files, options.getTargetWorldSize(), options.getPartBytes());
+    return ReshardPlanner.plan(source, files, options.getTargetWorldSize(), options.getPartBytes());
   }
 
   private static Optional<UserShards> userShards(SourceStore source, ReshardOptions options)
@@ -169,8 +168,7 @@ public final class ReshardPipeline {
   private static TargetStore target(
       ReshardPlan plan, Optional<UserShards> user, ReshardOptions options) {
     if (user.isEmpty()) {
-      return Stores.target(
-          options.getOutput(), plan.tag(), options.getOverwrite(), options);
+      return Stores.target(options.getOutput(), plan.tag(), options.getOverwrite(), options);
     }
     if (!Stores.isLocal(options.getOutput())) {
       throw new OutputException(

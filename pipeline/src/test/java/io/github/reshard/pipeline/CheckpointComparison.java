@@ -109,8 +109,7 @@ final class CheckpointComparison {
         separateSteps(want, aliases);
       }
     }
-    Map<String, BitSet> padding =
-        sharded ? ShardedPieces.padding(actual, name, have) : Map.of();
+    Map<String, BitSet> padding = sharded ? ShardedPieces.padding(actual, name, have) : Map.of();
     Map<String, String> keys = new HashMap<>();
     Set<String> taken = new HashSet<>();
     Optional<String> difference =
@@ -155,8 +154,7 @@ final class CheckpointComparison {
    */
   private static void separateSteps(TorchContent reference, Map<String, String> aliases) {
     PyEntries states =
-        TorchContent.entries(
-            reference.at("optimizer_state_dict", "optimizer_state_dict", "state"));
+        TorchContent.entries(reference.at("optimizer_state_dict", "optimizer_state_dict", "state"));
     if (states == null) {
       return;
     }
@@ -170,8 +168,7 @@ final class CheckpointComparison {
           List<PyObject> arguments = new ArrayList<>(((PyTuple) tensor.node().args()).items());
           arguments.set(0, tensor.storage().with(new PyStr(key), tensor.storage().elements()));
           arguments.set(
-              5,
-              PyInstance.reduce(new PyGlobal("collections", "OrderedDict"), PyTuple.of()));
+              5, PyInstance.reduce(new PyGlobal("collections", "OrderedDict"), PyTuple.of()));
           state.replace(
               TorchContent.text(value.key()),
               PyInstance.reduce(tensor.node().callable(), new PyTuple(arguments)));

@@ -174,7 +174,9 @@ class FaultTest {
       failing = 0;
       tried++;
       if (Files.exists(output.resolve("latest"))) {
-        assertThat(Scratch.contents(output)).as("published before call %d failed", k).isEqualTo(want);
+        assertThat(Scratch.contents(output))
+            .as("published before call %d failed", k)
+            .isEqualTo(want);
       } else {
         assertThat(output.resolve(TAG)).as("after call %d failed", k).doesNotExist();
         assertThat(failed).as("call %d failed and nothing was published", k).isTrue();

@@ -177,15 +177,13 @@ class HostileCheckpointTest {
         damage(
             "a storage shorter than its tensor",
             tag ->
-                edit(
-                    tag.resolve(shard(0)),
-                    root -> tensors(root).get(1).setGeometry(0, 100_000)),
-            "exp_avg", "100000"),
+                edit(tag.resolve(shard(0)), root -> tensors(root).get(1).setGeometry(0, 100_000)),
+            "exp_avg",
+            "100000"),
         damage(
             "an offset out of range",
             tag ->
-                edit(
-                    tag.resolve(shard(0)), root -> tensors(root).get(1).setGeometry(1 << 20, 530)),
+                edit(tag.resolve(shard(0)), root -> tensors(root).get(1).setGeometry(1 << 20, 530)),
             "storage"),
         damage(
             "a partition of another length",
@@ -202,7 +200,8 @@ class HostileCheckpointTest {
         damage(
             "a shape that is too large",
             tag -> edit(tag.resolve(MODEL), root -> setFirstShape(root, 1L << 40, 13)),
-            "emb.weight", "numel=481"),
+            "emb.weight",
+            "numel=481"),
         damage(
             "a latest that climbs",
             tag -> Files.writeString(tag.resolveSibling("latest"), "../.."),
@@ -242,11 +241,10 @@ class HostileCheckpointTest {
     List<TensorNode> tensors = new ArrayList<>();
     PyDict state =
         (PyDict)
-            ((PyDict)
-                    at(root, "optimizer_state_dict", "base_optimizer_state", "state")
-                        .list()
-                        .get(0)
-                        .value());
+            at(root, "optimizer_state_dict", "base_optimizer_state", "state")
+                .list()
+                .get(0)
+                .value();
     state.entries().forEach(entry -> tensors.add(TensorNode.of(entry.value()).orElseThrow()));
     return tensors;
   }
@@ -490,8 +488,11 @@ class HostileCheckpointTest {
     assertThat(report.notes()).anyMatch(note -> note.contains("--trustMasters"));
     assertThat(report.proven()).anyMatch(text -> text.contains("weights of 11 parameters"));
     try {
-      assertThat(Files.readString(output.resolve(TAG).resolve(CheckpointFiles.MANIFEST)).replaceAll("\\s+", " "))
-          .containsSubsequence("\"disagreed\" : [ { \"name\" : \"blocks.0.fc.weight\"", "\"element\" : ");
+      assertThat(
+              Files.readString(output.resolve(TAG).resolve(CheckpointFiles.MANIFEST))
+                  .replaceAll("\\s+", " "))
+          .containsSubsequence(
+              "\"disagreed\" : [ { \"name\" : \"blocks.0.fc.weight\"", "\"element\" : ");
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }

@@ -24,9 +24,9 @@ import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
 /**
- * The full tensors of a checkpoint, put together as plainly as can be and without the
- * code under test: the partitions of all ranks one after the other, cut at the sizes in the order
- * of {@code param_shapes}; in ZeRO-3 the pieces of each parameter one after the other.
+ * The full tensors of a checkpoint, put together as plainly as can be and without the code under
+ * test: the partitions of all ranks one after the other, cut at the sizes in the order of {@code
+ * param_shapes}; in ZeRO-3 the pieces of each parameter one after the other.
  *
  * @param tensors for {@code MP/PARAM.fp32}, {@code MP/PARAM.exp_avg}, ... the bytes in full shape;
  *     MP is the mp rank
@@ -51,8 +51,12 @@ record Reassembly(
         all.addLayers(mp, directory, names);
         all.addExperts(mp, directory, names);
       } else if (name.matches("zero_pp_rank_0_mp_rank_\\d+_model_states.pt")) {
-        String mp = name.substring("zero_pp_rank_0_mp_rank_".length(), name.indexOf("_model_states"));
-        all.addSharded(mp, files(directory, "zero_pp_rank_%d_mp_rank_%s_model_states.pt", mp), optimizers(directory, mp));
+        String mp =
+            name.substring("zero_pp_rank_0_mp_rank_".length(), name.indexOf("_model_states"));
+        all.addSharded(
+            mp,
+            files(directory, "zero_pp_rank_%d_mp_rank_%s_model_states.pt", mp),
+            optimizers(directory, mp));
       }
     }
     return all;
@@ -103,7 +107,11 @@ record Reassembly(
             groups.get(g),
             g,
             having,
-            n -> EXPERT.matcher(n).replaceAll(m -> "deepspeed_experts." + (before + Integer.parseInt(m.group(1)))));
+            n ->
+                EXPERT
+                    .matcher(n)
+                    .replaceAll(
+                        m -> "deepspeed_experts." + (before + Integer.parseInt(m.group(1)))));
       }
     }
     if (TorchContent.entries(model.at("module")) != null) {
@@ -118,8 +126,7 @@ record Reassembly(
     if (optimizer.at("optimizer_state_dict", "base_optimizer_state") instanceof PyList) {
       return null;
     }
-    Object[] at =
-        inStateDict("base_optimizer_state", "param_groups", group, "moe");
+    Object[] at = inStateDict("base_optimizer_state", "param_groups", group, "moe");
     return optimizer.at(at) == PyBool.TRUE
         ? TorchContent.text(
             optimizer.at(inStateDict("base_optimizer_state", "param_groups", group, "name")))
@@ -142,27 +149,27 @@ record Reassembly(
 
   private void addGroup(
       String mp, PyObject shapes, int g, List<TorchContent> ranks, UnaryOperator<String> naming) {
-      addState(mp, shapes, naming, "fp32", ranks, "single_partition_of_fp32_groups", g);
-      TorchContent first = ranks.get(0);
-      Object[] path =
-          first.at("optimizer_state_dict", "base_optimizer_state") instanceof PyList
-              ? new Object[] {"base_optimizer_state", g}
-              : new Object[] {"base_optimizer_state", "state", g};
-      PyEntries state = TorchContent.entries(first.at(inStateDict(path)));
-      if (state == null) {
-        return;
+    addState(mp, shapes, naming, "fp32", ranks, "single_partition_of_fp32_groups", g);
+    TorchContent first = ranks.get(0);
+    Object[] path =
+        first.at("optimizer_state_dict", "base_optimizer_state") instanceof PyList
+            ? new Object[] {"base_optimizer_state", g}
+            : new Object[] {"base_optimizer_state", "state", g};
+    PyEntries state = TorchContent.entries(first.at(inStateDict(path)));
+    if (state == null) {
+      return;
+    }
+    for (PyEntries.Entry entry : state) {
+      String key = TorchContent.text(entry.key());
+      Object[] full = Arrays.copyOf(path, path.length + 1);
+      full[path.length] = key;
+      Optional<TensorNode> tensor = TensorNode.of(entry.value());
+      if (tensor.isPresent() && tensor.get().shape().length > 0) {
+        addState(mp, shapes, naming, key, ranks, full);
+      } else if (tensor.isPresent()) {
+        replicated.put(mp + "/" + g + "." + key, first.tensor(tensor.get()));
       }
-      for (PyEntries.Entry entry : state) {
-        String key = TorchContent.text(entry.key());
-        Object[] full = Arrays.copyOf(path, path.length + 1);
-        full[path.length] = key;
-        Optional<TensorNode> tensor = TensorNode.of(entry.value());
-        if (tensor.isPresent() && tensor.get().shape().length > 0) {
-          addState(mp, shapes, naming, key, ranks, full);
-        } else if (tensor.isPresent()) {
-          replicated.put(mp + "/" + g + "." + key, first.tensor(tensor.get()));
-        }
-      }
+    }
   }
 
   private void addSharded(String mp, List<TorchContent> models, List<TorchContent> optimizers) {
@@ -198,7 +205,15 @@ record Reassembly(
     if (frozen != null) {
       for (PyEntries.Entry parameter : frozen) {
         String name = TorchContent.text(parameter.key());
-        addPiece(mp, name, numel(parameter.value()), 0, "frozen", models, "frozen_param_fragments", name);
+        addPiece(
+            mp,
+            name,
+            numel(parameter.value()),
+            0,
+            "frozen",
+            models,
+            "frozen_param_fragments",
+            name);
       }
     }
   }
@@ -239,8 +254,7 @@ record Reassembly(
     for (TorchContent rank : ranks) {
       TensorNode tensor = TensorNode.of(rank.at(path)).orElseThrow();
       width = tensor.dtype().bytes();
-      pieces.writeBytes(
-          Arrays.copyOfRange(rank.tensor(tensor), at * width, (at + piece) * width));
+      pieces.writeBytes(Arrays.copyOfRange(rank.tensor(tensor), at * width, (at + piece) * width));
     }
     tensors.put(
         mp + "/" + name + "." + state, Arrays.copyOf(pieces.toByteArray(), elements * width));

@@ -13,6 +13,7 @@ import io.github.reshard.checkpoint.torch.TorchFile;
 import io.github.reshard.checkpoint.torch.TorchFileLayout;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -65,7 +66,9 @@ final class Scratch {
       for (Path path : all.filter(Files::isRegularFile).toList()) {
         byte[] bytes = Files.readAllBytes(path);
         if (path.getFileName().toString().equals("reshard-manifest.json")) {
-          bytes = new String(bytes, "UTF-8").replaceFirst("\"seconds\" : .*", "").getBytes("UTF-8");
+          bytes = new String(bytes, StandardCharsets.UTF_8)
+                  .replaceFirst("\"seconds\" : .*", "")
+                  .getBytes(StandardCharsets.UTF_8);
         }
         CRC32 crc = new CRC32();
         crc.update(bytes);

@@ -12,9 +12,9 @@ import java.util.Optional;
 import java.util.Set;
 
 /**
- * Whether two optimizer states are the same: structure, values, sharing of storages and their bytes,
- * padding included. The numbers of storages may differ, and the order of keys in plain dicts, in
- * which two files of DeepSpeed differ too.
+ * Whether two optimizer states are the same: structure, values, sharing of storages and their
+ * bytes, padding included. The numbers of storages may differ, and the order of keys in plain
+ * dicts, in which two files of DeepSpeed differ too.
  */
 final class ShardComparison {
   private ShardComparison() {}
@@ -47,8 +47,7 @@ final class ShardComparison {
     return keys.isEmpty() ? Optional.of("there are no tensors to compare") : Optional.empty();
   }
 
-  private static boolean same(
-      PyObject a, PyObject b, Map<String, String> keys, Set<String> taken) {
+  private static boolean same(PyObject a, PyObject b, Map<String, String> keys, Set<String> taken) {
     Optional<StorageNode> x = StorageNode.of(a);
     Optional<StorageNode> y = StorageNode.of(b);
     if (x.isEmpty() || y.isEmpty() || x.get().elements() != y.get().elements()) {

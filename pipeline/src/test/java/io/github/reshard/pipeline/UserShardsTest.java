@@ -110,11 +110,15 @@ class UserShardsTest {
   /** The files of save_checkpoint, taken for shards of a user, have the state in a wrapper. */
   @ParameterizedTest
   @CsvSource({
-    "z1-bf16, 3", "z1-sgd, 4", "z2-adagrad, 2", "z2-elastic, 3", "z2-freeze-tie, 4",
-    "z2-bf16-clip, 4", "z2-fp16-dynamic, 3"
+    "z1-bf16, 3",
+    "z1-sgd, 4",
+    "z2-adagrad, 2",
+    "z2-elastic, 3",
+    "z2-freeze-tie, 4",
+    "z2-bf16-clip, 4",
+    "z2-fp16-dynamic, 3"
   })
-  void wrappedShardsGiveWhatTheWholeCheckpointGives(String name, int worldSize)
-      throws IOException {
+  void wrappedShardsGiveWhatTheWholeCheckpointGives(String name, int worldSize) throws IOException {
     GoldenCase golden = GoldenCase.of(name);
     Path tag = golden.source().resolve(golden.tag());
     String pattern =
@@ -130,8 +134,7 @@ class UserShardsTest {
     for (int rank = 0; rank < worldSize; rank++) {
       String file = pattern.replace("*", Integer.toString(rank));
       assertThat(
-              ShardComparison.firstDifference(
-                  expected.resolve(file), null, output().resolve(file)))
+              ShardComparison.firstDifference(expected.resolve(file), null, output().resolve(file)))
           .isEmpty();
     }
   }
@@ -139,8 +142,15 @@ class UserShardsTest {
   @ParameterizedTest
   @ValueSource(
       strings = {
-        "z1-fp32", "z2-fp16-twogroups", "z1-bf16-optimizer", "z2-bf16", "z2-roundrobin-fp16",
-        "z2-elastic", "z1-sgd-plain", "z2-adagrad", "moe-z2-fp32"
+        "z1-fp32",
+        "z2-fp16-twogroups",
+        "z1-bf16-optimizer",
+        "z2-bf16",
+        "z2-roundrobin-fp16",
+        "z2-elastic",
+        "z1-sgd-plain",
+        "z2-adagrad",
+        "moe-z2-fp32"
       })
   void theSameNumberOfRanksGivesTheSameFiles(String name) throws IOException {
     Path user = CASES.resolve(name).resolve("user");
@@ -154,12 +164,17 @@ class UserShardsTest {
 
   @ParameterizedTest
   @CsvSource({
-    "z2-elastic, 6", "z1-sgd-plain, 5", "z2-adagrad, 1", "moe-z2-fp32, 2", "z2-roundrobin-fp16, 2"
+    "z2-elastic, 6",
+    "z1-sgd-plain, 5",
+    "z2-adagrad, 1",
+    "moe-z2-fp32, 2",
+    "z2-roundrobin-fp16, 2"
   })
   void thereAndBackGivesTheSameShards(String name, int worldSize) {
     Path user = CASES.resolve(name).resolve("user");
     int ranks = (int) names(user).stream().filter(file -> file.startsWith("optimizer")).count();
-    String[] model = name.startsWith("moe") ? new String[0] : new String[] {"model=pytorch_model.bin"};
+    String[] model =
+        name.startsWith("moe") ? new String[0] : new String[] {"model=pytorch_model.bin"};
     Path there = directory.resolve("there");
     reshard(user, there, worldSize, model);
     reshard(there, ranks, model);
@@ -183,7 +198,9 @@ class UserShardsTest {
     assertThat(reshard(user, plain, 2).notes())
         .anyMatch(note -> note.contains("taken on trust"))
         .anyMatch(note -> note.contains("--model=pytorch_model.bin"));
-    assertThat(ShardComparison.firstDifference(plain.resolve(shard(0)), null, output().resolve(shard(0))))
+    assertThat(
+            ShardComparison.firstDifference(
+                plain.resolve(shard(0)), null, output().resolve(shard(0))))
         .hasValueSatisfying(difference -> assertThat(difference).contains("byte"));
   }
 
@@ -197,7 +214,8 @@ class UserShardsTest {
     reshard(user, 2, "dsConfig=" + config);
 
     for (int rank = 0; rank < 2; rank++) {
-      assertThat(Files.mismatch(proven.resolve(shard(rank)), output().resolve(shard(rank)))).isEqualTo(-1);
+      assertThat(Files.mismatch(proven.resolve(shard(rank)), output().resolve(shard(rank))))
+          .isEqualTo(-1);
     }
   }
 

@@ -12,8 +12,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Reads JSON (RFC 8259), strictly: no comments, no trailing commas, nothing behind the value, no key
- * twice in an object.
+ * Reads JSON (RFC 8259), strictly: no comments, no trailing commas, nothing behind the value, no
+ * key twice in an object.
  */
 public final class Json {
   private static final int DEEPEST = 64;
@@ -241,6 +241,7 @@ public final class Json {
   }
 
   private RefusedException refused(String problem) {
-    return new RefusedException(file, "the JSON is broken at character %d: %s".formatted(at, problem));
+    return new RefusedException(
+        file, "the JSON is broken at character %d: %s".formatted(at, problem));
   }
 }

@@ -141,7 +141,9 @@ public record SafetensorsFile(String path, Map<String, Tensor> tensors) {
       Math.addExact(begin, offsets.get(1));
     } catch (ArithmeticException e) {
       throw new RefusedException(
-          where, "shape %s and offsets %s are more than a file can hold".formatted(shape, offsets), e);
+          where,
+          "shape %s and offsets %s are more than a file can hold".formatted(shape, offsets),
+          e);
     }
     if (bytes != expected) {
       throw new RefusedException(

@@ -26,11 +26,12 @@ public final class LocalShardsStore extends LocalStagingStore {
   /**
    * @param output the directory that gets the files
    * @param replaceable the names of files that may be replaced
-   * @param pattern a name with one {@code *}: such files may be replaced too, an earlier run may have
-   *     written more of them
+   * @param pattern a name with one {@code *}: such files may be replaced too, an earlier run may
+   *     have written more of them
    * @param overwrite whether what is there is replaced
    */
-  public LocalShardsStore(String output, Set<String> replaceable, String pattern, boolean overwrite) {
+  public LocalShardsStore(
+      String output, Set<String> replaceable, String pattern, boolean overwrite) {
     this.output = output;
     this.replaceable = Set.copyOf(replaceable);
     this.pattern = pattern;

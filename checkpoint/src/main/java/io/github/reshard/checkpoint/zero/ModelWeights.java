@@ -51,8 +51,7 @@ record ModelWeights(String path, Map<String, Weight> weights, Map<String, Intege
    * @param address where its bytes begin
    * @param contiguous whether they follow one another in C order
    */
-  record Weight(
-      String where, DType dtype, List<Long> shape, Address address, boolean contiguous) {
+  record Weight(String where, DType dtype, List<Long> shape, Address address, boolean contiguous) {
     long elements() {
       return shape.stream().reduce(1L, Math::multiplyExact);
     }
@@ -67,7 +66,8 @@ record ModelWeights(String path, Map<String, Weight> weights, Map<String, Intege
    */
   static ModelWeights read(PlanBuilder plan, String directory, String path) throws IOException {
     FileStat stat = NamedFile.find(plan.store, directory, path, "--model");
-    ModelWeights model = new ModelWeights(stat.path(), new LinkedHashMap<>(), new LinkedHashMap<>());
+    ModelWeights model =
+        new ModelWeights(stat.path(), new LinkedHashMap<>(), new LinkedHashMap<>());
     String parent = NamedFile.parent(stat.path());
     if (stat.name().toLowerCase(Locale.ROOT).endsWith(".json")) {
       Set<String> parts = new LinkedHashSet<>(partsOf(plan, stat));
@@ -101,7 +101,9 @@ record ModelWeights(String path, Map<String, Weight> weights, Map<String, Intege
     }
   }
 
-  /** A torch file is a zip and begins with PK; the 8 bytes of a safetensors file are followed by {. */
+  /**
+   * A torch file is a zip and begins with PK; the 8 bytes of a safetensors file are followed by {.
+   */
   private static boolean isSafetensors(PlanBuilder plan, FileStat stat) throws IOException {
     if (stat.name().toLowerCase(Locale.ROOT).endsWith(".safetensors")) {
       return true;
@@ -196,9 +198,7 @@ record ModelWeights(String path, Map<String, Weight> weights, Map<String, Intege
           "has shape %s, that is %d elements; the shards hold %d of it. The model is not the one that was trained."
               .formatted(weight.shape(), weight.elements(), parameter.elements()));
     }
-    boolean comparable =
-        weight.contiguous()
-            && WeightCast.supports(master, weight.dtype());
+    boolean comparable = weight.contiguous() && WeightCast.supports(master, weight.dtype());
     return comparable ? new ModuleWeight(weight.dtype(), weight.address(), null) : null;
   }
 }

@@ -27,17 +27,12 @@ final class NamedFile {
    *
    * @throws RefusedException if it is at neither
    */
-  static FileStat find(
-      SourceStore store,
-      String directory,
-      String path,
-      String option)
+  static FileStat find(SourceStore store, String directory, String path, String option)
       throws IOException {
     String name = path.substring(path.lastIndexOf('/') + 1);
     Set<String> places = new LinkedHashSet<>();
     if (!path.startsWith("/") && !path.contains("://")) {
-      places.add(
-          path.contains("/") ? store.child(directory, parent(path)) : directory);
+      places.add(path.contains("/") ? store.child(directory, parent(path)) : directory);
     }
     places.add(parent(path));
     for (String place : places) {
@@ -55,9 +50,7 @@ final class NamedFile {
         path, "there is no such file, which %s names; looked in %s.".formatted(option, places));
   }
 
-  static Object json(
-      SourceStore store, FileStat stat, long most)
-      throws IOException {
+  static Object json(SourceStore store, FileStat stat, long most) throws IOException {
     if (stat.bytes() > most) {
       throw new RefusedException(
           stat.path(), "expected a small JSON file, found %d bytes".formatted(stat.bytes()));

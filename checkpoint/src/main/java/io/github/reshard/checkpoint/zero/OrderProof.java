@@ -56,9 +56,7 @@ final class OrderProof {
                   length * master.bytes());
           ByteBuffer weights =
               read(
-                  weight
-                      .source()
-                      .plus((extent.parameterStart() + at) * weight.dtype().bytes()),
+                  weight.source().plus((extent.parameterStart() + at) * weight.dtype().bytes()),
                   length * weight.dtype().bytes());
           if (WeightCast.firstMismatch(masters, master, weights, weight.dtype()) >= 0) {
             return Optional.of(layout.parameters().get(p).name());
@@ -72,8 +70,7 @@ final class OrderProof {
   }
 
   private ByteBuffer read(Address address, long bytes) throws IOException {
-    ByteBuffer buffer =
-        ByteBuffer.allocate(Math.toIntExact(bytes)).order(ByteOrder.LITTLE_ENDIAN);
+    ByteBuffer buffer = ByteBuffer.allocate(Math.toIntExact(bytes)).order(ByteOrder.LITTLE_ENDIAN);
     try (RangedFile file = plan.store.open(plan.sources.get(address.file()).stat())) {
       file.readFully(address.offset(), buffer);
     }

@@ -157,8 +157,7 @@ final class PlanBuilder {
                 () ->
                     new RefusedException(
                         where,
-                        "the file has no storage '%s'. It is damaged."
-                            .formatted(storage.key())));
+                        "the file has no storage '%s'. It is damaged.".formatted(storage.key())));
     if (entry.bytes() != storage.bytes()) {
       throw new RefusedException(
           where,

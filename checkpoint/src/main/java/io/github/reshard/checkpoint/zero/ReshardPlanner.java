@@ -36,8 +36,8 @@ public final class ReshardPlanner {
    * Plans the reshard of shards that a user saved.
    *
    * @param hints what the user adds to them
-   * @throws RefusedException if they are not the shards of all ranks of one run at one step, or hold
-   *     what is not understood
+   * @throws RefusedException if they are not the shards of all ranks of one run at one step, or
+   *     hold what is not understood
    */
   public static ReshardPlan plan(
       SourceStore store, UserShards user, UserHints hints, int targetWorldSize, long partBytes)

@@ -84,8 +84,7 @@ final class ShardGroups {
     if (!missing.isEmpty()) {
       problem
           .append(" Missing: ")
-          .append(
-              missing.stream().limit(8).map(user::nameOf).collect(Collectors.joining(", ")))
+          .append(missing.stream().limit(8).map(user::nameOf).collect(Collectors.joining(", ")))
           .append(missing.size() > 8 ? " and %d more.".formatted(missing.size() - 8) : ".");
     }
     if (!foreign.isEmpty()) {
@@ -137,8 +136,7 @@ final class ShardGroups {
         throw new RefusedException(
             shard.file().path(),
             "partition_count is %s, in %s it is %s. The shards are of different runs."
-                .formatted(
-                    shard.states().partitionCounts(), shards.get(0).file().path(), counts));
+                .formatted(shard.states().partitionCounts(), shards.get(0).file().path(), counts));
       }
     }
   }

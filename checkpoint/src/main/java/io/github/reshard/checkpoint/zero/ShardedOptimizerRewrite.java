@@ -103,18 +103,14 @@ final class ShardedOptimizerRewrite {
   }
 
   /** The state of another sub-group once more; what is not partitioned gets storages of its own. */
-  private static PyObject copyOf(
-      PyObject state, int bucket, Map<String, Rewritten.Storage> moved) {
+  private static PyObject copyOf(PyObject state, int bucket, Map<String, Rewritten.Storage> moved) {
     PyObject copy = GraphCopy.of(state);
     for (TensorNode tensor : StorageKeys.tensors(copy)) {
       String old = tensor.storageKey();
       String key = "sub-group " + bucket + " copy of " + old;
       moved.put(
           key,
-          new Rewritten.Storage(
-              key,
-              tensor.storage().bytes(),
-              new Rewritten.Content.Carried(old)));
+          new Rewritten.Storage(key, tensor.storage().bytes(), new Rewritten.Content.Carried(old)));
       StorageKeys.move(tensor, key, tensor.storage().elements());
     }
     return copy;

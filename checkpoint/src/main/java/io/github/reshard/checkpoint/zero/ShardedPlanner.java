@@ -278,8 +278,7 @@ final class ShardedPlanner {
   }
 
   /** Checks the fragments of a model file and finds them. */
-  private static List<Located> fragments(
-      RankFile file, ModelStates first, PartitionedModel model) {
+  private static List<Located> fragments(RankFile file, ModelStates first, PartitionedModel model) {
     List<Located> located = new ArrayList<>();
     ShardedLayout layout = (ShardedLayout) model.source();
     Map<String, PickledValue> fragments = new ModelStates(root(file)).frozenFragments();
@@ -387,8 +386,7 @@ final class ShardedPlanner {
    * @param kept for ranks on both sides
    * @param lent for ranks that are made like rank 0
    */
-  private record Contents(
-      Shared<TargetFiles.Pickled> kept, Shared<TargetFiles.Pickled> lent) {}
+  private record Contents(Shared<TargetFiles.Pickled> kept, Shared<TargetFiles.Pickled> lent) {}
 
   private void planFiles(
       int rank,

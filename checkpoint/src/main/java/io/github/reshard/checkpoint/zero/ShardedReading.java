@@ -91,8 +91,7 @@ final class ShardedReading {
       }
       if (next < names.get(g).size()) {
         throw new RefusedException(
-            file,
-            "group %d of the shards ends before %s.".formatted(g, names.get(g).get(next)));
+            file, "group %d of the shards ends before %s.".formatted(g, names.get(g).get(next)));
       }
     }
     return new SubGroups(parameters, firsts, states.flatGroups());
@@ -105,7 +104,8 @@ final class ShardedReading {
             .orElseThrow(
                 () ->
                     new RefusedException(
-                        model.path(), "has no weight '%s', which --paramGroups lists.".formatted(name)));
+                        model.path(),
+                        "has no weight '%s', which --paramGroups lists.".formatted(name)));
     return new Parameter(name, weight.shape(), group);
   }
 
@@ -224,14 +224,12 @@ final class ShardedReading {
   private ByteBuffer masters(int rank, int bucket, long at, long elements) throws IOException {
     Shard shard = shards.get(rank);
     TensorNode flat = flat(rank, bucket);
-    Address begin =
-        plan.address(shard.source(), shard.file(), states.flatGroups().where(), flat);
+    Address begin = plan.address(shard.source(), shard.file(), states.flatGroups().where(), flat);
     return read(begin.plus(at * flat.dtype().bytes()), elements * flat.dtype().bytes());
   }
 
   private ByteBuffer read(Address address, long bytes) throws IOException {
-    ByteBuffer buffer =
-        ByteBuffer.allocate(Math.toIntExact(bytes)).order(ByteOrder.LITTLE_ENDIAN);
+    ByteBuffer buffer = ByteBuffer.allocate(Math.toIntExact(bytes)).order(ByteOrder.LITTLE_ENDIAN);
     try (RangedFile file = plan.store.open(plan.sources.get(address.file()).stat())) {
       file.readFully(address.offset(), buffer);
     }

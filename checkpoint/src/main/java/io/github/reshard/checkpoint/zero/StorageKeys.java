@@ -41,8 +41,8 @@ final class StorageKeys {
   }
 
   /**
-   * Numbers all storages of {@code root} in the order in which they are pickled; what each new
-   * key was before.
+   * Numbers all storages of {@code root} in the order in which they are pickled; what each new key
+   * was before.
    *
    * @param file for messages
    */

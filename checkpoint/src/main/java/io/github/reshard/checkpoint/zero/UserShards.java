@@ -18,8 +18,9 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Shards that a user saved without {@code save_checkpoint}: {@code torch.save(optimizer.state_dict(),
- * f"optimizer.{rank:02d}.pt")} on every rank (DeepSpeed issue 7628).
+ * Shards that a user saved without {@code save_checkpoint}: {@code
+ * torch.save(optimizer.state_dict(), f"optimizer.{rank:02d}.pt")} on every rank (DeepSpeed issue
+ * 7628).
  *
  * @param directory where they lie
  * @param names how they are called

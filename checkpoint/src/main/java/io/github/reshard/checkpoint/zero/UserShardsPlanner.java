@@ -93,8 +93,7 @@ final class UserShardsPlanner {
     if (states.stateDict().find("single_partition_of_fp32_groups").isEmpty()) {
       throw root.refused(
           "expected the state_dict() of a ZeRO optimizer of DeepSpeed, which has the key 'single_partition_of_fp32_groups'; found %s. A state dict of another optimizer is the same on all ranks and needs no resharding."
-              .formatted(
-                  root.children().stream().map(PickledValue.Entry::key).limit(12).toList()));
+              .formatted(root.children().stream().map(PickledValue.Entry::key).limit(12).toList()));
     }
     if (states.stage() != 1 && states.stage() != 2) {
       throw root.refused("zero_stage is %d, expected 1 or 2.".formatted(states.stage()));
@@ -131,7 +130,8 @@ final class UserShardsPlanner {
       if (!isSharded(shard.states().root())) {
         throw new RefusedException(
             shard.file().path(),
-            "is no shard of ZeRO-3, %s is. They are of different runs.".formatted(any.file().path()));
+            "is no shard of ZeRO-3, %s is. They are of different runs."
+                .formatted(any.file().path()));
       }
     }
     PickledValue count =
@@ -200,8 +200,7 @@ final class UserShardsPlanner {
     for (int p = 0; p < partitioned.parameters().size(); p++) {
       Parameter parameter = partitioned.parameters().get(p);
       ModuleWeight weight =
-          model.compared(
-              parameter.name(), parameter, partitioned.statesOf(p).get(States.MASTER));
+          model.compared(parameter.name(), parameter, partitioned.statesOf(p).get(States.MASTER));
       partitioned.weights().set(p, weight);
       if (weight == null) {
         without.add(parameter.name());
@@ -309,9 +308,7 @@ final class UserShardsPlanner {
       for (int p = 0; p < each.parameters().size(); p++) {
         Parameter parameter = each.parameters().get(p);
         String name =
-            names == null
-                ? parameter.name()
-                : names.global(parameter.name(), each.expertRank());
+            names == null ? parameter.name() : names.global(parameter.name(), each.expertRank());
         each.weights()
             .add(
                 model == null
@@ -441,8 +438,7 @@ final class UserShardsPlanner {
     for (Map.Entry<Integer, List<Integer>> ofSize : models.indices().entrySet()) {
       for (int expertRank = 0; expertRank < ofSize.getValue().size(); expertRank++) {
         PartitionedModel each = plan.models.get(ofSize.getValue().get(expertRank));
-        FlatLayout layout =
-            ordered.layout(plan.sourceWorldSize(), ofSize.getKey(), expertRank);
+        FlatLayout layout = ordered.layout(plan.sourceWorldSize(), ofSize.getKey(), expertRank);
         Optional<String> mismatch = proof.firstMismatch(each, layout, false);
         if (mismatch.isPresent()) {
           return mismatch;

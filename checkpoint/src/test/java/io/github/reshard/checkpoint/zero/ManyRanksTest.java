@@ -31,8 +31,8 @@ import java.util.Optional;
 import org.junit.jupiter.api.Test;
 
 /**
- * The plan of a checkpoint of 10,000 parameters between 1,024 and 768 ranks, whose 2,048 files exist
- * as two headers that all ranks have in common: a pickle is 1 MB, a directory 1 MB.
+ * The plan of a checkpoint of 10,000 parameters between 1,024 and 768 ranks, whose 2,048 files
+ * exist as two headers that all ranks have in common: a pickle is 1 MB, a directory 1 MB.
  */
 class ManyRanksTest {
   private static final int PARAMETERS = 10_000;
@@ -136,8 +136,7 @@ class ManyRanksTest {
                 "partition_count", PyInt.of(SOURCE_RANKS),
                 "optimizer_state_dict",
                     dict("state", dict(0, state), "param_groups", PyList.of(List.of(group))),
-                "fp32_flat_groups",
-                    PyList.of(List.of(tensor(new PyStr("2"), elements))))),
+                "fp32_flat_groups", PyList.of(List.of(tensor(new PyStr("2"), elements))))),
         List.of(
             new StorageSize("0", 4 * elements),
             new StorageSize("1", 4 * elements),

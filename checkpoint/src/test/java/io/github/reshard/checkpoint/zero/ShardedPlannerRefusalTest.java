@@ -217,11 +217,9 @@ class ShardedPlannerRefusalTest {
       EditedTorchFile file =
           new EditedTorchFile(directory.resolve(TAG).resolve(name.formatted(rank)));
       PickledValue inner = file.root().get("optimizer_state_dict").get("optimizer_state_dict");
-      PyList params =
-          (PyList) inner.get("param_groups").items().get(0).get("params").node();
+      PyList params = (PyList) inner.get("param_groups").items().get(0).get("params").node();
       long second = ((PyInt) params.get(1)).value().longValueExact();
-      PickledValue state =
-          new PickledValue("", "", inner.get("state").entries().get(second));
+      PickledValue state = new PickledValue("", "", inner.get("state").entries().get(second));
       file.storage(state.get("step").tensor().storageKey()).putFloat(0, 99);
       file.write();
     }

@@ -110,8 +110,7 @@ class UserShardsTest {
     LocalSourceStore store = new LocalSourceStore();
 
     assertThatThrownBy(
-            () ->
-                ReshardPlanner.plan(store, find(null).orElseThrow(), UserHints.NONE, 2, 1 << 20))
+            () -> ReshardPlanner.plan(store, find(null).orElseThrow(), UserHints.NONE, 2, 1 << 20))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("optimizer.02.pt")
         .hasMessageContaining("step");
@@ -120,7 +119,8 @@ class UserShardsTest {
   @Test
   void ranksThatAreSwappedAreRefused() throws IOException {
     Path user = Corpus.ROOT.resolve("z2-fp32-twogroups/user");
-    for (int[] pair : List.of(new int[] {0, 0}, new int[] {1, 2}, new int[] {2, 1}, new int[] {3, 3})) {
+    for (int[] pair :
+        List.of(new int[] {0, 0}, new int[] {1, 2}, new int[] {2, 1}, new int[] {3, 3})) {
       Files.copy(
           user.resolve("optimizer.%02d.pt".formatted(pair[0])),
           directory.resolve("optimizer.%02d.pt".formatted(pair[1])));
@@ -128,8 +128,7 @@ class UserShardsTest {
     LocalSourceStore store = new LocalSourceStore();
 
     assertThatThrownBy(
-            () ->
-                ReshardPlanner.plan(store, find(null).orElseThrow(), UserHints.NONE, 2, 1 << 20))
+            () -> ReshardPlanner.plan(store, find(null).orElseThrow(), UserHints.NONE, 2, 1 << 20))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("optimizer.0");
   }
