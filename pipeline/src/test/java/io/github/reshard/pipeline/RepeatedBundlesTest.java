@@ -54,7 +54,7 @@ class RepeatedBundlesTest {
 
   @TempDir Path scratch;
 
-  @RepeatedTest(5)
+  @RepeatedTest(3)
   void theOutputIsThatOfOneExecution(RepetitionInfo repetition) throws IOException {
     Path want = scratch.resolve("want");
     ReshardOptions options = Resharding.options(Scratch.source(), want, 4);
