@@ -23,6 +23,7 @@ import java.util.zip.CRC32;
 public final class TorchFileLayout {
   static final long ZIP64_FROM = 0xffffffffL;
   static final int LOCAL_HEADER = 30;
+  private static final int DIRECTORY_HEADER = 46;
   static final int FLAG_DESCRIPTOR = 0x0008;
   static final int FLAG_UTF8 = 0x0800;
   private static final String STORAGE_PREFIX = "data/";
@@ -69,7 +70,7 @@ public final class TorchFileLayout {
       }
     }
     this.directoryOffset = entries.get(entries.size() - 1).end();
-    this.directoryBytes = directory(Map.of(), false).length;
+    this.directoryBytes = entries.stream().mapToInt(TorchFileLayout::directoryBytes).sum();
   }
 
   /**
@@ -222,7 +223,7 @@ public final class TorchFileLayout {
         start = entry.payloadOffset() + entry.bytes();
       }
       if (entry.bytes() > 0) {
-        run.u32(0x08074b50).u32(crc(entry, storageCrcs, true));
+        run.u32(0x08074b50).u32(crc(entry, storageCrcs));
         if (entry.zip64()) {
           run.u64(entry.bytes()).u64(entry.bytes());
         } else {
@@ -230,7 +231,7 @@ public final class TorchFileLayout {
         }
       }
     }
-    run.raw(directory(storageCrcs, true));
+    run.raw(directory(storageCrcs));
     run.raw(endRecords());
     segments.add(new ByteSegment(start, run.toByteArray()));
     return segments;
@@ -246,24 +247,29 @@ public final class TorchFileLayout {
 
   /** The central directory and all that follows it. */
   byte[] directoryAndEnd(Map<String, Integer> storageCrcs) {
-    return new LittleEndian().raw(directory(storageCrcs, true)).raw(endRecords()).toByteArray();
+    return new LittleEndian().raw(directory(storageCrcs)).raw(endRecords()).toByteArray();
   }
 
-  private byte[] directory(Map<String, Integer> storageCrcs, boolean withCrcs) {
+  private static int directoryBytes(Planned entry) {
+    byte[] zip64 = zip64Extra(entry.bytes(), entry.bytes(), entry.headerOffset());
+    return DIRECTORY_HEADER + entry.fullName().length + zip64.length;
+  }
+
+  private byte[] directory(Map<String, Integer> storageCrcs) {
     LittleEndian out = new LittleEndian();
     for (Planned entry : entries) {
       byte[] zip64 = zip64Extra(entry.bytes(), entry.bytes(), entry.headerOffset());
       long bytes = Math.min(entry.bytes(), ZIP64_FROM);
       out.u32(0x02014b50).u16(0).u16(0).u16(entry.flags()).u16(0).u32(0);
-      out.u32(crc(entry, storageCrcs, withCrcs)).u32(bytes).u32(bytes);
+      out.u32(crc(entry, storageCrcs)).u32(bytes).u32(bytes);
       out.u16(entry.fullName().length).u16(zip64.length).u16(0).u16(0).u16(0).u32(0);
       out.u32(Math.min(entry.headerOffset(), ZIP64_FROM)).raw(entry.fullName()).raw(zip64);
     }
     return out.toByteArray();
   }
 
-  private int crc(Planned entry, Map<String, Integer> storageCrcs, boolean withCrcs) {
-    if (!withCrcs || !style.crcs() || entry.bytes() == 0) {
+  private int crc(Planned entry, Map<String, Integer> storageCrcs) {
+    if (!style.crcs() || entry.bytes() == 0) {
       return 0;
     }
     if (entry.content() != null) {
