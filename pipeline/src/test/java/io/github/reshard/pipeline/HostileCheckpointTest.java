@@ -241,10 +241,7 @@ class HostileCheckpointTest {
     List<TensorNode> tensors = new ArrayList<>();
     PyDict state =
         (PyDict)
-            at(root, "optimizer_state_dict", "base_optimizer_state", "state")
-                .list()
-                .get(0)
-                .value();
+            at(root, "optimizer_state_dict", "base_optimizer_state", "state").list().get(0).value();
     state.entries().forEach(entry -> tensors.add(TensorNode.of(entry.value()).orElseThrow()));
     return tensors;
   }

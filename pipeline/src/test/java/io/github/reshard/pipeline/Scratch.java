@@ -66,7 +66,8 @@ final class Scratch {
       for (Path path : all.filter(Files::isRegularFile).toList()) {
         byte[] bytes = Files.readAllBytes(path);
         if (path.getFileName().toString().equals("reshard-manifest.json")) {
-          bytes = new String(bytes, StandardCharsets.UTF_8)
+          bytes =
+              new String(bytes, StandardCharsets.UTF_8)
                   .replaceFirst("\"seconds\" : .*", "")
                   .getBytes(StandardCharsets.UTF_8);
         }
