@@ -46,15 +46,15 @@ class ReadAheadFileTest {
 
   @Test
   void whatIsAnnouncedIsFetchedInChunksOnceAndNothingBeyondIt() throws IOException {
-    file.expect(List.of(new ByteRange(100, CHUNK + 50), new ByteRange(2L * CHUNK, 10)));
-    for (int at = 100; at < 100 + CHUNK + 50; at += 50) {
-      assertRead(at, 50);
+    file.expect(List.of(new ByteRange(100, CHUNK + 64), new ByteRange(2L * CHUNK, 10)));
+    for (int at = 100; at < 100 + CHUNK + 64; at += 64) {
+      assertRead(at, 64);
     }
     assertRead(2 * CHUNK, 10);
     assertThat(fetched)
         .containsExactlyInAnyOrder(
             new ByteRange(100, CHUNK),
-            new ByteRange(100 + CHUNK, 50),
+            new ByteRange(100 + CHUNK, 64),
             new ByteRange(2L * CHUNK, 10));
   }
 
