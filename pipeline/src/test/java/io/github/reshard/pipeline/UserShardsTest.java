@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.pickle.PyEquality;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
@@ -298,8 +299,7 @@ class UserShardsTest {
   @Test
   void parametersOfZero3AreFoundByTheirValues() throws IOException {
     Path reference = CASES.resolve("z3-fp32/reference-3");
-    ReshardReport report =
-        reshard(CASES.resolve("z3-fp32/user"), 3, "model=pytorch_model.bin");
+    ReshardReport report = reshard(CASES.resolve("z3-fp32/user"), 3, "model=pytorch_model.bin");
 
     assertThat(report.proven())
         .anyMatch(proof -> proof.startsWith("the master weights of 12 parameters"));
@@ -335,8 +335,11 @@ class UserShardsTest {
                   assertThat(have.tensor(have.tensors().get(path)))
                       .as(path)
                       .isEqualTo(want.tensor(tensor)));
-      assertThat(have.at("optimizer_state_dict", "param_groups", 0, "params"))
-          .isEqualTo(want.at("optimizer_state_dict", "param_groups", 0, "params"));
+      assertThat(
+              PyEquality.firstDifference(
+                  want.at("optimizer_state_dict", "param_groups", 0, "params"),
+                  have.at("optimizer_state_dict", "param_groups", 0, "params")))
+          .isEmpty();
       assertThat(have.tensors()).hasSize(12);
     }
   }
