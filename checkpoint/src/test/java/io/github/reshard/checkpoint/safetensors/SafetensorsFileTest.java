@@ -112,8 +112,27 @@ class SafetensorsFileTest {
   @ParameterizedTest
   @ValueSource(
       strings = {
-        "", "{}}", "{'a':1}", "{\"a\":1,}", "[1,]", "[01]", "[+1]", "[1.]", "[.5]", "[1e]", "nul",
-        "\"\\x\"", "\"\\u12g4\"", "\"a", "{\"a\" 1}", "[1 2]", "//", "[NaN]", "\"\t\"", "-", "[\"\\u\"]"
+        "",
+        "{}}",
+        "{'a':1}",
+        "{\"a\":1,}",
+        "[1,]",
+        "[01]",
+        "[+1]",
+        "[1.]",
+        "[.5]",
+        "[1e]",
+        "nul",
+        "\"\\x\"",
+        "\"\\u12g4\"",
+        "\"a",
+        "{\"a\" 1}",
+        "[1 2]",
+        "//",
+        "[NaN]",
+        "\"\t\"",
+        "-",
+        "[\"\\u\"]"
       })
   void whatIsNoJsonIsRefused(String text) {
     assertThatThrownBy(() -> Json.parse("x.json", StandardCharsets.UTF_8.encode(text)))
