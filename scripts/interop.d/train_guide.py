@@ -14,7 +14,6 @@ import train
 GUIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "user-shards.md")
 OPTIMIZERS = {
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-2),
-    "adagrad": lambda groups: torch.optim.Adagrad(groups, lr=1e-2),
     "sgd": lambda groups: torch.optim.SGD(groups, lr=1e-2),
 }
 
