@@ -3,15 +3,12 @@ package io.github.reshard.pipeline;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
-import io.github.reshard.checkpoint.zero.CheckpointFiles;
-import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.io.ObjectOutputStream;
 import java.io.OutputStream;
 import java.io.UncheckedIOException;
 import java.util.List;
-import java.util.Optional;
 
 /**
  * What a reshard would do.
@@ -34,11 +31,7 @@ public record PlanReport(ReshardPlan plan, long planBytes, boolean tagIsThere) {
   public static PlanReport of(CommandOptions options) {
     SourceStore store = Stores.source(options.getInput(), options);
     try {
-      CheckpointFiles files =
-          CheckpointFiles.discover(
-              store, options.getInput(), Optional.ofNullable(options.getTag()));
-      ReshardPlan plan =
-          ReshardPlanner.plan(store, files, options.getTargetWorldSize(), options.getPartBytes());
+      ReshardPlan plan = ReshardPipeline.plan(store, options);
       CountingStream counter = new CountingStream();
       try (ObjectOutputStream out = new ObjectOutputStream(counter)) {
         out.writeObject(plan);

@@ -77,15 +77,7 @@ public final class ReshardPipeline {
     TargetStore target;
     try {
       Optional<UserShards> user = userShards(source, options);
-      plan =
-          user.isPresent()
-              ? ReshardPlanner.plan(
-                  source,
-                  user.get(),
-                  hints(options),
-                  options.getTargetWorldSize(),
-                  options.getPartBytes())
-              : planOfTag(source, options);
+      plan = plan(source, user, options);
       target = target(plan, user, options);
       target.begin();
     } catch (IOException e) {
@@ -119,12 +111,27 @@ public final class ReshardPipeline {
     }
   }
 
-  private static ReshardPlan planOfTag(SourceStore source, ReshardOptions options)
-      throws IOException {
+  /** Plans what {@code options} ask for, and writes nothing. */
+  static ReshardPlan plan(SourceStore source, ReshardOptions options) throws IOException {
+    return plan(source, userShards(source, options), options);
+  }
+
+  private static ReshardPlan plan(
+      SourceStore source, Optional<UserShards> user, ReshardOptions options) throws IOException {
+    if (user.isPresent()) {
+      return ReshardPlanner.plan(
+          source,
+          user.get(),
+          hints(options),
+          options.getTargetWorldSize(),
+          options.getPartBytes());
+    }
     CheckpointFiles files =
         CheckpointFiles.discover(
             source, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
-    if (Stores.isLocal(options.getInput()) && Stores.isLocal(options.getOutput())) {
+    if (options.getOutput() != null
+        && Stores.isLocal(options.getInput())
+        && Stores.isLocal(options.getOutput())) {
       requireApart(files, options.getOutput());
     }
     return ReshardPlanner.plan(source, files, options.getTargetWorldSize(), options.getPartBytes());

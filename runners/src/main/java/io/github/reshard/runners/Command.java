@@ -26,7 +26,16 @@ enum Command {
   PLAN(
       HelpText.PLAN,
       List.of("input", "targetWorldSize"),
-      Set.of("output", "tag", "overwrite", "trustMasters", "partBytes"));
+      Set.of(
+          "output",
+          "tag",
+          "shards",
+          "model",
+          "dsConfig",
+          "paramGroups",
+          "overwrite",
+          "trustMasters",
+          "partBytes"));
 
   private static final String DEBUG = "debug";
 

@@ -138,6 +138,10 @@ final class HelpText {
         --output=DIR           The directory to write to; looked at, not touched. Default: none.
         --tag=TAG              Which checkpoint inside --input. Default: what `latest` says.
         --partBytes=SIZE       How much one worker writes in one go. Default: 64MiB.
+        --shards=PATTERN       As in the main job. Default: the usual names.
+        --model=FILE           As in the main job. Default: none.
+        --dsConfig=FILE        As in the main job. Default: none.
+        --paramGroups=FILE     As in the main job. Default: none.
         --overwrite            As in the main job. Default: off.
         --trustMasters         As in the main job. Default: off.
         --debug                Show stack traces. Default: off.
