@@ -87,7 +87,7 @@ class MainTest {
   @MethodSource("ownOptions")
   void helpExplainsEveryOptionWithItsDefault(String option) {
     String rest = HelpText.TEXT.substring(HelpText.TEXT.indexOf("\n  --" + option));
-    String entry = rest.substring(0, rest.indexOf("\n  --", 1));
+    String entry = rest.substring(1).split("\n\n|\n  --", 2)[0];
 
     assertThat(entry).containsAnyOf("Default:", "Required.");
   }
