@@ -120,11 +120,7 @@ public final class ReshardPipeline {
       SourceStore source, Optional<UserShards> user, ReshardOptions options) throws IOException {
     if (user.isPresent()) {
       return ReshardPlanner.plan(
-          source,
-          user.get(),
-          hints(options),
-          options.getTargetWorldSize(),
-          options.getPartBytes());
+          source, user.get(), hints(options), options.getTargetWorldSize(), options.getPartBytes());
     }
     CheckpointFiles files =
         CheckpointFiles.discover(

@@ -1,0 +1,148 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.github.reshard.checkpoint.copy.SliceCopier;
+import io.github.reshard.checkpoint.copy.SliceCrc;
+import io.github.reshard.checkpoint.plan.ParameterTensor;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.Repartition;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.plan.TargetFile;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.storage.LocalTargetStore;
+import io.github.reshard.checkpoint.storage.PositionalFile;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.checkpoint.torch.ByteSegment;
+import io.github.reshard.checkpoint.zero.CheckpointFiles;
+import io.github.reshard.checkpoint.zero.ReshardPlanner;
+import io.github.reshard.checkpoint.zero.TargetFiles;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.ByteBuffer;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+
+/**
+ * The main job as one loop: the same plan, the same slices, the same copies as in the graph, but in
+ * one thread and without a runner, so that hundreds of world sizes take seconds. That the graph
+ * does the same is what {@link GoldenTest} and {@link RoundTripTest} show.
+ */
+final class WithoutBeam {
+  private static final long PART_BYTES = 64L << 20;
+
+  private final LocalSourceStore source = new LocalSourceStore();
+  private final ReshardPlan plan;
+  private final TargetStore target;
+  private final Map<Integer, RangedFile> open = new HashMap<>();
+  private final SliceCopier copier = new SliceCopier();
+  private final List<List<List<SliceCrc>>> written = new ArrayList<>();
+
+  private WithoutBeam(Path input, Path output, int worldSize) throws IOException {
+    CheckpointFiles files = CheckpointFiles.discover(source, input.toString(), Optional.empty());
+    plan = ReshardPlanner.plan(source, files, worldSize, PART_BYTES);
+    target = new LocalTargetStore(output.toString(), plan.tag(), false);
+    for (TargetFile file : plan.targets()) {
+      List<List<SliceCrc>> entries = new ArrayList<>();
+      file.entries().forEach(entry -> entries.add(new ArrayList<>()));
+      written.add(entries);
+    }
+  }
+
+  /** Reshards {@code input} into {@code output}. */
+  static void reshard(Path input, Path output, int worldSize) {
+    try {
+      new WithoutBeam(input, output, worldSize).run();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private void run() throws IOException {
+    target.begin();
+    plan.carried().forEach(this::copy);
+    for (int m = 0; m < plan.models().size(); m++) {
+      for (int rank = 0; rank < plan.targetWorldSize(); rank++) {
+        Repartition.targetPadding(plan, m, rank, this::copy);
+      }
+      moveParameters(plan.models().get(m));
+    }
+    for (RangedFile file : open.values()) {
+      file.close();
+    }
+    for (int f = 0; f < plan.targets().size(); f++) {
+      finish(f);
+    }
+    target.publish(
+        plan.targets().stream().map(TargetFile::path).toList(),
+        plan.tag() + "/" + CheckpointFiles.MANIFEST,
+        new byte[0]);
+  }
+
+  private void moveParameters(PartitionedModel model) {
+    List<List<RankSlice>> slices = new ArrayList<>();
+    for (int p = 0; p < model.parameters().size(); p++) {
+      slices.add(new ArrayList<>());
+      RankSlice module = Repartition.moduleSlice(model, p);
+      if (module != null) {
+        slices.get(p).add(module);
+      }
+    }
+    for (int rank = 0; rank < plan.sourceWorldSize(); rank++) {
+      Repartition.slicesOfRank(model, rank, (slice, p) -> slices.get(p).add(slice));
+    }
+    for (int p = 0; p < model.parameters().size(); p++) {
+      ParameterTensor tensor =
+          ParameterTensor.assemble(
+              model.id(plan.checkpoint(), p),
+              model.parameters().get(p).elements(),
+              Repartition.expectedStates(model, p),
+              slices.get(p));
+      Repartition.copies(model, p, tensor, this::copy);
+    }
+  }
+
+  private void copy(SliceCopy slice) {
+    TargetFile file = plan.targets().get(slice.target().file());
+    try (PositionalFile sink = target.open(file.path())) {
+      int crc = copier.copy(slice, this::open, sink);
+      written
+          .get(slice.target().file())
+          .get(slice.target().entry())
+          .add(new SliceCrc(slice.target().offset(), slice.bytes(), crc));
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private RangedFile open(int file) throws IOException {
+    if (!open.containsKey(file)) {
+      open.put(file, source.open(plan.sources().get(file).stat()));
+    }
+    return open.get(file);
+  }
+
+  private void finish(int index) throws IOException {
+    TargetFile file = plan.targets().get(index);
+    List<Integer> crcs = new ArrayList<>();
+    for (int e = 0; e < file.entries().size(); e++) {
+      TargetFile.Entry entry = file.entries().get(e);
+      SliceCrc.Sum sum = SliceCrc.sum(entry.offset(), entry.bytes(), written.get(index).get(e));
+      assertThat(sum).as(file.path() + " " + entry.key()).isInstanceOf(SliceCrc.Sum.Whole.class);
+      crcs.add(((SliceCrc.Sum.Whole) sum).crc32());
+    }
+    try (PositionalFile sink = target.open(file.path())) {
+      for (ByteSegment segment : TargetFiles.skeleton(plan, source, index, crcs)) {
+        sink.write(segment.offset(), ByteBuffer.wrap(segment.bytes()));
+      }
+    }
+    target.finish(file.path(), file.bytes(), false);
+  }
+}
