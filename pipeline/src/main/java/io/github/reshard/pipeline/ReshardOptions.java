@@ -39,6 +39,12 @@ public interface ReshardOptions extends PipelineOptions {
 
   void setShards(String shards);
 
+  @Description("Write shards that torch.load(weights_only=True) reads")
+  @Default.Boolean(false)
+  boolean getSanitize();
+
+  void setSanitize(boolean sanitize);
+
   @Description("A state dict of the model, for shards that were saved one by one")
   String getModel();
 

@@ -150,6 +150,7 @@ public final class ReshardPipeline {
     hints.put("--model", options.getModel());
     hints.put("--dsConfig", options.getDsConfig());
     hints.put("--paramGroups", options.getParamGroups());
+    hints.put("--sanitize", options.getSanitize() ? "" : null);
     hints.values().removeIf(Objects::isNull);
     if (user.isEmpty() && !hints.isEmpty()) {
       throw new RefusedException(
@@ -165,7 +166,8 @@ public final class ReshardPipeline {
         Optional.ofNullable(options.getModel()),
         Optional.ofNullable(options.getDsConfig()),
         Optional.ofNullable(options.getParamGroups()),
-        options.getTrustMasters());
+        options.getTrustMasters(),
+        options.getSanitize());
   }
 
   private static TargetStore target(

@@ -17,6 +17,7 @@ enum Command {
           "model",
           "dsConfig",
           "paramGroups",
+          "sanitize",
           "overwrite",
           "trustMasters",
           "partBytes")),
@@ -33,6 +34,7 @@ enum Command {
           "model",
           "dsConfig",
           "paramGroups",
+          "sanitize",
           "overwrite",
           "trustMasters",
           "partBytes"));

@@ -42,6 +42,9 @@ final class HelpText {
                                show.
         --paramGroups=FILE     JSON, for ZeRO-3 with several param groups: a list of the names of
                                each group, in order. Default: one group.
+        --sanitize             Write dicts and numbers in the place of DeepSpeed's own objects, so
+                               that torch.load(weights_only=True) reads the shards anywhere. The
+                               guide shows how to put the objects back. Default: as saved.
 
       How careful to be
         --overwrite            Replace the tag if --output already holds it.
@@ -142,6 +145,7 @@ final class HelpText {
         --model=FILE           As in the main job. Default: none.
         --dsConfig=FILE        As in the main job. Default: none.
         --paramGroups=FILE     As in the main job. Default: none.
+        --sanitize             As in the main job. Default: off.
         --overwrite            As in the main job. Default: off.
         --trustMasters         As in the main job. Default: off.
         --debug                Show stack traces. Default: off.

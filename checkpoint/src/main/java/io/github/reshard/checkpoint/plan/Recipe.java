@@ -69,6 +69,18 @@ public sealed interface Recipe extends Serializable {
   }
 
   /**
+   * The file of another recipe with dicts and numbers in the place of DeepSpeed's own objects.
+   *
+   * @param of that recipe
+   */
+  record PlainObjects(Recipe of) implements Recipe {
+    @Override
+    public int template() {
+      return of.template();
+    }
+  }
+
+  /**
    * A param group among all partitioned models.
    *
    * @param model index into {@link ReshardPlan#models()}

@@ -372,7 +372,8 @@ final class FlatPlanner {
   void planOptimizerFile(List<Shard> shards, int rank, String path, List<FileGroup> refs) {
     Shard template = shards.get(templateRank(shards, rank));
     String name = path.substring(path.lastIndexOf('/') + 1);
-    Recipe recipe = new Recipe.OptimizerFile(template.source(), rank, indices(refs));
+    Recipe recipe =
+        plan.optimizerRecipe(new Recipe.OptimizerFile(template.source(), rank, indices(refs)));
     TargetFiles.Planned planned =
         TargetFiles.plan(
             template.file(),

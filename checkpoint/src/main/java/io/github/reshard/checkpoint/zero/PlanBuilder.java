@@ -39,6 +39,10 @@ final class PlanBuilder {
   final CheckpointFiles files;
   final int targetWorldSize;
   ModelParallelism parallelism = ModelParallelism.NOT_SAID;
+
+  /** Whether optimizer files get dicts and numbers in the place of DeepSpeed's own objects. */
+  boolean plainObjects;
+
   final List<SourceFile> sources = new ArrayList<>();
   final List<TargetFile> targets = new ArrayList<>();
   final List<PartitionedModel> models = new ArrayList<>();
@@ -73,6 +77,11 @@ final class PlanBuilder {
               .formatted(ranks, sourceWorldSize));
     }
     sourceWorldSize = ranks;
+  }
+
+  /** The recipe of an optimizer file, in the form that was asked for. */
+  Recipe optimizerRecipe(Recipe recipe) {
+    return plainObjects ? new Recipe.PlainObjects(recipe) : recipe;
   }
 
   /** Where the checkpoint is, for messages. */

@@ -81,6 +81,10 @@ public final class TargetFiles {
 
   private static Rewritten rewrite(
       TorchFile template, Recipe recipe, List<PartitionedModel> models, int targetWorldSize) {
+    if (recipe instanceof Recipe.PlainObjects plain) {
+      return PlainObjects.in(
+          template.path(), rewrite(template, plain.of(), models, targetWorldSize));
+    }
     if (recipe instanceof Recipe.OptimizerFile optimizer) {
       return OptimizerRewrite.rewrite(
           template,

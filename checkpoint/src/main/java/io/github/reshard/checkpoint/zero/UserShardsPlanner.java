@@ -47,6 +47,7 @@ final class UserShardsPlanner {
    * @throws RefusedException if the shards are not those of all ranks of one run at one step
    */
   static void plan(PlanBuilder plan, UserShards user, UserHints hints) throws IOException {
+    plan.plainObjects = hints.sanitize();
     UserShardsPlanner planner = new UserShardsPlanner(plan, user, hints);
     SortedMap<Integer, Shard> shards = planner.readShards();
     if (hints.model().isPresent()) {
@@ -183,7 +184,9 @@ final class UserShardsPlanner {
             target);
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       ShardedPlanner.RankFile template = files.get(rank < ranks ? rank : 0);
-      Recipe recipe = new Recipe.ShardedOptimizerFile(template.source(), rank, index, dsIds);
+      Recipe recipe =
+          plan.optimizerRecipe(
+              new Recipe.ShardedOptimizerFile(template.source(), rank, index, dsIds));
       sharded.planFile(
           template,
           rank,
