@@ -27,8 +27,8 @@ class PickleFuzzTest {
             });
   }
 
-  @FuzzTest
   @MethodSource("seeds")
+  @FuzzTest
   void readsOrRefuses(byte[] bytes) {
     PyObject root;
     try {

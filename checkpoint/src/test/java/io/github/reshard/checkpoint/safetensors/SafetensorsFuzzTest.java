@@ -16,8 +16,8 @@ class SafetensorsFuzzTest {
     return Corpus.smallSafetensors();
   }
 
-  @FuzzTest
   @MethodSource("seeds")
+  @FuzzTest
   void readsOrRefuses(byte[] bytes) throws IOException {
     SafetensorsFile file;
     try {

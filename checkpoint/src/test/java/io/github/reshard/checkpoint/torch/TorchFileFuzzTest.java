@@ -30,8 +30,8 @@ class TorchFileFuzzTest {
     return Corpus.smallTorchFiles();
   }
 
-  @FuzzTest
   @MethodSource("seeds")
+  @FuzzTest
   void readsOrRefuses(byte[] bytes) throws IOException {
     MemoryFile memory = new MemoryFile(bytes);
     TorchFile file;
