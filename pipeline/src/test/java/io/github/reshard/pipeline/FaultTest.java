@@ -65,8 +65,11 @@ class FaultTest {
     /** A runner's threads outlive a pipeline that failed; those of a process that ended do not. */
     void end() {
       alive.writeLock().lock();
-      dead = true;
-      alive.writeLock().unlock();
+      try {
+        dead = true;
+      } finally {
+        alive.writeLock().unlock();
+      }
     }
   }
 
