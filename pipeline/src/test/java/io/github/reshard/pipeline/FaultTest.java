@@ -18,10 +18,18 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.ReadWriteLock;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
+import org.apache.beam.runners.direct.DirectOptions;
 import org.apache.beam.sdk.Pipeline;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -30,31 +38,84 @@ import org.junit.jupiter.api.io.TempDir;
 /** Every call of the storage seam that can fail, failing once. */
 @Timeout(900)
 class FaultTest {
-  /** 1 tries every call; the default keeps an ordinary build short. */
-  private static final int STRIDE = Integer.getInteger("reshard.faults.stride", 9);
+  /** Of the smallest checkpoints: fewer calls, fewer runs. */
+  private static final Path SOURCE =
+      Path.of(System.getProperty("reshard.testdata"), "zero12", "z2-rmsprop", "source");
 
-  private static final AtomicLong CALLS = new AtomicLong();
-  private static volatile long failing;
+  private static final long NONE = 0;
+
+  /** Runs at once: a pipeline waits more than it works. */
+  private static final int AT_ONCE = 4;
+
+  private static final Map<Integer, Run> RUNS = new ConcurrentHashMap<>();
 
   @TempDir Path scratch;
 
-  private static void call(String what) throws IOException {
-    if (CALLS.incrementAndGet() == failing) {
-      throw new IOException("injected: " + what);
+  /** The calls of one run of the job. Stores name it by a number, because they are serialized. */
+  private static final class Run {
+    final AtomicLong calls = new AtomicLong();
+    final long failing;
+    private final ReadWriteLock alive = new ReentrantReadWriteLock();
+    private boolean dead;
+
+    Run(long failing) {
+      this.failing = failing;
+    }
+
+    /** A runner's threads outlive a pipeline that failed; those of a process that ended do not. */
+    void end() {
+      alive.writeLock().lock();
+      try {
+        dead = true;
+      } finally {
+        alive.writeLock().unlock();
+      }
     }
   }
 
-  private record FaultySource(LocalSourceStore store) implements SourceStore {
+  private interface Call<T> {
+    T now() throws IOException;
+  }
+
+  private interface Step {
+    void now() throws IOException;
+  }
+
+  private static <T> T call(int number, String what, Call<T> call) throws IOException {
+    Run run = RUNS.get(number);
+    run.alive.readLock().lock();
+    try {
+      if (run.dead) {
+        throw new IOException("the run is over: " + what);
+      }
+      if (run.calls.incrementAndGet() == run.failing) {
+        throw new IOException("injected: " + what);
+      }
+      return call.now();
+    } finally {
+      run.alive.readLock().unlock();
+    }
+  }
+
+  private static void step(int number, String what, Step step) throws IOException {
+    call(
+        number,
+        what,
+        () -> {
+          step.now();
+          return null;
+        });
+  }
+
+  private record FaultySource(int run, LocalSourceStore store) implements SourceStore {
     @Override
     public Listing list(String directory) throws IOException {
-      call("list " + directory);
-      return store.list(directory);
+      return call(run, "list " + directory, () -> store.list(directory));
     }
 
     @Override
     public RangedFile open(FileStat file) throws IOException {
-      call("open " + file.path());
-      return new FaultyRanged(store.open(file));
+      return call(run, "open " + file.path(), () -> new FaultyRanged(run, store.open(file)));
     }
 
     @Override
@@ -63,7 +124,7 @@ class FaultTest {
     }
   }
 
-  private record FaultyRanged(RangedFile file) implements RangedFile {
+  private record FaultyRanged(int run, RangedFile file) implements RangedFile {
     @Override
     public String path() {
       return file.path();
@@ -76,8 +137,7 @@ class FaultTest {
 
     @Override
     public void readFully(long position, ByteBuffer target) throws IOException {
-      call("read " + path());
-      file.readFully(position, target);
+      step(run, "read " + path(), () -> file.readFully(position, target));
     }
 
     @Override
@@ -86,49 +146,47 @@ class FaultTest {
     }
   }
 
-  private record FaultyTarget(LocalTargetStore store) implements TargetStore {
+  private record FaultyTarget(int run, LocalTargetStore store) implements TargetStore {
     @Override
     public void begin() throws IOException {
-      call("begin");
-      store.begin();
+      step(run, "begin", store::begin);
     }
 
     @Override
     public PositionalFile open(String path) throws IOException {
-      call("create " + path);
-      PositionalFile file = store.open(path);
+      PositionalFile file = call(run, "create " + path, () -> store.open(path));
       return new PositionalFile() {
         @Override
         public void write(long position, ByteBuffer source) throws IOException {
-          if (CALLS.incrementAndGet() == failing) {
-            // As a full disk does: some of it arrives.
-            ByteBuffer half = source.duplicate();
-            half.limit(half.position() + half.remaining() / 2);
-            file.write(position, half);
-            throw new IOException("injected: no space left in " + path);
-          }
-          file.write(position, source);
+          step(
+              run,
+              "begin to write " + path,
+              () -> {
+                ByteBuffer half = source.duplicate();
+                half.limit(half.position() + half.remaining() / 2);
+                file.write(position, half);
+              });
+          // A full disk: half of it is there when the call fails.
+          step(run, "write " + path, () -> file.write(position, source));
         }
 
         @Override
         public void close() throws IOException {
           file.close();
-          call("close " + path);
+          step(run, "close " + path, () -> {});
         }
       };
     }
 
     @Override
     public void finish(String path, long bytes, boolean executable) throws IOException {
-      call("sync " + path);
-      store.finish(path, bytes, executable);
+      step(run, "sync " + path, () -> store.finish(path, bytes, executable));
     }
 
     @Override
     public void publish(List<String> paths, String manifest, byte[] content) throws IOException {
-      call("publish");
-      store.publish(paths, manifest, content);
-      call("after publish");
+      step(run, "publish", () -> store.publish(paths, manifest, content));
+      step(run, "after publish", () -> {});
     }
 
     @Override
@@ -137,57 +195,68 @@ class FaultTest {
     }
   }
 
-  private void run(Path output, boolean overwrite) throws IOException {
-    SourceStore source = new FaultySource(new LocalSourceStore());
-    CheckpointFiles files =
-        CheckpointFiles.discover(source, Scratch.source().toString(), Optional.empty());
-    ReshardPlan plan = ReshardPlanner.plan(source, files, 2, 4096);
-    TargetStore target =
-        new FaultyTarget(new LocalTargetStore(output.toString(), plan.tag(), overwrite));
-    target.begin();
-    ReshardOptions options = Resharding.options(Scratch.source(), output, 2);
-    Pipeline pipeline = Pipeline.create(options);
-    ReshardPipeline.apply(pipeline, plan, source, target, new JobConfig(false, 0));
-    pipeline.run().waitUntilFinish();
+  /** Runs the job; returns how many calls it made. */
+  private static long run(Path output, int number, long failing) throws IOException {
+    Run run = new Run(failing);
+    RUNS.put(number, run);
+    try {
+      SourceStore source = new FaultySource(number, new LocalSourceStore());
+      CheckpointFiles files = CheckpointFiles.discover(source, SOURCE.toString(), Optional.empty());
+      ReshardPlan plan = ReshardPlanner.plan(source, files, 3, 2048);
+      TargetStore target =
+          new FaultyTarget(number, new LocalTargetStore(output.toString(), plan.tag(), false));
+      target.begin();
+      ReshardOptions options = Resharding.options(SOURCE, output, 3);
+      options.as(DirectOptions.class).setEnforceImmutability(false);
+      options.as(DirectOptions.class).setEnforceEncodability(false);
+      Pipeline pipeline = Pipeline.create(options);
+      ReshardPipeline.apply(pipeline, plan, source, target, new JobConfig(false, 0));
+      pipeline.run().waitUntilFinish();
+      return run.calls.get();
+    } finally {
+      run.end();
+    }
   }
 
   @Test
-  void noFailingCallPublishesHalfAndARerunIsFine() throws IOException {
-    Map<String, String> source = Scratch.contents(Scratch.source());
-    failing = 0;
-    CALLS.set(0);
-    run(scratch.resolve("want"), false);
-    long calls = CALLS.get();
+  void noFailingCallPublishesHalfAndARerunIsFine() throws Exception {
+    Map<String, String> source = Scratch.contents(SOURCE);
+    long calls = run(scratch.resolve("want"), 0, NONE);
     Map<String, String> want = Scratch.contents(scratch.resolve("want"));
-    int tried = 0;
-    int survived = 0;
-    for (long k = 1; k <= calls; k += STRIDE) {
-      Path output = scratch.resolve("fault-" + k);
-      CALLS.set(0);
-      failing = k;
-      boolean failed = false;
-      try {
-        run(output, false);
-      } catch (IOException | RuntimeException e) {
-        failed = true;
-      }
-      failing = 0;
-      tried++;
-      if (Files.exists(output.resolve("latest"))) {
-        assertThat(Scratch.contents(output))
-            .as("published before call %d failed", k)
-            .isEqualTo(want);
-      } else {
-        assertThat(output.resolve(TAG)).as("after call %d failed", k).doesNotExist();
-        assertThat(failed).as("call %d failed and nothing was published", k).isTrue();
-        run(output, false);
-        assertThat(Scratch.contents(output)).as("the rerun after call %d", k).isEqualTo(want);
-      }
-      survived++;
+    ExecutorService threads = Executors.newFixedThreadPool(AT_ONCE);
+    List<Future<Boolean>> published = new ArrayList<>();
+    for (int k = 1; k <= calls; k++) {
+      int failing = k;
+      published.add(threads.submit(() -> survives(failing, want)));
     }
-    assertThat(Scratch.contents(Scratch.source())).isEqualTo(source);
+    threads.shutdown();
+    int whole = 0;
+    for (Future<Boolean> one : published) {
+      whole += one.get() ? 1 : 0;
+    }
+    assertThat(Scratch.contents(SOURCE)).isEqualTo(source);
     System.out.printf(
-        "injected faults: %d of %d storage calls failed once each, %d survived%n",
-        tried, calls, survived);
+        "injected faults: each of %d storage calls failed once, %d survived, %d of them after publishing%n",
+        calls, published.size(), whole);
+  }
+
+  /** Whether the tag was published although call {@code k} failed. */
+  private boolean survives(int k, Map<String, String> want) throws IOException {
+    Path output = scratch.resolve("fault-" + k);
+    boolean failed = false;
+    try {
+      run(output, 2 * k, k);
+    } catch (IOException | RuntimeException e) {
+      failed = true;
+    }
+    if (Files.exists(output.resolve("latest"))) {
+      assertThat(Scratch.contents(output)).as("published before call %d failed", k).isEqualTo(want);
+      return true;
+    }
+    assertThat(output.resolve(TAG)).as("after call %d failed", k).doesNotExist();
+    assertThat(failed).as("call %d failed and nothing was published", k).isTrue();
+    run(output, 2 * k + 1, NONE);
+    assertThat(Scratch.contents(output)).as("the rerun after call %d", k).isEqualTo(want);
+    return false;
   }
 }

@@ -446,7 +446,10 @@ public final class TorchFile {
         }
       }
       byte[] pickle = contentOf(small, "data.pkl", MOST_IN_MEMORY).orElseThrow();
-      requireCrc(find(small, "data.pkl").orElseThrow(), pickle);
+      boolean hasCrcs = listed.stream().anyMatch(e -> e.crc32() != 0);
+      if (hasCrcs) {
+        requireCrc(find(small, "data.pkl").orElseThrow(), pickle);
+      }
       Optional<byte[]> id = contentOf(small, ".data/serialization_id", SMALL_TEXT);
       Optional<String> byteorder = textOf(small, "byteorder");
       if (byteorder.isPresent() && !byteorder.get().equals("little")) {
@@ -454,7 +457,6 @@ public final class TorchFile {
             "expected byteorder 'little', found '%s': load and save it again on a little-endian machine"
                 .formatted(byteorder.get()));
       }
-      boolean hasCrcs = listed.stream().anyMatch(e -> e.crc32() != 0);
       Optional<String> formatVersion = textOf(small, ".format_version");
       Optional<String> alignment = textOf(small, ".storage_alignment");
       ContainerStyle style =
@@ -598,7 +600,7 @@ public final class TorchFile {
     private void requireCrc(Entry entry, byte[] content) {
       CRC32 crc = new CRC32();
       crc.update(content);
-      if (entry.crc32() != 0 && entry.crc32() != (int) crc.getValue()) {
+      if (entry.crc32() != (int) crc.getValue()) {
         throw refused(
             "entry %s: expected CRC %08x, found %08x: the file is damaged; copy it again"
                 .formatted(entry.name(), entry.crc32(), (int) crc.getValue()));

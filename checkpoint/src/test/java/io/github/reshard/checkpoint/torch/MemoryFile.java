@@ -6,12 +6,12 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 
 /** A file in memory that counts how it is read. */
-final class MemoryFile implements RangedFile {
+public final class MemoryFile implements RangedFile {
   private final byte[] bytes;
   int reads;
   long bytesRead;
 
-  MemoryFile(byte[] bytes) {
+  public MemoryFile(byte[] bytes) {
     this.bytes = bytes;
   }
 
@@ -29,7 +29,7 @@ final class MemoryFile implements RangedFile {
   public void readFully(long position, ByteBuffer target) throws IOException {
     reads++;
     bytesRead += target.remaining();
-    if (position + target.remaining() > bytes.length) {
+    if (position > bytes.length - target.remaining()) {
       throw new EOFException("the end");
     }
     target.put(bytes, (int) position, target.remaining());

@@ -8,6 +8,8 @@ import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -214,11 +216,21 @@ class TorchFileTest {
   void overlappingEntriesAreRefused() throws IOException {
     byte[] bytes = zip(sound());
     int at = indexOf(bytes, "504b0102") + 46;
-    // The first entry, data.pkl, grows over its neighbour; its CRC is set to none.
-    Arrays.fill(bytes, at - 30, at - 26, (byte) 0);
+    // The first entry, data.pkl, grows over its neighbour and has the CRC of all that.
+    CRC32 crc = new CRC32();
+    crc.update(bytes, 40, 100);
+    ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN).putInt(at - 30, (int) crc.getValue());
     bytes[at - 26] = bytes[at - 22] = 100;
 
     assertRefused(bytes, "entry data.pkl: bytes 0 to 140 overlap entry byteorder");
+  }
+
+  @Test
+  void aCrcOf0BesideOthersIsACrc() {
+    byte[] bytes = small();
+    Arrays.fill(bytes, entry(bytes, 0) + 16, entry(bytes, 0) + 20, (byte) 0);
+
+    assertRefused(bytes, "entry data.pkl: expected CRC 00000000, found ");
   }
 
   @Test
