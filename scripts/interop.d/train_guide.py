@@ -42,7 +42,8 @@ def run(rank, world, a):
     if a.load and a.future:
         perform(a.load, "load-in-future", accelerator, model, optimizer)
     elif a.load:
-        perform(a.load, "load-zero3" if a.stage == 3 else "load", accelerator, model, optimizer)
+        way = "load-sanitized" if a.sanitized else "load-zero3" if a.stage == 3 else "load"
+        perform(a.load, way, accelerator, model, optimizer)
         # The engine's own counters are in none of these files.
         model.global_steps, model.global_samples = a.start, 24 * a.start
         observe("loaded")
@@ -100,7 +101,7 @@ if __name__ == "__main__":
                                   ("save", str, None), ("load", str, None), ("dtype", str, "fp32"),
                                   ("gad", str, None), ("opt", str, "adamw")]:
         p.add_argument(f"--{option}", type=kind, default=default)
-    for option in ("round_robin", "future"):
+    for option in ("round_robin", "future", "sanitized"):
         p.add_argument(f"--{option}", action="store_true")
     a = p.parse_args()
     mp.spawn(run, args=(a.world, a), nprocs=a.world)

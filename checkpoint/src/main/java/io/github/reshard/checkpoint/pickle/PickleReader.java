@@ -337,6 +337,13 @@ public final class PickleReader {
     if (node == null) {
       throw refused("memo entry %d was never set".formatted(index));
     }
+    if (node instanceof PyInt number && number.value().bitLength() > Long.SIZE) {
+      // CPython memoizes no number. One that is written out at each use would make a small pickle
+      // large.
+      throw refused(
+          "memo entry %d is a number of %d bits, which is never shared"
+              .formatted(index, number.value().bitLength()));
+    }
     return node;
   }
 

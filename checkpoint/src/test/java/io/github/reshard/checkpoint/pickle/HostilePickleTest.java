@@ -37,6 +37,10 @@ class HostilePickleTest {
         Arguments.of("int cut off", "80024a0102", "BININT: expected 4 more bytes, found 2"),
         Arguments.of(
             "frame too long", "800495ff000000000000004e2e", "a frame of 255 bytes, but 2 remain"),
+        Arguments.of(
+            "large number shared",
+            "80028a09ffffffffffffffff7f710068002e",
+            "BINGET: memo entry 0 is a number of 71 bits, which is never shared"),
         Arguments.of("memo never set", "800268052e", "BINGET: memo entry 5 was never set"),
         Arguments.of("memo of nothing", "800271052e", "BINPUT: expected an object on the stack"),
         Arguments.of("STOP without object", "80022e", "STOP: expected an object on the stack"),
