@@ -25,7 +25,7 @@ import org.junit.jupiter.api.io.TempDir;
 /**
  * Storages and offsets beyond 4 GiB, against what PyTorch 2.6.0 wrote: {@code
  * testdata/large/make_large.py}. The file is sparse. {@code -Dreshard.large=PATH} keeps it, for
- * {@code scripts/interop_large.py}.
+ * {@code scripts/interop large}.
  */
 @Tag("large")
 class LargeFileTest {

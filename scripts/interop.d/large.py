@@ -1,8 +1,8 @@
 """Checks with real PyTorch a file that Reshard wrote sparse, with entries beyond 4 GiB.
 
-    mvn -q -pl checkpoint test -Dtest=LargeFileTest -Dreshard.large=/tmp/large.pt
-    python scripts/interop_large.py /tmp/large.pt
+    scripts/interop large
 
+makes the file and calls this.
 torch.load must read it with and without mmap, and it must equal byte for byte what torch.save writes. Needs sparse files;
 loading without mmap takes 10 GB of memory and is left out, saying so, where that much is not free.
 """
@@ -12,7 +12,7 @@ import pathlib
 import sys
 import tempfile
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "testdata" / "large"))
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent / "testdata" / "large"))
 
 import make_large  # noqa: E402
 import torch  # noqa: E402
