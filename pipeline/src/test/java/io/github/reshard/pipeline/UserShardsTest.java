@@ -6,6 +6,10 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyEquality;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
@@ -49,6 +53,7 @@ class UserShardsTest {
         case "dsConfig" -> options.setDsConfig(value);
         case "paramGroups" -> options.setParamGroups(value);
         case "overwrite" -> options.setOverwrite(true);
+        case "sanitize" -> options.setSanitize(true);
         default -> throw new IllegalArgumentException(option);
       }
     }
@@ -106,6 +111,49 @@ class UserShardsTest {
                   reference, "optimizer_state_dict", output().resolve(shard(rank))))
           .isEmpty();
     }
+  }
+
+  @ParameterizedTest
+  @CsvSource({"z2-fp16-twogroups, 3", "z1-bf16-optimizer, 3"})
+  void sanitizedShardsHoldTheSameTensorsAndNoObjectOfDeepSpeed(String name, int worldSize)
+      throws IOException {
+    Path input = CASES.resolve(name).resolve("user");
+    Path usual = directory.resolve("usual");
+    reshard(input, usual, worldSize);
+    reshard(input, worldSize, "sanitize=");
+
+    for (int rank = 0; rank < worldSize; rank++) {
+      TorchFile asSaved = torchFile(usual.resolve(shard(rank)));
+      TorchFile sanitized = torchFile(output().resolve(shard(rank)));
+      assertThat(text(asSaved.pickle())).contains("cdeepspeed.");
+      assertThat(text(sanitized.pickle())).doesNotContain("cdeepspeed.").contains("numel");
+      assertThat(storages(sanitized)).isEqualTo(storages(asSaved)).isNotEmpty();
+    }
+  }
+
+  private static TorchFile torchFile(Path path) throws IOException {
+    LocalSourceStore store = new LocalSourceStore();
+    for (FileStat file : store.list(path.getParent().toString()).files()) {
+      if (file.name().equals(path.getFileName().toString())) {
+        try (RangedFile open = store.open(file)) {
+          return TorchFile.read(open);
+        }
+      }
+    }
+    throw new AssertionError(path + " is not there");
+  }
+
+  private static String text(byte[] pickle) {
+    return new String(pickle, StandardCharsets.ISO_8859_1);
+  }
+
+  /** The CRC of each storage. */
+  private static Map<String, Integer> storages(TorchFile file) {
+    Map<String, Integer> crcs = new TreeMap<>();
+    file.entries().stream()
+        .filter(entry -> entry.name().startsWith("data/"))
+        .forEach(entry -> crcs.put(entry.name(), entry.crc32()));
+    return crcs;
   }
 
   /** The files of save_checkpoint, taken for shards of a user, have the state in a wrapper. */
