@@ -45,9 +45,7 @@ class Case:
 ZERO3 = "../zero3/train_z3.py"
 EXPERTS = "../moe/train_moe.py"
 # The gate's auxiliary loss (deepspeed/moe/sharded_moe.py, `l_aux`) is a product of two means over
-# the tokens of one rank, so the loss itself depends on how a batch is split. The largest seen in
-# fp32: 7.5e-5, between states that are equal bit for bit.
-EXPERTS_TOLERANCE = 3e-4
+# the tokens of one rank, so it depends on how a batch is split, and these rows train without it.
 MODEL = ("--model=pytorch_model.bin",)
 TINY = "--two --d 1 --m 1 --vocab 5 --layers 1"
 
@@ -125,19 +123,19 @@ CASES = (
          script=ZERO3),
     Case("moe-z2-ep2-bf16", 4, (2, 8), "--ep 2 --experts 4 --stage 2 --dtype bf16", small=(6,),
          script="train_moe.py", dtype="bf16"),
-    Case("moe-z1-ep4", 4, (8,), "--ep 4 --experts 4 --stage 1 --dtype fp32 --vocab 19 --d 6 --m 5",
-         script=EXPERTS, tolerance=EXPERTS_TOLERANCE),
+    Case("moe-z1-ep4", 4, (8,),
+         "--ep 4 --experts 4 --stage 1 --dtype fp32 --aux 0 --vocab 19 --d 6 --m 5", script=EXPERTS),
     Case("moe-z1-ep2-bf16-optimizer", 4, (2, 6),
-         "--ep 2 --experts 4 --stage 1 --dtype bf16 --gad fp32 --vocab 19 --d 6 --m 5",
+         "--ep 2 --experts 4 --stage 1 --dtype bf16 --gad fp32 --aux 0 --vocab 19 --d 6 --m 5",
          script=EXPERTS, dtype="bf16"),
     Case("moe-z2-data-first", 4, (2, 8),
-         "--ep 2 --experts 2 --stage 2 --dtype fp32 --data_first --vocab 19 --d 6 --m 5",
-         script=EXPERTS, tolerance=EXPERTS_TOLERANCE),
+         "--ep 2 --experts 2 --stage 2 --dtype fp32 --data_first --aux 0 --vocab 19 --d 6 --m 5",
+         script=EXPERTS),
     Case("moe-z2-fp16-round-robin", 4, (2, 6),
-         "--ep 2 --experts 2 --stage 2 --dtype fp16 --round_robin --layers 2 --vocab 19 --d 6"
-         " --m 5", script=EXPERTS, dtype="fp16", tolerance=EXPERTS_TOLERANCE),
-    Case("moe-z2-ep1", 3, (2, 4), "--ep 1 --experts 2 --stage 2 --dtype fp32 --vocab 19 --d 6 --m 5",
-         script=EXPERTS, tolerance=EXPERTS_TOLERANCE),
+         "--ep 2 --experts 2 --stage 2 --dtype fp16 --round_robin --layers 2 --aux 0 --vocab 19"
+         " --d 6 --m 5", script=EXPERTS, dtype="fp16"),
+    Case("moe-z2-ep1", 3, (2, 4),
+         "--ep 1 --experts 2 --stage 2 --dtype fp32 --aux 0 --vocab 19 --d 6 --m 5", script=EXPERTS),
     Case("pp2-z1", 2, (2, 3, 4), "--pp 2", small=(1,), script="train_pipeline.py", degree=2),
     Case("pp2-z1-bf16", 2, (1, 3), "--pp 2 --dtype bf16", script="train_pipeline.py", degree=2,
          dtype="bf16"),
