@@ -141,7 +141,7 @@ def _run(case, targets, work, reshard):
 
 def _resume(case, target, there, output, losses, snapshot, row):
     arguments = ["--start", str(STEPS), "--steps", str(STEPS), "--more", "0",
-                 "--load", output]
+                 "--load", output, *shlex.split(case.resume)]
     if case.stock_error:
         try:
             _train(case, target, there, "resume", arguments)
@@ -157,7 +157,7 @@ def _resume(case, target, there, output, losses, snapshot, row):
     if len(resumed) != STEPS or len(expected) != STEPS:
         raise Mismatch(f"losses {resumed} where {expected} were expected")
     row.loss = max(abs(a - b) / max(abs(b), 1e-30) for a, b in zip(resumed, expected))
-    allowed = case.tolerance or TOLERANCES[case.dtype]
+    allowed = TOLERANCES[case.dtype]
     if not row.loss <= allowed:
         raise Mismatch(f"losses {resumed} where the run that never stopped has {expected}: "
                        f"relative difference {row.loss:.1e}, allowed {allowed:.0e}")

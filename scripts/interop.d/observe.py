@@ -163,10 +163,15 @@ def _facts(engine, client_state):
     inner = optimizer.optimizer
     hyper = [{k: repr(v) for k, v in g.items() if k != "params"} for g in inner.param_groups]
     scalars = []
-    for group in inner.param_groups:
-        # ZeRO-3 cuts a group into sub-groups, whose number depends on the number of ranks.
+    for index, group in enumerate(inner.param_groups):
+        # ZeRO-3 cuts a group into sub-groups, whose number depends on the number of ranks, and puts
+        # them into `params` only while it steps.
+        parameters = group["params"]
+        if hasattr(optimizer, "sub_group_to_group_id"):
+            parameters = [flat for i, flat in enumerate(optimizer.fp32_partitioned_groups_flat)
+                          if optimizer.sub_group_to_group_id[i] == index]
         distinct = []
-        for parameter in group["params"]:
+        for parameter in parameters:
             state = inner.state.get(parameter, {})
             found = {k: repr(v) for k, v in sorted(state.items())
                      if not torch.is_tensor(v) or v.dim() == 0}
@@ -174,6 +179,8 @@ def _facts(engine, client_state):
                 distinct.append(found)
         scalars.append(distinct)
     scaler = getattr(optimizer, "loss_scaler", None)
+    if scaler is not None and not scaler.dynamic and scaler.cur_scale == 1:
+        scaler = None  # BF16_Optimizer has none, the others one that does nothing
     ours = {k: v for k, v in client_state.items() if k in extras.CLIENT_STATE_KEYS}
     return {
         "param_groups": hyper,

@@ -28,7 +28,7 @@ def run(rank, world, a):
             h=s.emb(x); o,aux,_=s.moe(h)
             if a.layers==2: o2,aux2,_=s.moe2(h+o); o=o+o2; aux=aux+aux2
             h=s.ln(h+o)
-            return nn.functional.cross_entropy(s.head(h).float().flatten(0,1),y.flatten())+0.01*aux
+            return nn.functional.cross_entropy(s.head(h).float().flatten(0,1),y.flatten())+a.aux*aux
     net=Net()
     params=split_params_into_different_moe_groups_for_optimizer({'params':list(net.parameters()),'name':'parameters'},**({'max_group_size':a.group} if a.group else {}))
     cfg={'train_batch_size':24,'zero_optimization':{'stage':a.stage},'zero_allow_untested_optimizer':True,'steps_per_print':1000}
@@ -88,7 +88,7 @@ def run(rank, world, a):
     if rank==0: print('LOSS',json.dumps(out))
 if __name__=='__main__':
     p=argparse.ArgumentParser()
-    for n,t,d in [('world',int,4),('ep',int,2),('experts',int,4),('stage',int,2),('dtype',str,'bf16'),('steps',int,3),('more',int,3),('start',int,0),('port',int,29541),('save',str,None),('load',str,None),('tag',str,None),('seed',int,3),('truth',str,None),('gad',str,None),('layers',int,1),('group',int,0),('overwrite',str,None),('vocab',int,37),('d',int,12),('m',int,20)]: p.add_argument('--'+n,type=t,default=d)
+    for n,t,d in [('world',int,4),('ep',int,2),('experts',int,4),('stage',int,2),('dtype',str,'bf16'),('steps',int,3),('more',int,3),('start',int,0),('port',int,29541),('save',str,None),('load',str,None),('tag',str,None),('seed',int,3),('truth',str,None),('gad',str,None),('layers',int,1),('group',int,0),('overwrite',str,None),('vocab',int,37),('d',int,12),('m',int,20),('aux',float,0.01)]: p.add_argument('--'+n,type=t,default=d)
     for n in ['round_robin','data_first']: p.add_argument('--'+n,action='store_true')
     a=p.parse_args(); torch.set_num_threads(1)
     mp.spawn(run,args=(a.world,a),nprocs=a.world)

@@ -27,6 +27,12 @@ public interface ReshardOptions extends PipelineOptions {
 
   void setTargetWorldSize(Integer targetWorldSize);
 
+  /** The ZeRO stage; {@code null} means that of the input. */
+  @Description("The ZeRO stage of the run that will load the output: 1, 2 or 3")
+  Integer getTargetStage();
+
+  void setTargetStage(Integer targetStage);
+
   /** The tag; {@code null} means what the file {@code latest} says. */
   @Description("The checkpoint inside --input; what the file `latest` says unless given")
   String getTag();

@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -130,7 +131,12 @@ public final class ReshardPipeline {
         && Stores.isLocal(options.getOutput())) {
       requireApart(files, options.getOutput());
     }
-    return ReshardPlanner.plan(source, files, options.getTargetWorldSize(), options.getPartBytes());
+    return ReshardPlanner.plan(
+        source, files, options.getTargetWorldSize(), targetStage(options), options.getPartBytes());
+  }
+
+  static int targetStage(ReshardOptions options) {
+    return options.getTargetStage() == null ? Recipe.AS_SAVED : options.getTargetStage();
   }
 
   private static Optional<UserShards> userShards(SourceStore source, ReshardOptions options)
@@ -146,6 +152,11 @@ public final class ReshardPipeline {
                 Stores.directory(options.getInput()),
                 Optional.ofNullable(options.getShards()))
             : Optional.empty();
+    if (user.isPresent() && options.getTargetStage() != null) {
+      throw new RefusedException(
+          options.getInput(),
+          "--targetStage is for checkpoints of save_checkpoint; shards that were saved one by one stay at their stage.");
+    }
     Map<String, String> hints = new LinkedHashMap<>();
     hints.put("--model", options.getModel());
     hints.put("--dsConfig", options.getDsConfig());

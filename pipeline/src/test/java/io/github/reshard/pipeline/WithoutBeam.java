@@ -7,6 +7,7 @@ import io.github.reshard.checkpoint.copy.SliceCrc;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
@@ -45,9 +46,9 @@ final class WithoutBeam {
   private final SliceCopier copier = new SliceCopier();
   private final List<List<List<SliceCrc>>> written = new ArrayList<>();
 
-  private WithoutBeam(Path input, Path output, int worldSize) throws IOException {
+  private WithoutBeam(Path input, Path output, int worldSize, int stage) throws IOException {
     CheckpointFiles files = CheckpointFiles.discover(source, input.toString(), Optional.empty());
-    plan = ReshardPlanner.plan(source, files, worldSize, PART_BYTES);
+    plan = ReshardPlanner.plan(source, files, worldSize, stage, PART_BYTES);
     target = new LocalTargetStore(output.toString(), plan.tag(), false);
     for (TargetFile file : plan.targets()) {
       List<List<SliceCrc>> entries = new ArrayList<>();
@@ -58,8 +59,13 @@ final class WithoutBeam {
 
   /** Reshards {@code input} into {@code output}. */
   static void reshard(Path input, Path output, int worldSize) {
+    reshard(input, output, worldSize, Recipe.AS_SAVED);
+  }
+
+  /** Reshards {@code input} into {@code output} for another ZeRO stage. */
+  static void reshard(Path input, Path output, int worldSize, int stage) {
     try {
-      new WithoutBeam(input, output, worldSize).run();
+      new WithoutBeam(input, output, worldSize, stage).run();
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }

@@ -13,6 +13,7 @@ enum Command {
       List.of("input", "output", "targetWorldSize"),
       Set.of(
           "tag",
+          "targetStage",
           "shards",
           "model",
           "dsConfig",
@@ -30,6 +31,7 @@ enum Command {
       Set.of(
           "output",
           "tag",
+          "targetStage",
           "shards",
           "model",
           "dsConfig",

@@ -28,6 +28,8 @@ final class HelpText {
                                number of GPUs. Required.
         --tag=TAG              Which checkpoint inside --input, for example global_step500.
                                Default: what the file `latest` says.
+        --targetStage=STAGE    The ZeRO stage of the run that will load the output: 1, 2 or 3.
+                               Default: that of --input.
 
       Shards that you saved yourself: torch.save(optimizer.state_dict(), ...) on every rank
         A directory of files such as optimizer.00.pt needs nothing more than --input; the output
@@ -140,6 +142,7 @@ final class HelpText {
         --targetWorldSize=M    How many data-parallel ranks will load the output. Required.
         --output=DIR           The directory to write to; looked at, not touched. Default: none.
         --tag=TAG              Which checkpoint inside --input. Default: what `latest` says.
+        --targetStage=STAGE    As in the main job. Default: that of --input.
         --partBytes=SIZE       How much one worker writes in one go. Default: 64MiB.
         --shards=PATTERN       As in the main job. Default: the usual names.
         --model=FILE           As in the main job. Default: none.

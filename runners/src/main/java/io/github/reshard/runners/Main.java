@@ -124,6 +124,10 @@ public final class Main {
       throw new UsageException(
           "--targetWorldSize is at least 1, not " + options.getTargetWorldSize());
     }
+    if (options.getTargetStage() != null
+        && (options.getTargetStage() < 1 || options.getTargetStage() > 3)) {
+      throw new UsageException("--targetStage is 1, 2 or 3, not " + options.getTargetStage());
+    }
     RunnerDefaults.requireReachable(options);
     if (options.getPartBytes() < 1) {
       throw new UsageException("--partBytes is at least 1, not " + options.getPartBytes());

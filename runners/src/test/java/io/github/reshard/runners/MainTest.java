@@ -41,6 +41,8 @@ class MainTest {
     "--input=in, --output is missing; --help shows an example",
     "--input=in --output=out, --targetWorldSize is missing; --help shows an example",
     "--input=in --output=out --targetWorldSize=0, '--targetWorldSize is at least 1, not 0'",
+    "--input=in --output=out --targetWorldSize=1 --targetStage=0, "
+        + "'--targetStage is 1, 2 or 3, not 0'",
     "--input=in --output=out --targetWorldSize=1 --partBytes=0, "
         + "'--partBytes is at least 1, not 0'",
     "--targetWorldsize=2, unknown option --targetWorldsize; did you mean --targetWorldSize?"

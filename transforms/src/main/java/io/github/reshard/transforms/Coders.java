@@ -8,6 +8,7 @@ import static io.github.reshard.transforms.RecordCoder.writeLong;
 import io.github.reshard.checkpoint.copy.SliceCrc;
 import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.CastCheck;
+import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
 import io.github.reshard.checkpoint.plan.PartId;
@@ -161,6 +162,7 @@ final class Coders {
     private static final int PROVES = 4;
     private static final int CAST = 8;
     private static final int TENSOR = 16;
+    private static final int CONVERSION = 32;
 
     @Override
     void write(SliceCopy slice, DataOutputStream out) throws IOException {
@@ -169,7 +171,8 @@ final class Coders {
               | (slice.target() == null ? 0 : TARGET)
               | (slice.proves() ? PROVES : 0)
               | (slice.cast() == null ? 0 : CAST)
-              | (slice.tensor() == null ? 0 : TENSOR));
+              | (slice.tensor() == null ? 0 : TENSOR)
+              | (slice.conversion() == null ? 0 : CONVERSION));
       if (slice.source() != null) {
         writeAddress(slice.source(), out);
       }
@@ -191,6 +194,10 @@ final class Coders {
         PARAM_ID.encode(slice.tensor().parameter(), out);
         out.writeUTF(slice.tensor().state());
         writeLong(slice.tensor().offset(), out);
+      }
+      if (slice.conversion() != null) {
+        out.writeUTF(slice.conversion().from().name());
+        out.writeUTF(slice.conversion().to().name());
       }
     }
 
@@ -215,8 +222,12 @@ final class Coders {
           (flags & TENSOR) == 0
               ? null
               : new TensorRun(PARAM_ID.decode(in), in.readUTF(), readLong(in));
+      Conversion conversion =
+          (flags & CONVERSION) == 0
+              ? null
+              : new Conversion(DType.valueOf(in.readUTF()), DType.valueOf(in.readUTF()));
       return new SliceCopy(
-          source, target, bytes, (flags & PROVES) != 0, fill, fillBytes, cast, tensor);
+          source, target, bytes, (flags & PROVES) != 0, fill, fillBytes, cast, tensor, conversion);
     }
   }
 

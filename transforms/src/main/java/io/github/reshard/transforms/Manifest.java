@@ -7,6 +7,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
@@ -176,7 +177,11 @@ public record Manifest(Map<String, Integer> digests) {
         ArrayNode shape = node.putArray("shape");
         parameter.shape().forEach(shape::add);
         ObjectNode states = node.putObject("states");
+        ModuleWeight weight = model.weights().get(p);
         Map<String, DType> types = new LinkedHashMap<>(Repartition.expectedStates(model, p));
+        if (weight != null && weight.isDerived()) {
+          types.put(States.MODULE, weight.dtype());
+        }
         for (Map.Entry<String, DType> state : types.entrySet()) {
           Integer crc = digests.get(new TensorId(id, state.getKey()));
           if (crc == null && parameter.elements() > 0) {
@@ -186,12 +191,16 @@ public record Manifest(Map<String, Integer> digests) {
           }
           addState(states, state.getKey(), state.getValue(), crc == null ? 0 : crc);
         }
-        ModuleWeight weight = model.weights().get(p);
-        if (weight != null && !types.containsKey(States.MODULE)) {
+        if (weight != null && !types.containsKey(States.MODULE) && !leavesWeights(model)) {
           addCarriedWeight(plan, weight, parameter, states);
         }
       }
     }
+  }
+
+  /** Whether the target is of ZeRO-3, which has no module weights, and the source is not. */
+  private static boolean leavesWeights(PartitionedModel model) {
+    return model.source() instanceof FlatLayout && !(model.target() instanceof FlatLayout);
   }
 
   /** A weight that is carried over with its file, if its entry's CRC is its own. */

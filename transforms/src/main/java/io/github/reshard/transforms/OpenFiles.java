@@ -47,7 +47,7 @@ final class OpenFiles implements Closeable {
     Map<Integer, List<ByteRange>> ranges = new LinkedHashMap<>();
     for (SliceCopy slice : slices) {
       if (slice.source() != null) {
-        add(ranges, slice.source(), slice.bytes());
+        add(ranges, slice.source(), slice.sourceBytes());
       }
       CastCheck cast = slice.cast();
       if (cast != null) {

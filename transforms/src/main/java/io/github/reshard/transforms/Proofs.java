@@ -2,6 +2,7 @@ package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import java.util.ArrayList;
@@ -37,7 +38,8 @@ public record Proofs(
       parameters += model.parameters().size();
       elements += model.parameters().stream().mapToLong(Parameter::elements).sum();
       for (int p = 0; p < model.parameters().size(); p++) {
-        if (model.weights().get(p) == null) {
+        ModuleWeight weight = model.weights().get(p);
+        if (weight == null || weight.isDerived()) {
           withoutWeights.add(model.id(plan.checkpoint(), p).toString());
         } else {
           weights++;

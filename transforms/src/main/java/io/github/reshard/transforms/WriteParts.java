@@ -184,7 +184,7 @@ public final class WriteParts
               bytesWritten.inc(slice.bytes());
             }
             if (slice.source() != null) {
-              bytesRead.inc(slice.bytes());
+              bytesRead.inc(slice.sourceBytes());
             }
             TensorRun tensor = slice.tensor();
             if (tensor != null) {

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import io.github.reshard.checkpoint.copy.SliceCrc;
 import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.CastCheck;
+import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
 import io.github.reshard.checkpoint.plan.PartId;
@@ -64,6 +65,7 @@ class CodersTest {
     Arbitrary<CastCheck> cast =
         Combinators.combine(NAME, COUNT, DTYPE, DTYPE, ADDRESS).as(CastCheck::new);
     Arbitrary<TensorRun> run = Combinators.combine(PARAM_ID, NAME, COUNT).as(TensorRun::new);
+    Arbitrary<Conversion> conversion = Combinators.combine(DTYPE, DTYPE).as(Conversion::new);
     Arbitrary<SliceCopy> copy =
         Combinators.combine(
                 ADDRESS.injectNull(0.3),
@@ -74,7 +76,15 @@ class CodersTest {
                 Arbitraries.of(1, 2, 4, 8),
                 cast.injectNull(0.5),
                 run.injectNull(0.5))
-            .as(SliceCopy::new);
+            .flatAs(
+                (source, target, bytes, proves, fill, fillBytes, claim, part) ->
+                    conversion
+                        .injectNull(0.5)
+                        .map(
+                            c ->
+                                new SliceCopy(
+                                    source, target, bytes, proves, fill, fillBytes, claim, part,
+                                    c)));
     Arbitrary<SliceCrc> crc =
         Combinators.combine(COUNT, COUNT, Arbitraries.integers()).as(SliceCrc::new);
     Arbitrary<EntryId> entry = Combinators.combine(INDEX, INDEX).as(EntryId::new);

@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.plan.CastCheck;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
 
 /**
  * Slices that follow one another in the source and in the target alike, so that they are one read
@@ -48,7 +49,8 @@ record CopyRun(List<SliceCopy> slices, long bytes) {
   private static boolean continues(SliceCopy a, SliceCopy b) {
     return a.source() != null
         && b.source() != null
-        && follows(a.source(), a.bytes(), b.source())
+        && Objects.equals(a.conversion(), b.conversion())
+        && follows(a.source(), a.sourceBytes(), b.source())
         && (a.target() == null
             ? b.target() == null
             : b.target() != null && follows(a.target(), a.bytes(), b.target()))

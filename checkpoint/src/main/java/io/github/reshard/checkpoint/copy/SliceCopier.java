@@ -3,6 +3,7 @@ package io.github.reshard.checkpoint.copy;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.CastCheck;
+import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
@@ -106,28 +107,36 @@ public final class SliceCopier {
     }
   }
 
-  private void copy(CopyRun run, Sources sources, PositionalFile sink, Copied copied)
+  private void copy(CopyRun run, Sources sources, PositionalFile sink, Copied heard)
       throws IOException {
     RangedFile source = run.source() == null ? null : sources.open(run.source().file());
     if (source == null) {
       fillBuffer(run.slices().get(0));
     }
+    Conversion conversion = run.slices().get(0).conversion();
     Claims claims = run.slices().get(0).cast() == null ? null : new Claims(run.slices());
     CRC32 crc = new CRC32();
     int slice = 0;
     long sliceEnd = run.slices().get(0).bytes();
     for (long done = 0; done < run.bytes(); ) {
-      int length = (int) Math.min(BUFFER_BYTES, run.bytes() - done);
-      data.clear().limit(length);
-      if (source != null) {
-        read(source, run.source().offset() + done, data);
+      ByteBuffer copied = data;
+      int length;
+      if (conversion == null) {
+        length = (int) Math.min(BUFFER_BYTES, run.bytes() - done);
+        data.clear().limit(length);
+        if (source != null) {
+          read(source, run.source().offset() + done, data);
+        }
+      } else {
+        length = cast(source, run, conversion, done);
+        copied = weights;
       }
       for (long at = done; at < done + length; ) {
         long end = Math.min(sliceEnd, done + length);
-        crc.update(data.slice((int) (at - done), (int) (end - at)));
+        crc.update(copied.slice((int) (at - done), (int) (end - at)));
         at = end;
         while (slice < run.slices().size() && at == sliceEnd) {
-          copied.slice(run.slices().get(slice++), (int) crc.getValue());
+          heard.slice(run.slices().get(slice++), (int) crc.getValue());
           crc.reset();
           sliceEnd += slice < run.slices().size() ? run.slices().get(slice).bytes() : 0;
         }
@@ -136,10 +145,22 @@ public final class SliceCopier {
         claims.check(done, length, sources);
       }
       if (run.target() != null) {
-        sink.write(run.target().offset() + done, data.slice(0, length));
+        sink.write(run.target().offset() + done, copied.slice(0, length));
       }
       done += length;
     }
+  }
+
+  /** Casts the elements from byte {@code done} of the run on; how many bytes that gave. */
+  private int cast(RangedFile source, CopyRun run, Conversion conversion, long done)
+      throws IOException {
+    long most = BUFFER_BYTES / conversion.from().bytes() * (long) conversion.to().bytes();
+    int length = (int) Math.min(most, run.bytes() - done);
+    data.clear().limit(Math.toIntExact(conversion.sourceBytes(length)));
+    read(source, run.source().offset() + conversion.sourceBytes(done), data);
+    weights.clear().limit(length);
+    WeightCast.cast(data.flip(), weights, conversion.to());
+    return length;
   }
 
   private static void read(RangedFile file, long position, ByteBuffer into) throws IOException {

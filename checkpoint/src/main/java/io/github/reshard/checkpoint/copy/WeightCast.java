@@ -5,6 +5,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.IntBuffer;
 import java.nio.LongBuffer;
+import java.nio.ShortBuffer;
 
 /**
  * The cast of master weights to the module's type as PyTorch does it: round to nearest, ties to
@@ -128,6 +129,21 @@ public final class WeightCast {
    */
   public static int toBits(int master, DType module) {
     return module == DType.BFLOAT16 ? toBfloat16(master) : toFloat16(master);
+  }
+
+  /**
+   * Casts floats.
+   *
+   * @param masters little endian; position and limit are not moved
+   * @param weights room for as many elements, little endian; position and limit are not moved
+   * @param module {@link DType#BFLOAT16} or {@link DType#FLOAT16}
+   */
+  static void cast(ByteBuffer masters, ByteBuffer weights, DType module) {
+    IntBuffer from = masters.slice().order(ByteOrder.LITTLE_ENDIAN).asIntBuffer();
+    ShortBuffer to = weights.slice().order(ByteOrder.LITTLE_ENDIAN).asShortBuffer();
+    while (from.hasRemaining()) {
+      to.put((short) toBits(from.get(), module));
+    }
   }
 
   private static boolean isNan(int bits) {

@@ -104,7 +104,7 @@ public final class ShardedLayout implements ZeroLayout {
 
   @Override
   public boolean holds(int rank, int bucket) {
-    return true;
+    return rank < worldSize;
   }
 
   @Override

@@ -28,7 +28,9 @@ public final class Cut {
     int element =
         slice.cast() != null
             ? slice.cast().master().bytes()
-            : slice.source() == null ? slice.fillBytes() : 1;
+            : slice.conversion() != null
+                ? slice.conversion().to().bytes()
+                : slice.source() == null ? slice.fillBytes() : 1;
     long rounded = -Math.floorDiv(-length, (long) element) * element;
     return Math.min(rounded, remaining);
   }

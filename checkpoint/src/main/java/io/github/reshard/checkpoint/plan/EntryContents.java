@@ -39,7 +39,10 @@ public final class EntryContents {
       }
       for (int p = 0; p < model.weights().size(); p++) {
         ModuleWeight weight = model.weights().get(p);
-        if (weight != null && weight.source().file() == file && weight.source().entry() == entry) {
+        if (weight != null
+            && !weight.isDerived()
+            && weight.source().file() == file
+            && weight.source().entry() == entry) {
           contents.add("the weights of " + model.id(plan.checkpoint(), p));
         }
       }

@@ -45,10 +45,21 @@ public record PartitionedModel(
    * Where a parameter's weight in the module's type lies.
    *
    * @param dtype the type of an element
-   * @param source where the source has it
-   * @param target where it goes if it moves by itself; null if its file is copied as it is
+   * @param source where the source has it; null if only the target does, which then gets the cast
+   *     of the master weights
+   * @param target where it goes if it moves by itself; null if its file is copied as it is, or if
+   *     the target has no module weights
    */
-  public record ModuleWeight(DType dtype, Address source, Address target) implements Serializable {}
+  public record ModuleWeight(DType dtype, Address source, Address target) implements Serializable {
+    /** Whether it is made of the master weights. */
+    public boolean isDerived() {
+      return source == null;
+    }
+
+    boolean moves() {
+      return source != null && target != null;
+    }
+  }
 
   /** The identity of a parameter in the whole job. */
   public ParamId id(String checkpoint, int parameter) {

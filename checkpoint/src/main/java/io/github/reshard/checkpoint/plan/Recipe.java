@@ -5,6 +5,9 @@ import java.util.List;
 
 /** How a target file is made. */
 public sealed interface Recipe extends Serializable {
+  /** The stage of a file that stays at the source's. */
+  int AS_SAVED = 0;
+
   /** The index in {@link ReshardPlan#sources()} of the file that it is made from. */
   int template();
 
@@ -21,8 +24,9 @@ public sealed interface Recipe extends Serializable {
    * @param template the source rank's file that says everything that is not partitioned
    * @param rank the target rank
    * @param groups for each param group of the file, the partitioned group
+   * @param stage the ZeRO stage that it is for, 1 or 2, or {@link #AS_SAVED}
    */
-  record OptimizerFile(int template, int rank, List<GroupRef> groups) implements Recipe {
+  record OptimizerFile(int template, int rank, List<GroupRef> groups, int stage) implements Recipe {
     public OptimizerFile {
       groups = List.copyOf(groups);
     }
@@ -33,8 +37,9 @@ public sealed interface Recipe extends Serializable {
    *
    * @param template the source's file of the same mp rank
    * @param groups for each param group of {@code param_shapes}, the partitioned group
+   * @param stage the ZeRO stage that it is for, 1 or 2, or {@link #AS_SAVED}
    */
-  record ModelFile(int template, List<GroupRef> groups) implements Recipe {
+  record ModelFile(int template, List<GroupRef> groups, int stage) implements Recipe {
     public ModelFile {
       groups = List.copyOf(groups);
     }
@@ -79,6 +84,35 @@ public sealed interface Recipe extends Serializable {
       return of.template();
     }
   }
+
+  /**
+   * An optimizer file of ZeRO-3 made from one of ZeRO-1 or 2, or the other way round.
+   *
+   * @param template the source rank's file that says everything that is not partitioned
+   * @param rank the target rank
+   * @param model index into {@link ReshardPlan#models()}
+   * @param stage the ZeRO stage that it is for
+   * @param dsIds for ZeRO-3, the {@code ds_id} of each sub-group
+   */
+  record ConvertedOptimizerFile(int template, int rank, int model, int stage, List<String> dsIds)
+      implements Recipe {
+    public ConvertedOptimizerFile {
+      dsIds = List.copyOf(dsIds);
+    }
+  }
+
+  /**
+   * A model file of ZeRO-3 made from one of ZeRO-1 or 2, or the other way round.
+   *
+   * @param template the source's file
+   * @param rank the target rank; 0 for ZeRO-1 and 2
+   * @param model index into {@link ReshardPlan#models()} of the trainable parameters
+   * @param frozen index into {@link ReshardPlan#models()} of the frozen parameters, or {@link
+   *     ShardedModelFile#NONE_FROZEN}
+   * @param stage the ZeRO stage that it is for
+   */
+  record ConvertedModelFile(int template, int rank, int model, int frozen, int stage)
+      implements Recipe {}
 
   /**
    * A param group among all partitioned models.

@@ -46,7 +46,7 @@ public final class Repartition {
   /** What the model files hold of {@code parameter} and moves by itself, or null. */
   public static RankSlice moduleSlice(PartitionedModel model, int parameter) {
     ModuleWeight weight = model.weights().get(parameter);
-    if (weight == null || weight.target() == null) {
+    if (weight == null || !weight.moves()) {
       return null;
     }
     return new RankSlice(
@@ -66,7 +66,7 @@ public final class Repartition {
   public static Map<String, DType> expectedStates(PartitionedModel model, int parameter) {
     Map<String, DType> states = new LinkedHashMap<>(model.statesOf(parameter));
     ModuleWeight weight = model.weights().get(parameter);
-    if (weight != null && weight.target() != null) {
+    if (weight != null && weight.moves()) {
       states.put(States.MODULE, weight.dtype());
     }
     return states;
@@ -93,9 +93,29 @@ public final class Repartition {
                 }
               } else {
                 ModuleWeight claim = state.equals(States.MASTER) ? weight : null;
+                if (claim != null && claim.isDerived()) {
+                  castOfMasters(tensor.id(), pieces, claim, out);
+                  claim = null;
+                }
                 copiesOfState(model, tensor.id(), state, pieces, extents, claim, out);
               }
             });
+  }
+
+  /** The module's weights that the target has and the source has not. */
+  private static void castOfMasters(
+      ParamId id, List<Piece> pieces, ModuleWeight weight, Consumer<SliceCopy> out) {
+    DType module = weight.dtype();
+    for (Piece piece : pieces) {
+      long start = piece.start() * (long) module.bytes();
+      out.accept(
+          SliceCopy.derived(
+              piece.address(),
+              weight.target().plus(start),
+              piece.elements() * module.bytes(),
+              new TensorRun(id, States.MODULE, start),
+              piece.dtype() == module ? null : new Conversion(piece.dtype(), module)));
+    }
   }
 
   private static void copiesOfState(

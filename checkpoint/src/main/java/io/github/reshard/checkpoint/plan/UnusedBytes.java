@@ -82,7 +82,7 @@ public final class UnusedBytes {
   private static void addWeights(PartitionedModel model, int file, List<Use> uses) {
     for (int p = 0; p < model.weights().size(); p++) {
       ModuleWeight weight = model.weights().get(p);
-      if (weight != null && weight.target() != null && weight.source().file() == file) {
+      if (weight != null && weight.moves() && weight.source().file() == file) {
         long from = weight.source().offset();
         long bytes = model.parameters().get(p).elements() * weight.dtype().bytes();
         uses.add(new Use(weight.source().entry(), from, from + bytes));

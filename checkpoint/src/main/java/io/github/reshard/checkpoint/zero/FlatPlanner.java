@@ -38,6 +38,9 @@ final class FlatPlanner {
   private final Map<String, TorchFile> experts = new LinkedHashMap<>();
   private final IdentityHashMap<TorchFile, Integer> sources = new IdentityHashMap<>();
 
+  /** The ZeRO stage of the target, or as saved. */
+  private int stage = Recipe.AS_SAVED;
+
   FlatPlanner(PlanBuilder plan) {
     this.plan = plan;
   }
@@ -59,6 +62,12 @@ final class FlatPlanner {
   private void carryWhole(List<FileStat> stats, Map<String, TorchFile> into) throws IOException {
     for (FileStat stat : stats) {
       TorchFile file = plan.read(stat);
+      if (stat.name().startsWith("expp_rank_")
+          && !StorageKeys.tensors(file.parse().root()).isEmpty()) {
+        throw new RefusedException(
+            stat.path(),
+            "holds the optimizer of a run without ZeRO, which nothing partitions. Save the checkpoint from a run at ZeRO-1 or 2.");
+      }
       int source = plan.addSource(stat, file);
       into.put(stat.name(), file);
       sources.put(file, source);
@@ -90,9 +99,36 @@ final class FlatPlanner {
     int ranks = model.dpWorldSize();
     plan.setSourceWorldSize(modelStat, ranks);
     plan.parallelism = model.parallelism();
+    model
+        .root()
+        .findPresent("num_experts")
+        .filter(experts -> !experts.isList())
+        .ifPresent(
+            experts -> {
+              throw experts.refused(
+                  "expected a list with one number for each layer, found %s. That is the old format, whose expert files have no layer in their names: load it once with a DeepSpeed that writes the new one, and save it again."
+                      .formatted(experts.describe()));
+            });
+    MuonCheckpoints.requireNone(model);
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
     ParamGroups groups = ParamGroups.of(model, shards, ranks);
-    Models models = addModels(mpRank, groups, ranks);
+    OptimizerStates states = shards.get(0).states();
+    if (StagePlanner.isConversion(plan, states)) {
+      StagePlanner.requireConvertible(plan, model, states);
+      stage = plan.targetStage;
+      if (stage == 3) {
+        StagePlanner.toSharded(
+            plan, this, new StagePlanner.Flat(model, modelFile, modelSource, shards, groups));
+        return;
+      }
+    }
+    boolean roundRobin =
+        stage == Recipe.AS_SAVED
+            ? groups.roundRobin()
+            : DsConfig.of(model.root()).roundRobin()
+                && !DsConfig.of(model.root()).makesBf16Optimizer(stage);
+    ParamGroups targetGroups = new ParamGroups(groups.groups(), roundRobin, groups.dataFirst());
+    Models models = addModels(mpRank, groups, targetGroups, ranks);
     for (int rank = 0; rank < ranks; rank++) {
       FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
     }
@@ -109,13 +145,17 @@ final class FlatPlanner {
           models.refs(plan, rank, plan.targetWorldSize));
     }
     addPadding(models);
-    if (groups.roundRobin()) {
+    if (roundRobin) {
       plan.notes.add(ROUND_ROBIN_NOTE);
     }
   }
 
   /** Registers the partitioned models of an mp rank; their partitions are yet to be added. */
   Models addModels(int mpRank, ParamGroups groups, int ranks) {
+    return addModels(mpRank, groups, groups, ranks);
+  }
+
+  private Models addModels(int mpRank, ParamGroups groups, ParamGroups targetGroups, int ranks) {
     Map<Integer, List<Integer>> indices = new HashMap<>();
     for (int size : groups.expertParallelSizes()) {
       boolean dense = size == ParamGroups.DENSE;
@@ -133,7 +173,7 @@ final class FlatPlanner {
                     mpRank,
                     dense ? ParamId.NO_EXPERT : expertRank,
                     groups.layout(ranks, size, expertRank),
-                    groups.layout(plan.targetWorldSize, size, expertRank),
+                    targetGroups.layout(plan.targetWorldSize, size, expertRank),
                     new ArrayList<>(),
                     new HashMap<>(),
                     new HashMap<>(),
@@ -168,7 +208,9 @@ final class FlatPlanner {
         refs.stream().map(ref -> new OptimizerRewrite.Group(ref.source(), ref.group())).toList();
     ReplicaComparison comparison =
         new ReplicaComparison(
-            plan.store, plan.sources, file -> OptimizerRewrite.rewrite(file, groups, 0));
+            plan.store,
+            plan.sources,
+            file -> OptimizerRewrite.rewrite(file, groups, 0, Recipe.AS_SAVED));
     for (int rank = 0; rank < shards.size(); rank++) {
       Shard shard = shards.get(rank);
       comparison.add(rank, shard.source(), shard.file()).ifPresent(plan.notes::add);
@@ -180,7 +222,7 @@ final class FlatPlanner {
   }
 
   private void planModelFile(FileStat stat, TorchFile file, int source, List<FileGroup> refs) {
-    Recipe recipe = new Recipe.ModelFile(source, indices(refs));
+    Recipe recipe = new Recipe.ModelFile(source, indices(refs), stage);
     TargetFiles.Planned planned =
         TargetFiles.plan(
             file, stat.name(), recipe, plan.models, plan.sourceWorldSize(), plan.targetWorldSize);
@@ -215,7 +257,7 @@ final class FlatPlanner {
   }
 
   /** Adds what the model file holds of the parameters of a group, in the group's order. */
-  private void addModuleWeights(
+  void addModuleWeights(
       int source, TorchFile file, Map<String, TensorNode> module, FileGroup ref, Address flat) {
     PartitionedModel model = ref.model();
     for (int p = 0; p < model.parameters().size(); p++) {
@@ -373,7 +415,8 @@ final class FlatPlanner {
     Shard template = shards.get(templateRank(shards, rank));
     String name = path.substring(path.lastIndexOf('/') + 1);
     Recipe recipe =
-        plan.optimizerRecipe(new Recipe.OptimizerFile(template.source(), rank, indices(refs)));
+        plan.optimizerRecipe(
+            new Recipe.OptimizerFile(template.source(), rank, indices(refs), stage));
     TargetFiles.Planned planned =
         TargetFiles.plan(
             template.file(),

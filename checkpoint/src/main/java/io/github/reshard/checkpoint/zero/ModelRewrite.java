@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.ArrayList;
@@ -25,7 +26,11 @@ final class ModelRewrite {
    */
   record Group(FlatLayout source, FlatLayout target, int group) {}
 
-  static Rewritten rewrite(TorchFile template, List<Group> groups, int targetWorldSize) {
+  /**
+   * @param groups the param groups of the file
+   * @param stage the ZeRO stage of the target, or {@link Recipe#AS_SAVED}
+   */
+  static Rewritten rewrite(TorchFile template, List<Group> groups, int targetWorldSize, int stage) {
     PyObject root = template.parse().root();
     ModelStates states = new ModelStates(PickledValue.root(template.path(), root));
     states.root().entries().replace(ModelStates.DP_WORLD_SIZE, PyInt.of(targetWorldSize));
@@ -49,6 +54,9 @@ final class ModelRewrite {
       }
       entries.clear();
       entries.addAll(reordered);
+    }
+    if (stage != Recipe.AS_SAVED) {
+      StageRewrite.setFlatStage(states, stage);
     }
     return StorageList.of(template, root, moved);
   }

@@ -11,6 +11,8 @@ import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.pickle.PyTuple;
+import io.github.reshard.checkpoint.plan.Recipe;
+import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.ArrayList;
@@ -20,7 +22,7 @@ import java.util.Map;
 
 /** Turns the optimizer file of one source rank into that of a target rank. */
 final class OptimizerRewrite {
-  private static final PyGlobal ORDERED_DICT = new PyGlobal("collections", "OrderedDict");
+  static final PyGlobal ORDERED_DICT = new PyGlobal("collections", "OrderedDict");
   private static final PyGlobal FRAGMENT_ADDRESS =
       new PyGlobal("deepspeed.utils.tensor_fragment", "fragment_address");
 
@@ -38,10 +40,15 @@ final class OptimizerRewrite {
    * @param template the source rank's file
    * @param groups the param groups of the file
    * @param rank the target rank
+   * @param stage the ZeRO stage of the target, or {@link Recipe#AS_SAVED}
    */
-  static Rewritten rewrite(TorchFile template, List<Group> groups, int rank) {
+  static Rewritten rewrite(TorchFile template, List<Group> groups, int rank, int stage) {
     PyObject root = template.parse().root();
     OptimizerStates states = new OptimizerStates(PickledValue.root(template.path(), root));
+    boolean toBf16Optimizer =
+        stage == Recipe.AS_SAVED
+            ? states.isBf16Optimizer()
+            : DsConfig.of(states.root()).makesBf16Optimizer(stage);
     Map<String, Rewritten.Storage> moved = new HashMap<>();
     for (int g = 0; g < groups.size(); g++) {
       FlatLayout layout = groups.get(g).layout();
@@ -55,8 +62,9 @@ final class OptimizerRewrite {
         }
         String key = "group " + g + " " + part.state();
         StorageKeys.move(tensor, key, partition);
+        boolean cut = part.state().equals(States.MASTER) ? !toBf16Optimizer : part.cut();
         tensor.setGeometry(
-            0, new long[] {part.cut() ? partition - layout.padding(rank, group) : partition});
+            0, new long[] {cut ? partition - layout.padding(rank, group) : partition});
         moved.put(
             key,
             new Rewritten.Storage(
@@ -71,7 +79,7 @@ final class OptimizerRewrite {
         OptimizerStates.GROUP_PADDINGS,
         groups.size(),
         g ->
-            states.isBf16Optimizer()
+            toBf16Optimizer
                 ? groups.get(g).layout().paddingOnLastRank(rank, groups.get(g).group())
                 : groups.get(g).layout().padding(rank, groups.get(g).group()));
     setNumbers(
@@ -92,6 +100,9 @@ final class OptimizerRewrite {
                     writer.mapping(layout, layout.recordedExtentsIn(rank, groups.get(g).group())));
               }
             });
+    if (stage != Recipe.AS_SAVED) {
+      StageRewrite.setFlatStage(states, stage);
+    }
     return StorageList.of(template, root, moved);
   }
 
@@ -108,7 +119,7 @@ final class OptimizerRewrite {
   }
 
   /** Writes {@code param_slice_mappings} with the key objects that the file already shares. */
-  private static final class SliceMappings {
+  static final class SliceMappings {
     private PyStr numel = new PyStr("numel");
     private PyStr start = new PyStr("start");
     private boolean numelFirst = true;

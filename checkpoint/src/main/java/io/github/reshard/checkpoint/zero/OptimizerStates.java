@@ -125,6 +125,11 @@ record OptimizerStates(PickledValue root) {
     return tensors;
   }
 
+  /** The dict of {@code group}'s state, if there is one. */
+  Optional<PyObject> stateNode(int group) {
+    return state(group).map(PickledValue::node);
+  }
+
   /** The optimizer's state of {@code group}: none if it keeps none, as SGD without momentum. */
   private Optional<PickledValue> state(int group) {
     PickledValue base = stateDict().get(BASE_STATE);

@@ -70,6 +70,27 @@ final class ParameterIds {
     return targetLabels;
   }
 
+  /**
+   * The labels of sub-groups of a run that was not at ZeRO-3 before: numbers in the order of {@code
+   * module.parameters()}, frozen ones included.
+   *
+   * @param names the module's parameters in its order, tied ones too
+   * @param tied the names that stand for another parameter
+   */
+  static List<String> labels(List<String> names, Set<String> tied, ShardedLayout target) {
+    Map<String, Integer> ids =
+        numbered(names.stream().filter(name -> !tied.contains(name)).toList());
+    List<String> labels = new ArrayList<>();
+    for (int b = 0; b < target.buckets(); b++) {
+      // A parameter that is not in the module has no number; nothing reads it.
+      labels.add(
+          ids.getOrDefault(name(target, target.firstOf(b)), 0)
+              + "_"
+              + ids.getOrDefault(name(target, target.firstOf(b + 1) - 1), 0));
+    }
+    return labels;
+  }
+
   private static String name(ShardedLayout layout, int parameter) {
     return layout.parameters().get(parameter).name();
   }

@@ -38,6 +38,10 @@ final class PlanBuilder {
   final SourceStore store;
   final CheckpointFiles files;
   final int targetWorldSize;
+
+  /** The ZeRO stage that the target is for, or {@link Recipe#AS_SAVED}. */
+  final int targetStage;
+
   ModelParallelism parallelism = ModelParallelism.NOT_SAID;
 
   /** Whether optimizer files get dicts and numbers in the place of DeepSpeed's own objects. */
@@ -53,10 +57,11 @@ final class PlanBuilder {
   private final Map<ByteBuffer, ByteBuffer> pickles = new HashMap<>();
   private int sourceWorldSize;
 
-  PlanBuilder(SourceStore store, CheckpointFiles files, int targetWorldSize) {
+  PlanBuilder(SourceStore store, CheckpointFiles files, int targetWorldSize, int targetStage) {
     this.store = store;
     this.files = files;
     this.targetWorldSize = targetWorldSize;
+    this.targetStage = targetStage;
   }
 
   /** Data-parallel ranks of the source, once a model file said so. */

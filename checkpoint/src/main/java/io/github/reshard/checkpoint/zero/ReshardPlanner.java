@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.IOException;
@@ -20,8 +21,27 @@ public final class ReshardPlanner {
   public static ReshardPlan plan(
       SourceStore store, CheckpointFiles files, int targetWorldSize, long partBytes)
       throws IOException {
-    PlanBuilder plan = new PlanBuilder(store, files, targetWorldSize);
+    return plan(store, files, targetWorldSize, Recipe.AS_SAVED, partBytes);
+  }
+
+  /**
+   * Plans the reshard of {@code files} to {@code targetWorldSize} data-parallel ranks of a run at
+   * another ZeRO stage.
+   *
+   * @param targetStage 1, 2 or 3, or {@link Recipe#AS_SAVED}
+   * @param partBytes the size of a part of a target file
+   * @throws RefusedException as the other one, or if that stage does not support what the
+   *     checkpoint has
+   */
+  public static ReshardPlan plan(
+      SourceStore store,
+      CheckpointFiles files,
+      int targetWorldSize,
+      int targetStage,
+      long partBytes)
+      throws IOException {
     requireKnownKind(files);
+    PlanBuilder plan = new PlanBuilder(store, files, targetWorldSize, targetStage);
     if (files.rankModels().isEmpty()) {
       FlatPlanner.plan(plan);
     } else {
@@ -42,7 +62,8 @@ public final class ReshardPlanner {
   public static ReshardPlan plan(
       SourceStore store, UserShards user, UserHints hints, int targetWorldSize, long partBytes)
       throws IOException {
-    PlanBuilder plan = new PlanBuilder(store, CheckpointFiles.of(user), targetWorldSize);
+    PlanBuilder plan =
+        new PlanBuilder(store, CheckpointFiles.of(user), targetWorldSize, Recipe.AS_SAVED);
     UserShardsPlanner.plan(plan, user, hints);
     return finished(plan, "", partBytes);
   }

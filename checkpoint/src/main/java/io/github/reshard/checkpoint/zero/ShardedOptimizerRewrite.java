@@ -103,7 +103,7 @@ final class ShardedOptimizerRewrite {
   }
 
   /** The state of another sub-group once more; what is not partitioned gets storages of its own. */
-  private static PyObject copyOf(PyObject state, int bucket, Map<String, Rewritten.Storage> moved) {
+  static PyObject copyOf(PyObject state, int bucket, Map<String, Rewritten.Storage> moved) {
     PyObject copy = GraphCopy.of(state);
     for (TensorNode tensor : StorageKeys.tensors(copy)) {
       String old = tensor.storageKey();
@@ -116,7 +116,7 @@ final class ShardedOptimizerRewrite {
     return copy;
   }
 
-  private static void resize(
+  static void resize(
       TensorNode tensor,
       ShardedLayout target,
       int bucket,

@@ -3,6 +3,7 @@ package io.github.reshard.checkpoint.zero;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.layout.ShardedLayout;
+import io.github.reshard.checkpoint.layout.ZeroLayout;
 import io.github.reshard.checkpoint.pickle.PyEquality;
 import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.ParamId;
@@ -54,7 +55,9 @@ final class ShardedPlanner {
       planner.planMpRank(mpRank);
     }
     plan.notes.add(
-        "ZeRO-3 stores no module weights; that the masters belong to these parameters is proven by their shapes, not by their values.");
+        plan.targetStage == 1 || plan.targetStage == 2
+            ? "ZeRO-3 stores no module weights; those of the output are its masters, rounded to the module's type."
+            : "ZeRO-3 stores no module weights; that the masters belong to these parameters is proven by their shapes, not by their values.");
   }
 
   /** A file of one source rank. */
@@ -112,12 +115,19 @@ final class ShardedPlanner {
     }
     ShardedStates states = new ShardedStates(root(optimizers.get(0)));
     ShardedKinds.requireSupported(plan, first, states);
+    MuonCheckpoints.requireNone(first);
 
     SubGroups subGroups = SubGroups.of(first, states);
     long subGroupSize = subGroups.size(first, ranks, plan.targetWorldSize, plan.notes);
     ShardedLayout source = new ShardedLayout(ranks, subGroups.parameters(), subGroupSize);
-    ShardedLayout target =
-        new ShardedLayout(plan.targetWorldSize, subGroups.parameters(), subGroupSize);
+    boolean flat = StagePlanner.isConversion(plan, states);
+    if (flat) {
+      StagePlanner.requireConvertible(plan, first, states);
+    }
+    ZeroLayout target =
+        flat
+            ? StagePlanner.flatLayout(plan, first, states, subGroups.parameters())
+            : new ShardedLayout(plan.targetWorldSize, subGroups.parameters(), subGroupSize);
     List<Parameter> frozen = partitionedFrozen(first);
     Models indices =
         new Models(
@@ -128,7 +138,7 @@ final class ShardedPlanner {
                     model(
                         mpRank,
                         new ShardedLayout(ranks, frozen, 0),
-                        new ShardedLayout(plan.targetWorldSize, frozen, 0))));
+                        new ShardedLayout(flat ? 1 : plan.targetWorldSize, frozen, 0))));
     Shared<List<Located>> partitions = new Shared<>();
     Shared<List<Located>> fragments = new Shared<>();
     for (int rank = 0; rank < ranks; rank++) {
@@ -149,19 +159,29 @@ final class ShardedPlanner {
       }
     }
     requireReplicasAgree(models, optimizers, source, frozen);
-    if (!source.hasBoundariesOf(target)) {
+    if (flat) {
+      requireSubGroupsAgree(states, optimizers.get(0), source);
+      StagePlanner.toFlat(
+          plan,
+          this,
+          new StagePlanner.Sharded(
+              mpRank, first, models.get(0), optimizers, indices.trained(), indices.frozen()));
+      return;
+    }
+    ShardedLayout shardedTarget = (ShardedLayout) target;
+    if (!source.hasBoundariesOf(shardedTarget)) {
       requireSubGroupsAgree(states, optimizers.get(0), source);
     }
     List<String> dsIds =
         ParameterIds.labels(
-            parameterNames(first), first.tiedNames(), source, states.dsIds(), target);
+            parameterNames(first), first.tiedNames(), source, states.dsIds(), shardedTarget);
     Contents contents = new Contents(new Shared<>(), new Shared<>());
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       planFiles(rank, models, optimizers, indices, dsIds, contents);
     }
   }
 
-  static PartitionedModel model(int mpRank, ShardedLayout source, ShardedLayout target) {
+  static PartitionedModel model(int mpRank, ZeroLayout source, ZeroLayout target) {
     return new PartitionedModel(
         mpRank,
         ParamId.NO_EXPERT,
@@ -173,7 +193,7 @@ final class ShardedPlanner {
         new ArrayList<ModuleWeight>(Collections.nCopies(source.parameters().size(), null)));
   }
 
-  private static List<String> parameterNames(ModelStates model) {
+  static List<String> parameterNames(ModelStates model) {
     return model.module().keySet().stream()
         .filter(name -> !model.bufferNames().contains(name))
         .toList();

@@ -48,15 +48,18 @@ public final class TargetFiles {
    *
    * @param pickle its object graph, pickled
    * @param storages what that refers to
+   * @param stage the ZeRO stage that it is turned to, or {@link Recipe#AS_SAVED}
    */
   @SuppressWarnings("ArrayRecordComponent") // Never compared.
-  record Pickled(byte[] pickle, List<Rewritten.Storage> storages) {}
+  record Pickled(byte[] pickle, List<Rewritten.Storage> storages, int stage) {}
 
   static Pickled pickled(
       TorchFile template, Recipe recipe, List<PartitionedModel> models, int targetWorldSize) {
     Rewritten rewritten = rewrite(template, recipe, models, targetWorldSize);
     return new Pickled(
-        PickleWriter.write(rewritten.root(), template.parse().protocol()), rewritten.storages());
+        PickleWriter.write(rewritten.root(), template.parse().protocol()),
+        rewritten.storages(),
+        stage(recipe));
   }
 
   /** Lays out a file that says {@code content}. */
@@ -70,7 +73,9 @@ public final class TargetFiles {
     List<StorageSize> sizes =
         content.storages().stream().map(s -> new StorageSize(s.key(), s.bytes())).toList();
     byte[] serializationId =
-        sourceWorldSize == targetWorldSize && template.serializationId().isPresent()
+        sourceWorldSize == targetWorldSize
+                && content.stage() == Recipe.AS_SAVED
+                && template.serializationId().isPresent()
             ? template.serializationId().get()
             : TorchFileLayout.serializationId(pickle, sizes);
     return new Planned(
@@ -94,7 +99,8 @@ public final class TargetFiles {
                       new OptimizerRewrite.Group(
                           flat(models.get(ref.model()).target()), ref.group()))
               .toList(),
-          optimizer.rank());
+          optimizer.rank(),
+          optimizer.stage());
     }
     if (recipe instanceof Recipe.ModelFile model) {
       return ModelRewrite.rewrite(
@@ -107,7 +113,8 @@ public final class TargetFiles {
                           flat(models.get(ref.model()).target()),
                           ref.group()))
               .toList(),
-          targetWorldSize);
+          targetWorldSize,
+          model.stage());
     }
     if (recipe instanceof Recipe.ShardedOptimizerFile optimizer) {
       PartitionedModel partitioned = models.get(optimizer.model());
@@ -128,7 +135,43 @@ public final class TargetFiles {
               : sharded(models.get(model.frozen()).target()),
           model.sharesParameters());
     }
+    if (recipe instanceof Recipe.ConvertedOptimizerFile optimizer) {
+      PartitionedModel partitioned = models.get(optimizer.model());
+      return optimizer.stage() == 3
+          ? StageRewrite.shardedOptimizer(
+              template, sharded(partitioned.target()), optimizer.dsIds())
+          : StageRewrite.flatOptimizer(
+              template,
+              sharded(partitioned.source()),
+              flat(partitioned.target()),
+              optimizer.rank(),
+              optimizer.stage());
+    }
+    if (recipe instanceof Recipe.ConvertedModelFile model) {
+      PartitionedModel partitioned = models.get(model.model());
+      ShardedLayout frozen =
+          model.frozen() == Recipe.ShardedModelFile.NONE_FROZEN
+              ? new ShardedLayout(1, List.of(), 0)
+              : sharded(models.get(model.frozen()).target());
+      return model.stage() == 3
+          ? StageRewrite.shardedModel(
+              template, sharded(partitioned.target()), frozen, model.rank() == 0)
+          : StageRewrite.flatModel(template, flat(partitioned.target()), frozen, model.stage());
+    }
     throw new IllegalArgumentException("a file that is copied as it is has no layout: " + recipe);
+  }
+
+  private static int stage(Recipe recipe) {
+    if (recipe instanceof Recipe.OptimizerFile optimizer) {
+      return optimizer.stage();
+    }
+    if (recipe instanceof Recipe.ModelFile model) {
+      return model.stage();
+    }
+    if (recipe instanceof Recipe.ConvertedOptimizerFile optimizer) {
+      return optimizer.stage();
+    }
+    return recipe instanceof Recipe.ConvertedModelFile model ? model.stage() : Recipe.AS_SAVED;
   }
 
   private static FlatLayout flat(ZeroLayout layout) {

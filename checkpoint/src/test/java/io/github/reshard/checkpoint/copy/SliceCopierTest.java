@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.CastCheck;
+import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
@@ -14,7 +15,9 @@ import java.io.EOFException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Random;
 import java.util.zip.CRC32;
 import org.junit.jupiter.api.Test;
@@ -133,7 +136,15 @@ class SliceCopierTest {
         new CastCheck("fc.weight", 1000, DType.FLOAT32, DType.BFLOAT16, new Address(1, 0, 6));
     SliceCopy slice =
         new SliceCopy(
-            new Address(0, 0, 0), new Address(0, 0, 0), 4L * elements, true, 0, 1, cast, null);
+            new Address(0, 0, 0),
+            new Address(0, 0, 0),
+            4L * elements,
+            true,
+            0,
+            1,
+            cast,
+            null,
+            null);
 
     assertThatThrownBy(
             () ->
@@ -146,5 +157,44 @@ class SliceCopierTest {
         .hasMessageContaining("parameter fc.weight")
         .hasMessageContaining("element " + (1000 + wrong) + " ")
         .hasMessageContaining("weights.pt at byte " + (6 + 2 * wrong));
+  }
+
+  @Test
+  void elementsAreCastWhileTheyAreCopiedAndTheirNewBytesHaveTheCrc() throws IOException {
+    int elements = MEBIBYTE / 2 + 77; // more than one buffer
+    Memory masters = Memory.of("masters.pt", 4 * elements + 8);
+    byte[] expected = new byte[2 * elements];
+    ByteBuffer weights = ByteBuffer.wrap(expected).order(ByteOrder.LITTLE_ENDIAN);
+    Random random = new Random(3);
+    for (int i = 0; i < elements; i++) {
+      int bits = Float.floatToRawIntBits((float) random.nextGaussian());
+      masters.bytes().putInt(8 + 4 * i, bits);
+      weights.putShort((short) WeightCast.toBits(bits, DType.FLOAT16));
+    }
+    Memory target = Memory.of("target", 2 * elements + 6);
+    Conversion conversion = new Conversion(DType.FLOAT32, DType.FLOAT16);
+    int first = MEBIBYTE / 4 + 5;
+
+    List<Integer> crcs = new ArrayList<>();
+    new SliceCopier()
+        .copy(
+            List.of(
+                SliceCopy.derived(
+                    new Address(0, 0, 8), new Address(0, 0, 6), 2L * first, null, conversion),
+                SliceCopy.derived(
+                    new Address(0, 0, 8 + 4L * first),
+                    new Address(0, 0, 6 + 2L * first),
+                    2L * (elements - first),
+                    null,
+                    conversion)),
+            file -> masters,
+            target,
+            (slice, crc32) -> crcs.add(crc32));
+
+    assertThat(Arrays.copyOfRange(target.bytes().array(), 6, 6 + 2 * elements)).isEqualTo(expected);
+    assertThat(crcs)
+        .containsExactly(
+            crc(Arrays.copyOf(expected, 2 * first)),
+            crc(Arrays.copyOfRange(expected, 2 * first, 2 * elements)));
   }
 }

@@ -164,6 +164,7 @@ class RepartitionTest {
             0,
             1,
             cast,
+            null,
             null);
     long[] done = {0};
     Cut.intoParts(

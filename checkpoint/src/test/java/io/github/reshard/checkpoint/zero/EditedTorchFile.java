@@ -53,6 +53,11 @@ final class EditedTorchFile {
     return storages.get(key);
   }
 
+  /** Gives a storage other bytes. */
+  void setStorage(String key, ByteBuffer bytes) {
+    storages.put(key, bytes);
+  }
+
   void write() throws IOException {
     List<StorageSize> sizes = new ArrayList<>();
     Map<String, Integer> crcs = new HashMap<>();

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.pickle.PyBool;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyGlobal;
@@ -12,13 +13,17 @@ import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
+import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Optional;
 import java.util.function.Consumer;
 import org.assertj.core.api.AbstractThrowableAssert;
@@ -45,11 +50,16 @@ class ShardedPlannerRefusalTest {
   }
 
   private ReshardPlan plan(int ranks) throws IOException {
+    return plan(ranks, Recipe.AS_SAVED);
+  }
+
+  private ReshardPlan plan(int ranks, int stage) throws IOException {
     LocalSourceStore store = new LocalSourceStore();
     return ReshardPlanner.plan(
         store,
         CheckpointFiles.discover(store, directory.toString(), Optional.empty()),
         ranks,
+        stage,
         1 << 20);
   }
 
@@ -246,5 +256,133 @@ class ShardedPlannerRefusalTest {
     configure("offload_optimizer", offload);
 
     assertRefused(3).hasMessageContaining("SuperOffload");
+  }
+
+  @Test
+  void aFrozenParameterThatEveryRankHasWholeStaysWhole() throws IOException {
+    copy("z3-freeze-tie");
+    for (int rank = 0; rank < 2; rank++) {
+      EditedTorchFile file =
+          new EditedTorchFile(directory.resolve(TAG).resolve(MODEL.formatted(rank)));
+      for (String dict : List.of("module", "frozen_param_fragments")) {
+        TensorNode tensor = file.root().get(dict).get("blocks.0.ln.bias").tensor();
+        file.setStorage(tensor.storageKey(), ByteBuffer.allocate(13 * 4));
+        tensor.setStorage(tensor.storage().with(tensor.storage().keyNode(), 13));
+        tensor.setGeometry(0, 13);
+      }
+      file.write();
+    }
+
+    ReshardPlan plan = plan(3);
+
+    assertThat(plan.models().get(1).parameters())
+        .extracting(Parameter::name)
+        .containsExactly("blocks.0.fc.weight");
+    assertThat(plan.targets())
+        .filteredOn(file -> file.path().endsWith("model_states.pt"))
+        .hasSize(3)
+        .allSatisfy(
+            file ->
+                assertThat(file.entries())
+                    .extracting(TargetFile.Entry::bytes)
+                    .containsOnlyOnce((520 + 2) / 3 * 4L)
+                    .filteredOn(bytes -> bytes == 13 * 4)
+                    .hasSize(2));
+  }
+
+  @Test
+  void muonIsRefusedByName() throws IOException {
+    copy("z3-freeze-tie");
+    PyDict optimizer = new PyDict();
+    optimizer.entries().add(new PyStr("type"), new PyStr("Muon"));
+    for (int rank = 0; rank < 2; rank++) {
+      edit(
+          MODEL,
+          rank,
+          root -> root.get("ds_config").entries().add(new PyStr("optimizer"), optimizer));
+    }
+
+    assertRefused(3).hasMessageContaining("Muon");
+  }
+
+  @Test
+  void aBareNumberOfExpertsIsRefused() throws IOException {
+    copy("moe-z2-ep2");
+    edit(
+        "mp_rank_00_model_states.pt",
+        0,
+        root -> root.entries().replace("num_experts", PyInt.of(4)));
+
+    assertRefused(2).hasMessageContaining("one number for each layer").hasMessageContaining("4");
+  }
+
+  @Test
+  void anExpertOptimizerFileIsCarriedOnlyIfItHasNoTensor() throws IOException {
+    copy("moe-z2-ep2");
+    Path expert = directory.resolve(TAG).resolve("expp_rank_0_mp_rank_00_optim_states.pt");
+    Files.copy(directory.resolve(TAG).resolve("mp_rank_00_model_states.pt"), expert);
+
+    assertRefused(2).hasMessageContaining("expp_rank_0").hasMessageContaining("without ZeRO");
+
+    EditedTorchFile file = new EditedTorchFile(expert);
+    file.root().entries().list().removeIf(e -> !(e.value() instanceof PyInt));
+    file.write();
+
+    assertThat(plan(2).targets())
+        .extracting(TargetFile::path)
+        .contains(TAG + "/" + expert.getFileName());
+  }
+
+  private void assertNotTurned(int ranks, int stage, String because) {
+    assertThatThrownBy(() -> plan(ranks, stage))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining(because);
+  }
+
+  @Test
+  void aMixtureOfExpertsIsNotTurnedToStage3() throws IOException {
+    copy("moe-z2-ep2");
+
+    assertNotTurned(2, 3, "native mixtures of experts do not work with ZeRO-3 in DeepSpeed");
+    assertThat(plan(2, 1).notes()).contains("stage 2 → stage 1");
+  }
+
+  @Test
+  void aPipelineIsNotTurnedToStage2() throws IOException {
+    copy("pp2-z1");
+
+    assertNotTurned(2, 2, "pipeline modules do not work with ZeRO-2 and 3 in DeepSpeed");
+  }
+
+  @Test
+  void tensorParallelRanksAreNotTurnedToStage3() throws IOException {
+    copy("tp2-z1");
+
+    assertNotTurned(2, 3, "more than one model-parallel rank");
+    assertThat(plan(2, 2).notes()).contains("stage 1 → stage 2");
+  }
+
+  @Test
+  void anElasticCheckpointIsNotTurnedToStage3() throws IOException {
+    copy("z2-elastic");
+
+    assertNotTurned(2, 3, "elastic_checkpoint");
+  }
+
+  @Test
+  void withoutAConfigTheStageCannotBeChanged() throws IOException {
+    copy("z3-freeze-tie");
+    for (int rank = 0; rank < 2; rank++) {
+      edit(MODEL, rank, root -> root.entries().replace("ds_config", new PyStr("ds.json")));
+    }
+
+    assertNotTurned(2, 2, "only the path of its file");
+  }
+
+  @Test
+  void theStageThatItHasAlreadyIsNoChange() throws IOException {
+    copy("z3-freeze-tie");
+
+    assertThat(plan(3, 3)).isEqualTo(plan(3));
   }
 }

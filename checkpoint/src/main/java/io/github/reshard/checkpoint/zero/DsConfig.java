@@ -1,0 +1,119 @@
+package io.github.reshard.checkpoint.zero;
+
+import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyFloat;
+import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyStr;
+import java.util.Optional;
+import java.util.Set;
+
+/**
+ * The DeepSpeed configuration that a file carries, as far as it decides what a run at another stage
+ * would have saved.
+ *
+ * @param value the dict
+ */
+record DsConfig(PickledValue value) {
+  private static final String KEY = "ds_config";
+  private static final String ZERO = "zero_optimization";
+  private static final String STAGE = "stage";
+
+  /** What {@code DtypeEnum} takes for fp32 (runtime/config.py). */
+  private static final Set<String> FLOAT = Set.of("torch.float32", "fp32", "float32", "float");
+
+  /** {@code GRADIENT_CLIPPING_DEFAULT} (runtime/constants.py). */
+  private static final double DEFAULT_CLIPPING = 1.0;
+
+  /**
+   * The configuration in {@code root}, which may be a model or an optimizer file.
+   *
+   * @throws io.github.reshard.checkpoint.RefusedException if there is only the path of a file
+   */
+  static DsConfig of(PickledValue root) {
+    Optional<PickledValue> found = root.findPresent(KEY);
+    if (found.filter(PickledValue::isDict).isEmpty()) {
+      throw root.refused(
+          "ds_config is not stored, only the path of its file, so the stage in it cannot be changed. Save the checkpoint once from a run whose config is given as a dict, or leave --targetStage out.");
+    }
+    return new DsConfig(found.get());
+  }
+
+  private Optional<PickledValue> find(String... path) {
+    Optional<PickledValue> found = Optional.of(value);
+    for (String key : path) {
+      found = found.filter(PickledValue::isDict).flatMap(dict -> dict.findPresent(key));
+    }
+    return found;
+  }
+
+  /** What {@code zero_optimization} says. */
+  Optional<PickledValue> zero(String... path) {
+    Optional<PickledValue> found = find(ZERO);
+    for (String key : path) {
+      found = found.filter(PickledValue::isDict).flatMap(dict -> dict.findPresent(key));
+    }
+    return found;
+  }
+
+  /**
+   * Writes the stage into the dict.
+   *
+   * @throws io.github.reshard.checkpoint.RefusedException if it has none
+   */
+  void setStage(int stage) {
+    PickledValue zero = value.get(ZERO);
+    PyEntries entries = zero.entries();
+    if (!entries.contains(STAGE)) {
+      throw zero.refused("expected the key 'stage', whose value --targetStage changes.");
+    }
+    entries.replace(STAGE, PyInt.of(stage));
+  }
+
+  /**
+   * Whether the optimizer's class at {@code stage} is BF16_Optimizer (runtime/engine.py, {@code
+   * _do_optimizer_sanity_check}).
+   */
+  boolean makesBf16Optimizer(int stage) {
+    boolean bf16 =
+        find("bf16", "enabled").or(() -> find("bfloat16", "enabled")).stream()
+            .anyMatch(PickledValue::isTrue);
+    boolean floatGradients =
+        find("data_types", "grad_accum_dtype")
+            .map(PickledValue::node)
+            .filter(type -> type instanceof PyStr text && FLOAT.contains(text.value()))
+            .isPresent();
+    boolean offloaded =
+        zero("offload_optimizer", "device").map(PickledValue::asString).orElse("").equals("cpu");
+    return stage == 1 && bf16 && floatGradients && !offloaded;
+  }
+
+  /** {@code round_robin_gradients}. */
+  boolean roundRobin() {
+    return zero("round_robin_gradients").map(PickledValue::isTrue).orElse(false);
+  }
+
+  /** {@code clip_grad} of an optimizer that is made with this configuration. */
+  PyObject gradientClipping() {
+    return find("gradient_clipping")
+        .map(PickledValue::node)
+        .orElseGet(() -> new PyFloat(DEFAULT_CLIPPING));
+  }
+
+  /** {@code sub_group_size} of ZeRO-3. */
+  long subGroupSize() {
+    Optional<PickledValue> configured = zero("sub_group_size");
+    if (configured.isEmpty()) {
+      return SubGroups.DEFAULT_SIZE;
+    }
+    return configured
+        .get()
+        .asWhole()
+        .orElseThrow(
+            () ->
+                configured
+                    .get()
+                    .refused(
+                        "expected a number of elements, found " + configured.get().describe()));
+  }
+}
