@@ -64,6 +64,23 @@ class CommandsTest {
   }
 
   @Test
+  void verifyFindsTheSameStateEqualAtAnotherStage() {
+    Path sharded = scratch.resolve("sharded");
+    assertThat(
+            run(
+                "--input=" + ZERO2,
+                "--output=" + sharded,
+                "--targetWorldSize=3",
+                "--targetStage=3"))
+        .isEqualTo(0);
+
+    int code = run("verify", "--input=" + ZERO2, "--output=" + sharded);
+
+    assertThat(printed()).contains("EQUAL: both hold the same training state");
+    assertThat(code).isEqualTo(0);
+  }
+
+  @Test
   void verifyLocatesTheFirstDifferenceAndExitsWith3() throws IOException {
     Path other = copyOf(ZERO2);
     flip(other.resolve(SHARD_3), "1", 8);
