@@ -532,7 +532,7 @@ class UserShardsTest {
     // As after a crash between the two renames of a run with --overwrite.
     Files.move(output(), directory.resolve(".reshard-output.replaced"));
     Files.createFile(directory.resolve(".reshard-output.publishing"));
-    Files.createDirectory(directory.resolve(".reshard-output.unpublished"));
+    Files.createDirectories(directory.resolve(".reshard-output.unpublished/killed"));
     reshard(user, 2);
     assertThat(names(directory)).containsExactly("output");
     // As after a crash behind them.

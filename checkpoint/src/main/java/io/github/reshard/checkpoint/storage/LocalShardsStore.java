@@ -48,7 +48,7 @@ public final class LocalShardsStore extends LocalStagingStore {
   }
 
   @Override
-  Path staging() {
+  Path unpublished() {
     return beside(".unpublished");
   }
 
@@ -69,7 +69,7 @@ public final class LocalShardsStore extends LocalStagingStore {
     try {
       requireReplaceable();
       Files.createDirectories(directory().getParent());
-      deleteTree(staging());
+      discardUnpublished();
       Files.createDirectories(staging());
     } catch (IOException e) {
       throw new OutputException(output, "cannot be written: " + e, e);
@@ -110,6 +110,7 @@ public final class LocalShardsStore extends LocalStagingStore {
     super.publish(paths, manifest, content);
     // All of it is there, also if a run before this one died right here.
     deleteTree(replaced());
+    discardUnpublished();
     Files.deleteIfExists(marker());
   }
 

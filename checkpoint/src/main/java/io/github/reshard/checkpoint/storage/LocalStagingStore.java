@@ -10,6 +10,7 @@ import java.nio.file.FileVisitResult;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.SimpleFileVisitor;
+import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.BasicFileAttributes;
 import java.nio.file.attribute.PosixFilePermission;
@@ -17,17 +18,30 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Optional;
 import java.util.Set;
+import java.util.UUID;
+import java.util.stream.Stream;
 
-/** A place on a local file system whose files grow in a directory of their own until published. */
+/**
+ * A place on a local file system whose files grow in a directory of their run until published. The
+ * run is drawn when the job is planned and travels with it: a worker that is late writes into the
+ * directory of its own run, or finds it gone.
+ */
 abstract class LocalStagingStore implements TargetStore {
   private static final long serialVersionUID = 1L;
   private static final Object PUBLISHING = new Object();
+  private static final String DISCARDED = ".discarded";
+
+  private final String run = UUID.randomUUID().toString().substring(0, 8);
 
   /** Where the output goes. */
   abstract Path directory();
 
-  /** Where unpublished files grow. */
-  abstract Path staging();
+  /** Where unpublished files grow, those of each run in a directory of it. */
+  abstract Path unpublished();
+
+  final Path staging() {
+    return unpublished().resolve(run);
+  }
 
   /** Is there while publishing is under way, and left behind by a crash in the middle of it. */
   abstract Path marker();
@@ -49,8 +63,8 @@ abstract class LocalStagingStore implements TargetStore {
   }
 
   /**
-   * Makes {@code directory} and those above it, but not the one that all unpublished files lie in:
-   * a worker that is late must not bring back what was published.
+   * Makes {@code directory} and those above it, but not the one that all files of the run lie in: a
+   * worker that is late must not bring back what was published.
    */
   private void makeDirectory(Path directory) throws IOException {
     if (directory.equals(staging()) || Files.isDirectory(directory)) {
@@ -170,8 +184,31 @@ abstract class LocalStagingStore implements TargetStore {
   @Override
   public void abandon() throws IOException {
     if (!Files.exists(marker())) {
-      deleteTree(staging());
+      discardUnpublished();
     }
+  }
+
+  /**
+   * Removes what this run and those before it left. Each directory gets another name first, so that
+   * a worker that still writes to it cannot put anything in while it is emptied.
+   */
+  final void discardUnpublished() throws IOException {
+    if (!Files.exists(unpublished())) {
+      return;
+    }
+    List<Path> runs;
+    try (Stream<Path> children = Files.list(unpublished())) {
+      runs = children.toList();
+    }
+    for (Path left : runs) {
+      Path discarded = left;
+      if (!left.toString().endsWith(DISCARDED)) {
+        discarded = left.resolveSibling(left.getFileName() + DISCARDED);
+        Files.move(left, discarded, StandardCopyOption.ATOMIC_MOVE);
+      }
+      deleteTree(discarded);
+    }
+    Files.delete(unpublished());
   }
 
   static void write(Path file, byte[] content) throws IOException {

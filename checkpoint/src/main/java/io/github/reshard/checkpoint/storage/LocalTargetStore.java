@@ -46,7 +46,7 @@ public final class LocalTargetStore extends LocalStagingStore {
   }
 
   @Override
-  Path staging() {
+  Path unpublished() {
     return directory().resolve(".reshard-" + tag + ".unpublished");
   }
 
@@ -67,7 +67,7 @@ public final class LocalTargetStore extends LocalStagingStore {
     }
     try {
       Files.createDirectories(directory());
-      deleteTree(staging());
+      discardUnpublished();
       Files.createDirectories(staging());
     } catch (IOException e) {
       throw new OutputException(output, "cannot be written: " + e, e);
@@ -112,7 +112,7 @@ public final class LocalTargetStore extends LocalStagingStore {
         newLatest, latest, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
     sync(directory());
     deleteTree(replaced());
-    deleteTree(staging());
+    discardUnpublished();
     Files.deleteIfExists(marker());
   }
 }

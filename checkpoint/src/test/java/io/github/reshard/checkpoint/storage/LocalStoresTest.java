@@ -7,12 +7,15 @@ import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import java.io.EOFException;
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.FileTime;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -157,8 +160,7 @@ class LocalStoresTest {
   }
 
   /** Does by hand what publishing had done when it was killed. */
-  private void crash(Crash when) throws IOException {
-    Path staging = output.resolve(".reshard-step3.unpublished");
+  private void crash(Path staging, Crash when) throws IOException {
     Path marker = output.resolve(".reshard-step3.publishing");
     Path replaced = output.resolve(".reshard-step3.replaced");
     if (when.compareTo(Crash.MARKED) >= 0) {
@@ -202,7 +204,7 @@ class LocalStoresTest {
     LocalTargetStore killed = store(true);
     killed.begin();
     writeAll(killed);
-    crash(when);
+    crash(killed.staging(), when);
     assertLatestNamesAWholeTag();
 
     run(store(true));
@@ -220,7 +222,7 @@ class LocalStoresTest {
     LocalTargetStore store = store(true);
     store.begin();
     writeAll(store);
-    crash(when);
+    crash(store.staging(), when);
 
     publish(store);
 
@@ -235,6 +237,48 @@ class LocalStoresTest {
     store.abandon();
 
     assertThat(output).isEmptyDirectory();
+  }
+
+  @Test
+  void aWorkerThatGoesOnPutsNothingIntoAnAbandonedOutput() throws Exception {
+    for (int i = 0; i < 50; i++) {
+      LocalTargetStore store = store(false);
+      store.begin();
+      CountDownLatch writing = new CountDownLatch(1);
+      CompletableFuture<Void> worker =
+          CompletableFuture.runAsync(
+              () -> {
+                for (int file = 0; ; file++) {
+                  try {
+                    write(store, "step3/part" + file, "of a run that failed");
+                  } catch (IOException e) {
+                    throw new UncheckedIOException(e);
+                  }
+                  writing.countDown();
+                }
+              });
+      writing.await();
+
+      store.abandon();
+
+      assertThatThrownBy(worker::join).hasCauseInstanceOf(OutputException.class);
+      assertThat(output).isEmptyDirectory();
+    }
+  }
+
+  @Test
+  void aWorkerOfAnEarlierRunCannotWriteIntoThisOne() throws IOException {
+    LocalTargetStore killed = store(false);
+    killed.begin();
+    LocalTargetStore next = store(false);
+    next.begin();
+    writeAll(next);
+
+    assertThatThrownBy(() -> write(killed, FILE, "of a killed run"))
+        .isInstanceOf(OutputException.class);
+    publish(next);
+
+    assertPublished();
   }
 
   @Test
