@@ -145,8 +145,8 @@ final class Coders {
     @Override
     void write(PartId part, DataOutputStream out) throws IOException {
       out.writeBoolean(part.source());
-      writeInt(part.file(), out);
       writeInt(part.part(), out);
+      writeInt(part.file(), out);
     }
 
     @Override

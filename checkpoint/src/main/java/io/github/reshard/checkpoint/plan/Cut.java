@@ -18,7 +18,7 @@ public final class Cut {
       long length = Math.min(slice.bytes() - done, (part + 1) * partBytes - position);
       length = wholeElements(slice, length, slice.bytes() - done);
       pieces.accept(
-          new PartId(readOnly, at.file(), Math.toIntExact(part)), slice.part(done, length));
+          new PartId(readOnly, Math.toIntExact(part), at.file()), slice.part(done, length));
       done += length;
     }
   }

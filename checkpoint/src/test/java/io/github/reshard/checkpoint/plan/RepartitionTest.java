@@ -186,7 +186,7 @@ class RepartitionTest {
     Cut.intoParts(
         SliceCopy.readOnly(new Address(5, 1, 90), 20), 100, (part, piece) -> parts.add(part));
 
-    assertThat(parts).containsExactly(new PartId(true, 5, 0), new PartId(true, 5, 1));
+    assertThat(parts).containsExactly(new PartId(true, 0, 5), new PartId(true, 1, 5));
   }
 
   @Test
