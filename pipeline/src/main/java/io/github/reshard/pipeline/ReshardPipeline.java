@@ -227,7 +227,7 @@ public final class ReshardPipeline {
             pipeline
                 .apply("Shards", Create.of(shards).withCoder(ShardCoders.shardId()))
                 .apply("ReadShards", new ReadShards(view))
-                .apply("AssembleParameters", new AssembleParameters(view, plan))
+                .apply("AssembleParameters", new AssembleParameters(view))
                 .apply("RepartitionToRanks", new RepartitionToRanks(view)))
         .and(pipeline.apply("CarryOver", new CarryOver(view, plan)))
         .apply("Slices", Flatten.pCollections())

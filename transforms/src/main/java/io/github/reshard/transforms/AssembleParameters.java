@@ -29,21 +29,18 @@ public final class AssembleParameters
   private static final long serialVersionUID = 1L;
 
   private final PCollectionView<ReshardPlan> planView;
-  private final ParameterKeys keys;
 
   /**
    * @param planView says how many elements and which states each parameter has
-   * @param plan the same plan, for the number of parameters
    */
-  public AssembleParameters(PCollectionView<ReshardPlan> planView, ReshardPlan plan) {
+  public AssembleParameters(PCollectionView<ReshardPlan> planView) {
     this.planView = planView;
-    this.keys = ParameterKeys.of(plan);
   }
 
   @Override
   public PCollection<ParameterTensor> expand(PCollection<KV<ParamId, RankSlice>> slices) {
     return slices
-        .apply("KeyBySome", ParDo.of(new KeyBySome(keys)))
+        .apply("KeyBySome", ParDo.of(new KeyBySome(planView)).withSideInputs(planView))
         .setCoder(KvCoder.of(VarIntCoder.of(), KvCoder.of(Coders.PARAM_ID, Coders.RANK_SLICE)))
         .apply("ByParameter", GroupByKey.create())
         .apply("Assemble", ParDo.of(new Assemble(planView)).withSideInputs(planView))
@@ -53,17 +50,20 @@ public final class AssembleParameters
   private static final class KeyBySome
       extends DoFn<KV<ParamId, RankSlice>, KV<Integer, KV<ParamId, RankSlice>>> {
     private static final long serialVersionUID = 1L;
-    private final ParameterKeys keys;
+    private final PCollectionView<ReshardPlan> planView;
+    private transient PlanIndex index;
 
-    KeyBySome(ParameterKeys keys) {
-      this.keys = keys;
+    KeyBySome(PCollectionView<ReshardPlan> planView) {
+      this.planView = planView;
     }
 
     @ProcessElement
     public void process(
         @Element KV<ParamId, RankSlice> slice,
-        OutputReceiver<KV<Integer, KV<ParamId, RankSlice>>> out) {
-      out.output(KV.of(keys.of(slice.getKey()), slice));
+        OutputReceiver<KV<Integer, KV<ParamId, RankSlice>>> out,
+        ProcessContext context) {
+      index = PlanIndex.of(context.sideInput(planView), index);
+      out.output(KV.of(index.keys().keyOf(index.find(slice.getKey()).ordinal()), slice));
     }
   }
 

@@ -35,8 +35,8 @@ final class Coders {
   static final Coder<SliceCopy> SLICE_COPY = new SliceCopyCoder();
   static final Coder<SliceCrc> SLICE_CRC = new SliceCrcCoder();
   static final Coder<ShardId> SHARD_ID = new ShardIdCoder();
-  static final Coder<EntryId> ENTRY_ID = new EntryIdCoder();
   static final Coder<EntryCrc> ENTRY_CRC = new EntryCrcCoder();
+  static final Coder<TensorCrc> TENSOR_CRC = new TensorCrcCoder();
   static final Coder<TensorId> TENSOR_ID = new TensorIdCoder();
   static final Coder<Outcome> OUTCOME = new OutcomeCoder();
 
@@ -55,7 +55,7 @@ final class Coders {
 
     @Override
     ParamId read(DataInputStream in) throws IOException {
-      return new ParamId(in.readUTF(), readInt(in), readInt(in), in.readUTF());
+      return new ParamId(readName(in), readInt(in), readInt(in), readName(in));
     }
   }
 
@@ -87,7 +87,7 @@ final class Coders {
       for (int i = 0; i < count; i++) {
         states.add(
             new StateExtent(
-                in.readUTF(), DType.valueOf(in.readUTF()), readInt(in), readInt(in), readLong(in)));
+                readName(in), DType.valueOf(readName(in)), readInt(in), readInt(in), readLong(in)));
       }
       return new RankSlice(rank, start, elements, states);
     }
@@ -121,7 +121,7 @@ final class Coders {
       int count = readInt(in);
       Map<String, List<ParameterTensor.Piece>> states = new LinkedHashMap<>();
       for (int s = 0; s < count; s++) {
-        String state = in.readUTF();
+        String state = readName(in);
         int pieces = readInt(in);
         List<ParameterTensor.Piece> list = new ArrayList<>(pieces);
         for (int p = 0; p < pieces; p++) {
@@ -130,7 +130,7 @@ final class Coders {
                   readLong(in),
                   readLong(in),
                   readInt(in),
-                  DType.valueOf(in.readUTF()),
+                  DType.valueOf(readName(in)),
                   readAddress(in)));
         }
         states.put(state, list);
@@ -213,19 +213,19 @@ final class Coders {
           (flags & CAST) == 0
               ? null
               : new CastCheck(
-                  in.readUTF(),
+                  readName(in),
                   readLong(in),
-                  DType.valueOf(in.readUTF()),
-                  DType.valueOf(in.readUTF()),
+                  DType.valueOf(readName(in)),
+                  DType.valueOf(readName(in)),
                   readAddress(in));
       TensorRun tensor =
           (flags & TENSOR) == 0
               ? null
-              : new TensorRun(PARAM_ID.decode(in), in.readUTF(), readLong(in));
+              : new TensorRun(PARAM_ID.decode(in), readName(in), readLong(in));
       Conversion conversion =
           (flags & CONVERSION) == 0
               ? null
-              : new Conversion(DType.valueOf(in.readUTF()), DType.valueOf(in.readUTF()));
+              : new Conversion(DType.valueOf(readName(in)), DType.valueOf(readName(in)));
       return new SliceCopy(
           source, target, bytes, (flags & PROVES) != 0, fill, fillBytes, cast, tensor, conversion);
     }
@@ -277,18 +277,19 @@ final class Coders {
     }
   }
 
-  private static final class EntryIdCoder extends RecordCoder<EntryId> {
+  private static final class TensorCrcCoder extends RecordCoder<TensorCrc> {
     private static final long serialVersionUID = 1L;
 
     @Override
-    void write(EntryId entry, DataOutputStream out) throws IOException {
-      writeInt(entry.file(), out);
-      writeInt(entry.entry(), out);
+    void write(TensorCrc run, DataOutputStream out) throws IOException {
+      writeInt(run.parameter(), out);
+      out.writeUTF(run.state());
+      SLICE_CRC.encode(run.crc(), out);
     }
 
     @Override
-    EntryId read(DataInputStream in) throws IOException {
-      return new EntryId(readInt(in), readInt(in));
+    TensorCrc read(DataInputStream in) throws IOException {
+      return new TensorCrc(readInt(in), readName(in), SLICE_CRC.decode(in));
     }
   }
 
@@ -303,7 +304,7 @@ final class Coders {
 
     @Override
     TensorId read(DataInputStream in) throws IOException {
-      return new TensorId(PARAM_ID.decode(in), in.readUTF());
+      return new TensorId(PARAM_ID.decode(in), readName(in));
     }
   }
 
@@ -311,22 +312,24 @@ final class Coders {
     private static final long serialVersionUID = 1L;
     private static final int PROVEN = 0;
     private static final int FINISHED = 1;
-    private static final int DIGEST = 2;
+    private static final int DIGESTS = 2;
     private static final int DISAGREEMENT = 3;
 
     @Override
     void write(Outcome outcome, DataOutputStream out) throws IOException {
       if (outcome instanceof Outcome.Proven proven) {
         out.writeByte(PROVEN);
-        ENTRY_ID.encode(proven.entry(), out);
+        writeInt(proven.file(), out);
       } else if (outcome instanceof Outcome.Finished finished) {
         out.writeByte(FINISHED);
         writeInt(finished.file(), out);
-      } else if (outcome instanceof Outcome.Digest digest) {
-        out.writeByte(DIGEST);
-        TENSOR_ID.encode(digest.tensor(), out);
-        writeLong(digest.bytes(), out);
-        out.writeInt(digest.crc32());
+      } else if (outcome instanceof Outcome.Digests digests) {
+        out.writeByte(DIGESTS);
+        writeInt(digests.key(), out);
+        writeInt(digests.crc32s().size(), out);
+        for (int crc32 : digests.crc32s()) {
+          out.writeInt(crc32);
+        }
       } else if (outcome instanceof Outcome.Disagreement disagreement) {
         out.writeByte(DISAGREEMENT);
         PARAM_ID.encode(disagreement.parameter(), out);
@@ -338,13 +341,26 @@ final class Coders {
     Outcome read(DataInputStream in) throws IOException {
       int kind = in.readByte();
       return switch (kind) {
-        case PROVEN -> new Outcome.Proven(ENTRY_ID.decode(in));
+        case PROVEN -> new Outcome.Proven(readInt(in));
         case FINISHED -> new Outcome.Finished(readInt(in));
-        case DIGEST -> new Outcome.Digest(TENSOR_ID.decode(in), readLong(in), in.readInt());
+        case DIGESTS -> {
+          int key = readInt(in);
+          int count = readInt(in);
+          List<Integer> crc32s = new ArrayList<>(count);
+          for (int i = 0; i < count; i++) {
+            crc32s.add(in.readInt());
+          }
+          yield new Outcome.Digests(key, crc32s);
+        }
         case DISAGREEMENT -> new Outcome.Disagreement(PARAM_ID.decode(in), readLong(in));
         default -> throw new IOException("no outcome has the number " + kind);
       };
     }
+  }
+
+  /** Names are few and in many elements at a time. */
+  private static String readName(DataInputStream in) throws IOException {
+    return in.readUTF().intern();
   }
 
   private static void writeAddress(Address address, DataOutputStream out) throws IOException {

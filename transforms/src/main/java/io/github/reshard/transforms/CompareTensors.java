@@ -115,7 +115,7 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
     return begin
         .apply("Shards" + name, Create.of(shards).withCoder(Coders.SHARD_ID))
         .apply("ReadShards" + name, new ReadShards(view))
-        .apply("AssembleParameters" + name, new AssembleParameters(view, plan))
+        .apply("AssembleParameters" + name, new AssembleParameters(view))
         .apply("Of" + name, ParDo.of(new OfSide(side, view)).withSideInputs(view))
         .setCoder(KvCoder.of(Coders.PARAM_ID, SerializableCoder.of(Side.class)));
   }

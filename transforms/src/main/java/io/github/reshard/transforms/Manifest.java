@@ -27,7 +27,8 @@ import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
-import java.util.LinkedHashMap;
+import java.util.Iterator;
+import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import java.util.TreeMap;
@@ -62,14 +63,14 @@ public record Manifest(Map<String, Integer> digests) {
   /**
    * The manifest of a finished job.
    *
-   * @param digests the CRC-32 of every full tensor that was moved
+   * @param digests the CRC-32 of every full tensor that was moved, in the order of the plan
    * @param disagreements for each parameter whose masters were trusted, the first element that
    *     shows it
    */
   static byte[] json(
       ReshardPlan plan,
       JobConfig config,
-      Map<TensorId, Integer> digests,
+      List<Integer> digests,
       Map<ParamId, Long> disagreements,
       double seconds) {
     ObjectNode root = JSON.createObjectNode();
@@ -167,8 +168,8 @@ public record Manifest(Map<String, Integer> digests) {
     return node;
   }
 
-  private static void addParameters(
-      ReshardPlan plan, Map<TensorId, Integer> digests, ArrayNode parameters) {
+  private static void addParameters(ReshardPlan plan, List<Integer> digests, ArrayNode parameters) {
+    Iterator<Integer> next = digests.iterator();
     for (PartitionedModel model : plan.models()) {
       for (int p = 0; p < model.parameters().size(); p++) {
         ParamId id = model.id(plan.checkpoint(), p);
@@ -178,18 +179,9 @@ public record Manifest(Map<String, Integer> digests) {
         parameter.shape().forEach(shape::add);
         ObjectNode states = node.putObject("states");
         ModuleWeight weight = model.weights().get(p);
-        Map<String, DType> types = new LinkedHashMap<>(Repartition.expectedStates(model, p));
-        if (weight != null && weight.isDerived()) {
-          types.put(States.MODULE, weight.dtype());
-        }
+        Map<String, DType> types = Repartition.movedStates(model, p);
         for (Map.Entry<String, DType> state : types.entrySet()) {
-          Integer crc = digests.get(new TensorId(id, state.getKey()));
-          if (crc == null && parameter.elements() > 0) {
-            throw new IllegalStateException(
-                "state '%s' of parameter %s was not moved; nothing was published"
-                    .formatted(state.getKey(), id));
-          }
-          addState(states, state.getKey(), state.getValue(), crc == null ? 0 : crc);
+          addState(states, state.getKey(), state.getValue(), next.next());
         }
         if (weight != null && !types.containsKey(States.MODULE) && !leavesWeights(model)) {
           addCarriedWeight(plan, weight, parameter, states);

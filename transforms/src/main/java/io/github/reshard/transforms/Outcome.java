@@ -2,15 +2,16 @@ package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.plan.ParamId;
 import java.io.Serializable;
+import java.util.List;
 
 /** Something that a job has come to know or has finished, on the way to the commit step. */
 sealed interface Outcome extends Serializable {
   /**
-   * The bytes of a source entry were read as they were saved.
+   * All bytes of a source file were read as they were saved.
    *
-   * @param entry which one
+   * @param file index among the plan's sources
    */
-  record Proven(EntryId entry) implements Outcome {}
+  record Proven(int file) implements Outcome {}
 
   /**
    * A target file is whole and durable.
@@ -20,13 +21,13 @@ sealed interface Outcome extends Serializable {
   record Finished(int file) implements Outcome {}
 
   /**
-   * What a full tensor holds.
+   * What some full tensors hold.
    *
-   * @param tensor which one
-   * @param bytes its length
-   * @param crc32 of its little-endian elements in C order
+   * @param key of their parameters, see {@link ParameterKeys}
+   * @param crc32s for each tensor of the key, in the order of the plan, of its little-endian
+   *     elements in C order
    */
-  record Digest(TensorId tensor, long bytes, int crc32) implements Outcome {}
+  record Digests(int key, List<Integer> crc32s) implements Outcome {}
 
   /**
    * The master weights do not give the module's weights.

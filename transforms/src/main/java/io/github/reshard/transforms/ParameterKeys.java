@@ -1,27 +1,36 @@
 package io.github.reshard.transforms;
 
-import io.github.reshard.checkpoint.plan.ParamId;
-import io.github.reshard.checkpoint.plan.ReshardPlan;
-import java.io.Serializable;
-
 /**
  * The keys under which what concerns a parameter is grouped. What a runner does for each key of a
  * GroupByKey (the DirectRunner makes a bundle of it) costs more than what there is to do for a
- * parameter, so some hundred parameters share a key.
+ * parameter, so some hundred parameters share a key; and for each bundle that adds to a key the
+ * DirectRunner copies all that the key has so far, so there are never many keys.
  *
- * @param keys how many keys there are
+ * <p>Parameters of a key are neighbours in the plan, as they are in partitions and files: most
+ * bundles then have something for a few keys only.
+ *
+ * @param parametersPerKey how many neighbours share a key
  */
-record ParameterKeys(int keys) implements Serializable {
-  private static final int PARAMETERS_PER_KEY = 256;
+record ParameterKeys(int parametersPerKey) {
+  private static final int FEWEST_PARAMETERS = 256;
+  private static final int MOST_KEYS = 16;
 
-  static ParameterKeys of(ReshardPlan plan) {
-    int parameters = plan.models().stream().mapToInt(model -> model.parameters().size()).sum();
-    return new ParameterKeys(Math.max(1, parameters / PARAMETERS_PER_KEY));
+  /**
+   * @param parameters how many the plan has
+   */
+  static ParameterKeys of(int parameters) {
+    return new ParameterKeys(Math.max(FEWEST_PARAMETERS, (parameters + MOST_KEYS - 1) / MOST_KEYS));
   }
 
-  int of(ParamId id) {
-    // Of all things that identify a parameter only those whose hash no Java release may change.
-    int hash = 31 * (31 * id.mpRank() + id.expertRank()) + id.name().hashCode();
-    return Math.floorMod(hash, keys);
+  /**
+   * @param ordinal the number of a parameter in the plan, see {@link PlanIndex.Place}
+   */
+  int keyOf(int ordinal) {
+    return ordinal / parametersPerKey;
+  }
+
+  /** The first number that has the key. */
+  int first(int key) {
+    return key * parametersPerKey;
   }
 }

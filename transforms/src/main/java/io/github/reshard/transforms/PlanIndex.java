@@ -3,7 +3,9 @@ package io.github.reshard.transforms;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 
 /** Finds a parameter in a plan by its identity. Made once for each plan that a worker meets. */
@@ -13,18 +15,22 @@ final class PlanIndex {
    *
    * @param model index of its model
    * @param parameter its index there
+   * @param ordinal its number among the parameters of all models, in their order
    */
-  record Place(int model, int parameter) {}
+  record Place(int model, int parameter, int ordinal) {}
 
   private final ReshardPlan plan;
   private final Map<ParamId, Place> places = new HashMap<>();
+  private final List<Place> inOrder = new ArrayList<>();
 
   private PlanIndex(ReshardPlan plan) {
     this.plan = plan;
     for (int m = 0; m < plan.models().size(); m++) {
       PartitionedModel model = plan.models().get(m);
       for (int p = 0; p < model.parameters().size(); p++) {
-        places.put(model.id(plan.checkpoint(), p), new Place(m, p));
+        Place place = new Place(m, p, inOrder.size());
+        inOrder.add(place);
+        places.put(model.id(plan.checkpoint(), p), place);
       }
     }
   }
@@ -43,5 +49,20 @@ final class PlanIndex {
       throw new IllegalArgumentException("the plan has no parameter " + id);
     }
     return place;
+  }
+
+  ParameterKeys keys() {
+    return ParameterKeys.of(inOrder.size());
+  }
+
+  /** Which parameter has a number. */
+  ParamId id(int ordinal) {
+    Place place = inOrder.get(ordinal);
+    return plan.models().get(place.model()).id(plan.checkpoint(), place.parameter());
+  }
+
+  /** Of every parameter, by its number. */
+  List<Place> places() {
+    return inOrder;
   }
 }

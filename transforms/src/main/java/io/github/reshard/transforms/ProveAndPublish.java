@@ -2,19 +2,15 @@ package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
-import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.BitSet;
 import java.util.Comparator;
 import java.util.HashMap;
-import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import org.apache.beam.sdk.coders.KvCoder;
@@ -74,7 +70,7 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
         crcs.get(WriteParts.WRITTEN)
             .apply("FinishFiles", new FinishFiles(planView, source, target, plan.targets().size()));
     PCollection<Outcome> digests =
-        crcs.get(WriteParts.TENSORS).apply("DigestTensors", new DigestTensors());
+        crcs.get(WriteParts.TENSORS).apply("DigestTensors", new DigestTensors(planView));
     return PCollectionList.of(proven)
         .and(finished)
         .and(digests)
@@ -108,26 +104,26 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
         ProcessContext context)
         throws IOException {
       ReshardPlan plan = context.sideInput(planView);
-      Set<EntryId> unproven = entriesWithBytes(plan);
+      BitSet unproven = filesWithBytes(plan);
       BitSet unfinished = new BitSet();
       unfinished.set(0, plan.targets().size());
-      Map<TensorId, Integer> digests = new HashMap<>();
+      Map<Integer, List<Integer>> digests = new HashMap<>();
       SortedMap<ParamId, Long> disagreements = new TreeMap<>(BY_NAME);
       for (Outcome outcome : outcomes.getValue()) {
         if (outcome instanceof Outcome.Proven proven) {
-          unproven.remove(proven.entry());
+          unproven.clear(proven.file());
         } else if (outcome instanceof Outcome.Finished finished) {
           unfinished.clear(finished.file());
-        } else if (outcome instanceof Outcome.Digest digest) {
-          digests.put(digest.tensor(), digest.crc32());
+        } else if (outcome instanceof Outcome.Digests found) {
+          digests.put(found.key(), found.crc32s());
         } else if (outcome instanceof Outcome.Disagreement found) {
           disagreements.merge(found.parameter(), found.element(), Math::min);
         }
       }
       if (!unproven.isEmpty() || !unfinished.isEmpty()) {
         throw new IllegalStateException(
-            "%d files and %d entries are not accounted for; nothing was published"
-                .formatted(unfinished.cardinality(), unproven.size()));
+            "%d files of the target and %d of the source are not accounted for; nothing was published"
+                .formatted(unfinished.cardinality(), unproven.cardinality()));
       }
       disagreed.inc(disagreements.size());
       List<String> paths = new ArrayList<>();
@@ -135,7 +131,11 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
       String manifest = Manifest.path(plan.tag());
       paths.add(manifest);
       double seconds = (System.currentTimeMillis() - config.startMillis()) / 1e3;
-      target.publish(paths, manifest, Manifest.json(plan, config, digests, disagreements, seconds));
+      target.publish(
+          paths,
+          manifest,
+          Manifest.json(
+              plan, config, DigestTensors.inOrder(plan, digests), disagreements, seconds));
       paths.forEach(out::output);
     }
 
@@ -144,18 +144,12 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
             .thenComparingInt(ParamId::expertRank)
             .thenComparing(ParamId::name);
 
-    private static Set<EntryId> entriesWithBytes(ReshardPlan plan) {
-      Set<EntryId> entries = new HashSet<>();
+    private static BitSet filesWithBytes(ReshardPlan plan) {
+      BitSet files = new BitSet();
       for (int s = 0; s < plan.sources().size(); s++) {
-        SourceFile file = plan.sources().get(s);
-        for (int e = 0; e < file.entries().size(); e++) {
-          TorchFile.Entry entry = file.entries().get(e);
-          if (entry.bytes() > 0) {
-            entries.add(new EntryId(s, e));
-          }
-        }
+        files.set(s, plan.sources().get(s).entries().stream().anyMatch(entry -> entry.bytes() > 0));
       }
-      return entries;
+      return files;
     }
   }
 }

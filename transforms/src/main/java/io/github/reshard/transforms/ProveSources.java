@@ -58,11 +58,9 @@ final class ProveSources
         byEntry.get(run.entry()).add(run.crc());
       }
       for (int e = 0; e < byEntry.size(); e++) {
-        if (!byEntry.get(e).isEmpty()) {
-          prove(plan, new EntryId(runs.getKey(), e), byEntry.get(e));
-          out.output(new Outcome.Proven(new EntryId(runs.getKey(), e)));
-        }
+        prove(plan, new EntryId(runs.getKey(), e), byEntry.get(e));
       }
+      out.output(new Outcome.Proven(runs.getKey()));
     }
 
     private static void prove(ReshardPlan plan, EntryId id, List<SliceCrc> runs) {

@@ -1,7 +1,6 @@
 package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.copy.SliceCopier;
-import io.github.reshard.checkpoint.copy.SliceCrc;
 import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.PartId;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
@@ -48,7 +47,7 @@ public final class WriteParts
    * Checksums of what was moved, by {@link ParameterKeys}; offsets count from the full tensor's
    * beginning.
    */
-  static final TupleTag<KV<Integer, KV<TensorId, SliceCrc>>> TENSORS = new TupleTag<>() {};
+  static final TupleTag<KV<Integer, TensorCrc>> TENSORS = new TupleTag<>() {};
 
   /** Master weights that do not give the module's weights, if they are trusted all the same. */
   static final TupleTag<Outcome> DISAGREEMENTS = new TupleTag<>() {};
@@ -88,8 +87,7 @@ public final class WriteParts
                         READ, TupleTagList.of(WRITTEN).and(TENSORS).and(DISAGREEMENTS)));
     crcs.get(READ).setCoder(KvCoder.of(VarIntCoder.of(), Coders.ENTRY_CRC));
     crcs.get(WRITTEN).setCoder(KvCoder.of(VarIntCoder.of(), Coders.ENTRY_CRC));
-    crcs.get(TENSORS)
-        .setCoder(KvCoder.of(VarIntCoder.of(), KvCoder.of(Coders.TENSOR_ID, Coders.SLICE_CRC)));
+    crcs.get(TENSORS).setCoder(KvCoder.of(VarIntCoder.of(), Coders.TENSOR_CRC));
     crcs.get(DISAGREEMENTS).setCoder(Coders.OUTCOME);
     return crcs;
   }
@@ -117,6 +115,7 @@ public final class WriteParts
     private transient SliceCopier copier;
     private transient List<Outcome> disagreements;
     private transient OpenFiles openFiles;
+    private transient PlanIndex index;
 
     WritePart(
         PCollectionView<ReshardPlan> planView,
@@ -194,9 +193,14 @@ public final class WriteParts
           });
       emit(read, out.get(READ));
       emit(written, out.get(WRITTEN));
-      ParameterKeys keys = ParameterKeys.of(plan);
-      OutputReceiver<KV<Integer, KV<TensorId, SliceCrc>>> digests = out.get(TENSORS);
-      tensors.emit((id, crc) -> digests.output(KV.of(keys.of(id.parameter()), KV.of(id, crc))));
+      index = PlanIndex.of(plan, index);
+      OutputReceiver<KV<Integer, TensorCrc>> digests = out.get(TENSORS);
+      tensors.emit(
+          (id, crc) -> {
+            int parameter = index.find(id.parameter()).ordinal();
+            digests.output(
+                KV.of(index.keys().keyOf(parameter), new TensorCrc(parameter, id.state(), crc)));
+          });
       disagreements.forEach(out.get(DISAGREEMENTS)::output);
     }
 

@@ -87,13 +87,13 @@ class CodersTest {
                                     c)));
     Arbitrary<SliceCrc> crc =
         Combinators.combine(COUNT, COUNT, Arbitraries.integers()).as(SliceCrc::new);
-    Arbitrary<EntryId> entry = Combinators.combine(INDEX, INDEX).as(EntryId::new);
     Arbitrary<TensorId> tensorId = Combinators.combine(PARAM_ID, NAME).as(TensorId::new);
     Arbitrary<Outcome> outcome =
         Arbitraries.oneOf(
-            entry.map(Outcome.Proven::new),
+            INDEX.map(Outcome.Proven::new),
             INDEX.map(Outcome.Finished::new),
-            Combinators.combine(tensorId, COUNT, Arbitraries.integers()).as(Outcome.Digest::new),
+            Combinators.combine(INDEX, Arbitraries.integers().list().ofMaxSize(5))
+                .as(Outcome.Digests::new),
             Combinators.combine(PARAM_ID, COUNT).as(Outcome.Disagreement::new));
     return Arbitraries.oneOf(
         List.of(
@@ -107,9 +107,9 @@ class CodersTest {
             of(Coders.SLICE_COPY, ADDRESS.map(at -> SliceCopy.readOnly(at, 7))),
             of(Coders.SLICE_CRC, crc),
             of(Coders.SHARD_ID, Combinators.combine(INDEX, INDEX).as(ShardId::new)),
-            of(Coders.ENTRY_ID, entry),
             of(Coders.ENTRY_CRC, Combinators.combine(INDEX, crc).as(EntryCrc::new)),
             of(Coders.TENSOR_ID, tensorId),
+            of(Coders.TENSOR_CRC, Combinators.combine(INDEX, NAME, crc).as(TensorCrc::new)),
             of(Coders.OUTCOME, outcome)));
   }
 

@@ -83,7 +83,7 @@ class ReshardStepsTest {
             pipeline
                 .apply("Shards", Create.of(shards).withCoder(ShardCoders.shardId()))
                 .apply(new ReadShards(view))
-                .apply(new AssembleParameters(view, plan))
+                .apply(new AssembleParameters(view))
                 .apply(new RepartitionToRanks(view)))
         .and(pipeline.apply(new CarryOver(view, plan)))
         .apply("Slices", Flatten.pCollections());

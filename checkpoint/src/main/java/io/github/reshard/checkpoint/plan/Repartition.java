@@ -72,6 +72,16 @@ public final class Repartition {
     return states;
   }
 
+  /** The states of {@code parameter} that the target gets, with their types, derived ones too. */
+  public static Map<String, DType> movedStates(PartitionedModel model, int parameter) {
+    Map<String, DType> states = expectedStates(model, parameter);
+    ModuleWeight weight = model.weights().get(parameter);
+    if (weight != null && weight.isDerived()) {
+      states.put(States.MODULE, weight.dtype());
+    }
+    return states;
+  }
+
   /** Cuts a full tensor along the target's partitions. */
   public static void copies(
       PartitionedModel model, int parameter, ParameterTensor tensor, Consumer<SliceCopy> out) {
