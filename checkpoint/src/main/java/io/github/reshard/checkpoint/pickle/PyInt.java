@@ -4,21 +4,27 @@ import java.math.BigInteger;
 
 /** A Python {@code int} of any size. */
 public final class PyInt implements PyObject {
-  private final BigInteger value;
+  private final long small;
 
-  private PyInt(BigInteger value) {
-    this.value = value;
+  /**
+   * Null if the value fits into {@link #small}: a checkpoint holds sizes by the hundred thousand.
+   */
+  private final BigInteger large;
+
+  private PyInt(long small, BigInteger large) {
+    this.small = small;
+    this.large = large;
   }
 
   public static PyInt of(long value) {
-    return new PyInt(BigInteger.valueOf(value));
+    return new PyInt(value, null);
   }
 
   public static PyInt of(BigInteger value) {
-    return new PyInt(value);
+    return value.bitLength() < Long.SIZE ? of(value.longValue()) : new PyInt(0, value);
   }
 
   public BigInteger value() {
-    return value;
+    return large == null ? BigInteger.valueOf(small) : large;
   }
 }
