@@ -1,0 +1,13 @@
+package io.github.reshard.transforms;
+
+import io.github.reshard.checkpoint.copy.SliceCrc;
+import java.io.Serializable;
+
+/**
+ * The checksum of a run of bytes of a full tensor.
+ *
+ * @param parameter the number of its parameter in the plan, see {@link PlanIndex.Place}
+ * @param state its state
+ * @param crc the run; its offset counts from the full tensor's beginning
+ */
+record TensorCrc(int parameter, String state, SliceCrc crc) implements Serializable {}
