@@ -18,6 +18,7 @@ public final class WeightCast {
 
   private static final long LOW_BITS = 0x0000_ffff_0000_ffffL;
   private static final long MAGNITUDE = 0x7fff_ffff_7fff_ffffL;
+  private static final long SIGNS = ~MAGNITUDE;
 
   private WeightCast() {}
 
@@ -100,27 +101,32 @@ public final class WeightCast {
     return different == 0;
   }
 
-  /** Whether all pairs are equal and none is beyond the largest half. */
+  /**
+   * Whether all pairs are equal and none holds a NaN. Two elements at a time in one register if
+   * both give a normal half, as nearly all do.
+   */
   private static boolean equalFloat16(long[] masters, int[] weights, int pairs) {
-    int different = 0;
+    long different = 0;
     for (int i = 0; i < pairs; i++) {
-      int low = (int) masters[i];
-      int high = (int) (masters[i] >>> 32);
-      int packed = finiteToFloat16(low) | finiteToFloat16(high) << 16;
-      // The sign bit of these says that the magnitude is at least 0x477ff000.
-      int special = ((0x477fefff - (low & 0x7fffffff)) | (0x477fefff - (high & 0x7fffffff))) >>> 31;
-      different |= (packed ^ weights[i]) | special;
+      long pair = masters[i];
+      long magnitude = pair & MAGNITUDE;
+      // The sign bits stay where an element is at least the least normal half, and at most the
+      // greatest number that is not rounded to infinity.
+      long normal =
+          ((magnitude | SIGNS) - 0x3880_0000_3880_0000L) & (0xc77f_efff_c77f_efffL - magnitude);
+      long halves;
+      if ((normal & SIGNS) == SIGNS) {
+        long odd = (magnitude >>> 13) & 0x0000_0001_0000_0001L;
+        long rounded = magnitude + odd - 0x37ff_f001_37ff_f001L;
+        halves =
+            ((rounded >>> 13) & 0x0000_7fff_0000_7fffL) | ((pair >>> 16) & 0x0000_8000_0000_8000L);
+      } else {
+        halves = toFloat16((int) pair) | (long) toFloat16((int) (pair >>> 32)) << 32;
+      }
+      int packed = (int) halves | (int) (halves >>> 16);
+      different |= packed ^ weights[i];
     }
     return different == 0;
-  }
-
-  /** As {@link #toFloat16} for magnitudes below 0x477ff000, without a branch. */
-  private static int finiteToFloat16(int bits) {
-    int magnitude = bits & 0x7fffffff;
-    int normal = (magnitude + 0xfff + ((magnitude >>> 13) & 1) - 0x38000000) >>> 13;
-    int subnormal = Float.floatToRawIntBits(Float.intBitsToFloat(magnitude) + 0.5f) - 0x3f000000;
-    int small = (magnitude - 0x38800000) >> 31;
-    return ((bits >>> 16) & 0x8000) | (normal & ~small) | (subnormal & small);
   }
 
   /**

@@ -6,8 +6,12 @@ import io.github.reshard.checkpoint.torch.DType;
 import java.math.BigDecimal;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.util.List;
+import net.jqwik.api.Arbitraries;
+import net.jqwik.api.Arbitrary;
 import net.jqwik.api.ForAll;
 import net.jqwik.api.Property;
+import net.jqwik.api.Provide;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -147,6 +151,43 @@ class WeightCastTest {
       buffer.putShort((short) value);
     }
     return buffer.flip();
+  }
+
+  @Provide
+  Arbitrary<List<Integer>> floatBits() {
+    return Arbitraries.oneOf(
+            Arbitraries.integers(),
+            Arbitraries.integers().between(0x387f_fff0, 0x3880_000f),
+            Arbitraries.integers().between(0x477f_efe0, 0x477f_f00f),
+            Arbitraries.integers().between(0x3c00_0000, 0x3d00_0000))
+        .map(bits -> isNan(bits) ? 0x7f80_0000 : bits)
+        .list()
+        .ofMinSize(1)
+        .ofMaxSize(9);
+  }
+
+  private static boolean isNan(int bits) {
+    return Float.isNaN(Float.intBitsToFloat(bits));
+  }
+
+  @Property
+  void ofManyElementsTheOneThatDiffersIsFound(
+      @ForAll("floatBits") List<Integer> bits, @ForAll int element, @ForAll int bit) {
+    for (Format format : Format.values()) {
+      DType module = format == Format.HALF ? DType.FLOAT16 : DType.BFLOAT16;
+      ByteBuffer masters = ByteBuffer.allocate(4 * bits.size()).order(ByteOrder.LITTLE_ENDIAN);
+      bits.forEach(masters::putInt);
+      masters.flip();
+      int[] casts = bits.stream().mapToInt(format::cast).toArray();
+      assertThat(WeightCast.firstMismatch(masters, DType.FLOAT32, shorts(casts), module))
+          .isEqualTo(-1);
+
+      int changed = Math.floorMod(element, casts.length);
+      casts[changed] ^= 1 << Math.floorMod(bit, 16);
+
+      assertThat(WeightCast.firstMismatch(masters, DType.FLOAT32, shorts(casts), module))
+          .isEqualTo(changed);
+    }
   }
 
   @Test
