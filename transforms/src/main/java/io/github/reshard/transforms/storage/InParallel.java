@@ -20,7 +20,7 @@ final class InParallel {
             return thread;
           });
 
-  private static final int AT_ONCE = 16;
+  static final int AT_ONCE = 16;
 
   private InParallel() {}
 
