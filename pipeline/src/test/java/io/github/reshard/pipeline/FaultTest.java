@@ -153,6 +153,16 @@ class FaultTest {
     }
 
     @Override
+    public void keep(byte[] content) throws IOException {
+      step(run, "keep the plan", () -> store.keep(content));
+    }
+
+    @Override
+    public byte[] kept() throws IOException {
+      return call(run, "read the plan", store::kept);
+    }
+
+    @Override
     public PositionalFile open(String path) throws IOException {
       PositionalFile file = call(run, "create " + path, () -> store.open(path));
       return new PositionalFile() {

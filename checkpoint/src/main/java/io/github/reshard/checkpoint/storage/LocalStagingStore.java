@@ -8,6 +8,7 @@ import java.nio.channels.FileLock;
 import java.nio.file.FileAlreadyExistsException;
 import java.nio.file.FileVisitResult;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.SimpleFileVisitor;
 import java.nio.file.StandardCopyOption;
@@ -43,11 +44,39 @@ abstract class LocalStagingStore implements TargetStore {
     return unpublished().resolve(run);
   }
 
+  /** Beside {@link #staging}, which may become the output as it is. */
+  private Path keptFile() {
+    return unpublished().resolve(run + ".plan");
+  }
+
   /** Is there while publishing is under way, and left behind by a crash in the middle of it. */
   abstract Path marker();
 
   /** Makes the staged files the output; only one at a time runs this. */
   abstract void replace(List<String> paths, String manifest, byte[] content) throws IOException;
+
+  @Override
+  public void keep(byte[] content) {
+    try {
+      Files.write(keptFile(), content);
+    } catch (IOException e) {
+      throw new OutputException(keptFile().toString(), "cannot be written: " + e, e);
+    }
+  }
+
+  @Override
+  public byte[] kept() {
+    try {
+      return Files.readAllBytes(keptFile());
+    } catch (NoSuchFileException e) {
+      throw new OutputException(
+          keptFile().toString(),
+          "is gone, or this machine does not see it. Another run with the same output has begun since, something deleted it, or --output is no directory that all workers share.",
+          e);
+    } catch (IOException e) {
+      throw new OutputException(keptFile().toString(), "cannot be read: " + e, e);
+    }
+  }
 
   @Override
   public PositionalFile open(String path) throws IOException {

@@ -17,6 +17,19 @@ public interface TargetStore extends Serializable {
    */
   void begin() throws IOException;
 
+  /**
+   * Keeps what the job itself needs beside the unpublished files. It is never published and goes
+   * when they go.
+   */
+  void keep(byte[] content) throws IOException;
+
+  /**
+   * What was kept.
+   *
+   * @throws io.github.reshard.checkpoint.OutputException if it is gone
+   */
+  byte[] kept() throws IOException;
+
   /** Opens an unpublished file; {@code path} is relative to the output, with {@code /}. */
   PositionalFile open(String path) throws IOException;
 

@@ -26,7 +26,8 @@ import java.util.UUID;
  *       (16 hexadecimal digits), as one worker wrote it;
  *   <li>{@code parts/FILE.parts/OFFSET.small}: short runs in one object, each with its offset and
  *       length before it, since an object for each would cost a request for each;
- *   <li>{@code files/FILE}: the whole file, put together from these inside the store.
+ *   <li>{@code files/FILE}: the whole file, put together from these inside the store;
+ *   <li>{@code plan}: what the job keeps for its workers.
  * </ul>
  *
  * <p>Publishing copies the files to their names inside the store and writes {@code latest} last.
@@ -80,6 +81,10 @@ final class ObjectTargetStore implements TargetStore {
     return mine() + "files/";
   }
 
+  private String plan() {
+    return mine() + "plan";
+  }
+
   private String marker() {
     return base + ".reshard-" + tag + ".publishing";
   }
@@ -94,6 +99,22 @@ final class ObjectTargetStore implements TargetStore {
     store.delete(store.list(staging()));
     // Whoever may not write learns it now.
     store.put(mine() + "begun", new byte[0]);
+  }
+
+  @Override
+  public void keep(byte[] content) throws IOException {
+    store.put(plan(), content);
+  }
+
+  @Override
+  public byte[] kept() throws IOException {
+    Optional<Found> plan = store.find(plan());
+    if (plan.isEmpty()) {
+      throw new OutputException(
+          store.uri(plan()),
+          "is gone. Another run with the same output and tag has begun since, or something deleted it; run again.");
+    }
+    return store.read(plan.get());
   }
 
   @Override
