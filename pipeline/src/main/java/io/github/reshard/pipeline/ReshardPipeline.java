@@ -203,7 +203,7 @@ public final class ReshardPipeline {
   private static void abandon(TargetStore target, RuntimeException failure) {
     try {
       target.abandon();
-    } catch (IOException e) {
+    } catch (IOException | RuntimeException e) {
       failure.addSuppressed(e);
     }
   }
@@ -276,6 +276,11 @@ public final class ReshardPipeline {
     long disagreed = counter(result, Counters.PARAMETERS_DISAGREED);
     List<String> notes = new ArrayList<>(plan.notes());
     notes.addAll(proofs.notProven(disagreed));
+    if (counter(result, Counters.LEFT_BEHIND) > 0) {
+      notes.add(
+          "the output is whole, but what it was made of could not all be removed; do so with: scripts/reshard cleanup --output="
+              + options.getOutput());
+    }
     return new ReshardReport(
         plan.tag().isEmpty() ? options.getInput() : plan.tag(),
         plan.sourceWorldSize(),

@@ -194,9 +194,10 @@ class FaultTest {
     }
 
     @Override
-    public void publish(List<String> paths, String manifest, byte[] content) throws IOException {
-      step(run, "publish", () -> store.publish(paths, manifest, content));
+    public boolean publish(List<String> paths, String manifest, byte[] content) throws IOException {
+      boolean cleared = call(run, "publish", () -> store.publish(paths, manifest, content));
       step(run, "after publish", () -> {});
+      return cleared;
     }
 
     @Override

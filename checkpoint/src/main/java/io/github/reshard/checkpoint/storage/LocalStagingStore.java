@@ -52,8 +52,12 @@ abstract class LocalStagingStore implements TargetStore {
   /** Is there while publishing is under way, and left behind by a crash in the middle of it. */
   abstract Path marker();
 
-  /** Makes the staged files the output; only one at a time runs this. */
-  abstract void replace(List<String> paths, String manifest, byte[] content) throws IOException;
+  /**
+   * Makes the staged files the output; only one at a time runs this.
+   *
+   * @return whether nothing unpublished is left
+   */
+  abstract boolean replace(List<String> paths, String manifest, byte[] content) throws IOException;
 
   @Override
   public void keep(byte[] content) {
@@ -168,11 +172,11 @@ abstract class LocalStagingStore implements TargetStore {
   }
 
   @Override
-  public void publish(List<String> paths, String manifest, byte[] content) throws IOException {
+  public boolean publish(List<String> paths, String manifest, byte[] content) throws IOException {
     try {
       if (!Files.exists(staging())) {
         requirePublished(paths);
-        return;
+        return true;
       }
       // Runners may run this twice at once: in one process the monitor keeps the two apart, in two
       // processes the lock does.
@@ -181,10 +185,10 @@ abstract class LocalStagingStore implements TargetStore {
                 FileChannel.open(marker(), StandardOpenOption.CREATE, StandardOpenOption.WRITE);
             FileLock lock = channel.lock()) {
           if (lock.isValid() && Files.exists(staging())) {
-            replace(paths, manifest, content);
-          } else {
-            requirePublished(paths);
+            return replace(paths, manifest, content);
           }
+          requirePublished(paths);
+          return true;
         }
       }
     } catch (IOException e) {
@@ -238,6 +242,28 @@ abstract class LocalStagingStore implements TargetStore {
       deleteTree(discarded);
     }
     Files.delete(unpublished());
+  }
+
+  /**
+   * Removes what is left now that the output is whole: a failure changes nothing about that.
+   *
+   * @param replaced what the output took the place of
+   * @return whether all of it is gone
+   */
+  final boolean clear(Path replaced) {
+    boolean cleared = true;
+    try {
+      deleteTree(replaced);
+      discardUnpublished();
+    } catch (IOException e) {
+      cleared = false;
+    }
+    try {
+      Files.deleteIfExists(marker());
+    } catch (IOException e) {
+      cleared = false;
+    }
+    return cleared;
   }
 
   static void write(Path file, byte[] content) throws IOException {
