@@ -231,7 +231,7 @@ abstract class LocalStagingStore implements TargetStore {
     }
     List<Path> runs;
     try (Stream<Path> children = Files.list(unpublished())) {
-      runs = children.toList();
+      runs = children.sorted().toList();
     }
     for (Path left : runs) {
       Path discarded = left;
