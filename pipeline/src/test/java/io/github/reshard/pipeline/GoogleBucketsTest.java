@@ -22,6 +22,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Predicate;
+import java.util.stream.Stream;
 import org.assertj.core.api.ThrowableAssert.ThrowingCallable;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -31,6 +32,7 @@ import org.junit.jupiter.api.TestInfo;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** Checkpoints in {@code gs://}, on an emulator with a proxy in front of it. */
@@ -119,6 +121,23 @@ class GoogleBucketsTest {
 
     reshard(golden.source().toString(), gs(name + "/uploaded"), other);
     assertResharded(name + "/uploaded", golden, other);
+  }
+
+  static Stream<GoldenCase> corpus() {
+    return GoldenCase.all().stream()
+        .filter(golden -> golden.directory().getParent().endsWith("corpus"));
+  }
+
+  @ParameterizedTest
+  @MethodSource("corpus")
+  void theCorpusGoesFromBucketToBucket(GoldenCase golden) throws IOException {
+    // Experts need a multiple of their ranks.
+    int other = golden.expertParallelSize() > 1 ? 2 * golden.sourceWorld() : 3;
+    bucket.upload(golden.source(), name + "/source");
+    ReshardOptions options = options(gs(name + "/source"), gs(name + "/out"), other);
+    options.setPartBytes(1 << 20);
+    Resharding.run(options);
+    assertResharded(name + "/out", golden, other);
   }
 
   @Test
