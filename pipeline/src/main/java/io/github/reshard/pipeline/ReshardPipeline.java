@@ -17,7 +17,7 @@ import io.github.reshard.transforms.AssembleParameters;
 import io.github.reshard.transforms.CarryOver;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
-import io.github.reshard.transforms.PlanCoder;
+import io.github.reshard.transforms.KeptPlan;
 import io.github.reshard.transforms.Proofs;
 import io.github.reshard.transforms.ProveAndPublish;
 import io.github.reshard.transforms.ReadShards;
@@ -46,7 +46,6 @@ import org.apache.beam.sdk.metrics.MetricResult;
 import org.apache.beam.sdk.metrics.MetricsFilter;
 import org.apache.beam.sdk.transforms.Create;
 import org.apache.beam.sdk.transforms.Flatten;
-import org.apache.beam.sdk.transforms.View;
 import org.apache.beam.sdk.values.PCollectionList;
 import org.apache.beam.sdk.values.PCollectionView;
 
@@ -100,6 +99,10 @@ public final class ReshardPipeline {
     } catch (RuntimeException e) {
       abandon(target, e);
       throw e;
+    } catch (IOException e) {
+      UncheckedIOException failure = new UncheckedIOException(e);
+      abandon(target, failure);
+      throw failure;
     }
   }
 
@@ -200,22 +203,19 @@ public final class ReshardPipeline {
   private static void abandon(TargetStore target, RuntimeException failure) {
     try {
       target.abandon();
-    } catch (IOException e) {
+    } catch (IOException | RuntimeException e) {
       failure.addSuppressed(e);
     }
   }
 
-  /** Builds the graph; what comes out last are the paths of the published files. */
+  /**
+   * Keeps the plan for the workers and builds the graph; what comes out last are the paths of the
+   * published files.
+   */
   static void apply(
-      Pipeline pipeline,
-      ReshardPlan plan,
-      SourceStore source,
-      TargetStore target,
-      JobConfig config) {
-    PCollectionView<ReshardPlan> view =
-        pipeline
-            .apply("Plan", Create.of(plan).withCoder(PlanCoder.of()))
-            .apply("PlanView", View.asSingleton());
+      Pipeline pipeline, ReshardPlan plan, SourceStore source, TargetStore target, JobConfig config)
+      throws IOException {
+    PCollectionView<ReshardPlan> view = pipeline.apply("Plan", KeptPlan.of(plan, target));
     List<ShardId> shards = new ArrayList<>();
     for (int m = 0; m < plan.models().size(); m++) {
       shards.add(new ShardId(m, RankSlice.WHOLE));
@@ -276,6 +276,11 @@ public final class ReshardPipeline {
     long disagreed = counter(result, Counters.PARAMETERS_DISAGREED);
     List<String> notes = new ArrayList<>(plan.notes());
     notes.addAll(proofs.notProven(disagreed));
+    if (counter(result, Counters.LEFT_BEHIND) > 0) {
+      notes.add(
+          "the output is whole, but what it was made of could not all be removed; do so with: scripts/reshard cleanup --output="
+              + options.getOutput());
+    }
     return new ReshardReport(
         plan.tag().isEmpty() ? options.getInput() : plan.tag(),
         plan.sourceWorldSize(),

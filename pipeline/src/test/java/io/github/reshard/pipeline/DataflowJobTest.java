@@ -5,15 +5,36 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.plan.Address;
+import io.github.reshard.checkpoint.plan.ModelParallelism;
+import io.github.reshard.checkpoint.plan.ParamId;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.plan.Recipe;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SourceFile;
+import io.github.reshard.checkpoint.plan.States;
+import io.github.reshard.checkpoint.plan.TargetFile;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.transforms.JobConfig;
+import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.SplittableRandom;
 import java.util.stream.StreamSupport;
 import org.apache.beam.runners.dataflow.DataflowRunner;
 import org.apache.beam.runners.dataflow.options.DataflowPipelineOptions;
+import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.extensions.gcp.auth.NoopCredentialFactory;
 import org.apache.beam.sdk.extensions.gcp.options.GcsOptions;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
@@ -47,9 +68,7 @@ class DataflowJobTest {
     System.clearProperty("reshard.gcs.endpoint");
   }
 
-  /** Stages the job of a case and returns its description. */
-  private JsonNode stage(GoldenCase golden, int worldSize) throws IOException {
-    bucket.upload(golden.source(), golden.name() + "/source");
+  private ReshardOptions options() throws IOException {
     DataflowPipelineOptions options = PipelineOptionsFactory.as(DataflowPipelineOptions.class);
     options.setRunner(DataflowRunner.class);
     options.setProject("emulated");
@@ -63,8 +82,13 @@ class DataflowJobTest {
     // What is staged is not the point, that it is.
     Path program = Files.writeString(directory.resolve("program.jar"), "program");
     options.setFilesToStage(List.of(program.toString()));
+    return options.as(ReshardOptions.class);
+  }
 
-    ReshardOptions reshard = options.as(ReshardOptions.class);
+  /** Stages the job of a case and returns its description. */
+  private JsonNode stage(GoldenCase golden, int worldSize) throws IOException {
+    bucket.upload(golden.source(), golden.name() + "/source");
+    ReshardOptions reshard = options();
     reshard.setInput("gs://" + BUCKET + "/" + golden.name() + "/source");
     reshard.setOutput("gs://" + BUCKET + "/" + golden.name() + "/out");
     reshard.setTargetWorldSize(worldSize);
@@ -99,5 +123,125 @@ class DataflowJobTest {
     assertThat(StreamSupport.stream(job.path("steps").spliterator(), false).map(JsonNode::toString))
         .isNotEmpty()
         .noneMatch(step -> step.contains(directory.toString()));
+  }
+
+  /** A ZeRO-2 checkpoint of one optimizer file for each rank and one model file. */
+  private static ReshardPlan plan(int parameters, int ranks) {
+    SplittableRandom random = new SplittableRandom(1);
+    List<Parameter> all = new ArrayList<>();
+    List<TorchFile.Entry> weightEntries = new ArrayList<>();
+    List<ModuleWeight> weights = new ArrayList<>();
+    long at = 1 << 20;
+    for (int p = 0; p < parameters; p++) {
+      long elements = random.nextLong(1 << 10, 1 << 26);
+      all.add(new Parameter("model.layers." + p / 10 + ".part" + p % 10, List.of(elements), 0));
+      weightEntries.add(
+          new TorchFile.Entry("data/" + p, at - 64, at, 2 * elements, random.nextInt(), 0));
+      weights.add(
+          new ModuleWeight(
+              DType.BFLOAT16, new Address(ranks, p, at), new Address(ranks, p, at + 64)));
+      at += 2 * elements + 128;
+    }
+    FlatLayout layout =
+        new FlatLayout(ranks, all, List.of(FlatLayout.Group.dense(parameters, ranks)), false);
+    List<String> states = List.of("exp_avg", "exp_avg_sq", States.MASTER);
+    Map<Partition, Address> partitions = new HashMap<>();
+    List<SourceFile> sources = new ArrayList<>();
+    List<TargetFile> targets = new ArrayList<>();
+    long bytes = 4 * layout.bucketElements(0);
+    for (int rank = 0; rank < ranks; rank++) {
+      String name = "bf16_zero_pp_rank_" + rank + "_mp_rank_00_optim_states.pt";
+      List<TorchFile.Entry> entries = new ArrayList<>();
+      List<TargetFile.Entry> written = new ArrayList<>();
+      for (int s = 0; s < states.size(); s++) {
+        long begin = (1 << 16) + s * (bytes + 128);
+        entries.add(
+            new TorchFile.Entry("data/" + s, begin - 64, begin, bytes, random.nextInt(), 0));
+        written.add(new TargetFile.Entry(Integer.toString(s), begin, bytes));
+        partitions.put(new Partition(rank, 0, states.get(s)), new Address(rank, s, begin));
+      }
+      sources.add(new SourceFile(stat(name, 3 * bytes, random), entries, true));
+      targets.add(
+          new TargetFile(
+              "step/" + name,
+              3 * bytes,
+              new Recipe.OptimizerFile(
+                  rank, rank, List.of(new Recipe.GroupRef(0, 0)), Recipe.AS_SAVED),
+              written));
+    }
+    sources.add(
+        new SourceFile(stat("mp_rank_00_model_states.pt", at, random), weightEntries, true));
+    Map<String, DType> types = new HashMap<>();
+    states.forEach(state -> types.put(state, DType.FLOAT32));
+    return new ReshardPlan(
+        "gs://" + BUCKET + "/huge/step",
+        "step",
+        ranks,
+        ranks,
+        ModelParallelism.NOT_SAID,
+        sources,
+        targets,
+        List.of(
+            new PartitionedModel(
+                0,
+                ParamId.NO_EXPERT,
+                layout,
+                layout,
+                List.of(types),
+                partitions,
+                partitions,
+                weights)),
+        List.of(),
+        List.of(),
+        List.of(),
+        64 << 20);
+  }
+
+  private static FileStat stat(String name, long bytes, SplittableRandom random) {
+    return new FileStat(
+        "gs://" + BUCKET + "/huge/step/" + name,
+        name,
+        bytes,
+        Long.toString(random.nextLong(1L << 50)),
+        false);
+  }
+
+  /** Bytes of the description of a job for {@code plan}. */
+  private int stagedBytes(ReshardPlan plan) throws IOException {
+    ReshardOptions options = options();
+    Pipeline pipeline = Pipeline.create(options);
+    String output = "gs://" + BUCKET + "/huge";
+    ReshardPipeline.apply(
+        pipeline,
+        plan,
+        Stores.source(output, options),
+        Stores.target(output, plan.tag(), false, options),
+        new JobConfig(false, 0));
+    pipeline.run();
+    return bucket.under("").get("job.json").length;
+  }
+
+  private static int keptBytes() {
+    return bucket.under("huge").entrySet().stream()
+        .filter(file -> file.getKey().endsWith("/plan"))
+        .mapToInt(file -> file.getValue().length)
+        .max()
+        .orElseThrow();
+  }
+
+  @Test
+  void theJobOfAHugeCheckpointIsWithinTheLimits() throws IOException {
+    int few = stagedBytes(plan(100, 16));
+    int manyParameters = stagedBytes(plan(10_000, 16));
+    int kept = keptBytes();
+    int manyRanks = stagedBytes(plan(10_000, 1024));
+    System.out.printf(
+        "10,000 parameters on 16 ranks: the plan is %d bytes, the job %d; on 1,024 ranks: %d, %d%n",
+        kept, manyParameters, keptBytes(), manyRanks);
+    assertThat(manyParameters - few).isBetween(-100, 100);
+    assertThat(manyRanks).isLessThan((int) MOST_JOB_BYTES / 20);
+    // What grows are a few bytes for each file and rank; nobody trains on as many GPUs.
+    double forEachRank = (manyRanks - manyParameters) / (1024.0 - 16);
+    assertThat(few + 100_000 * forEachRank).isLessThan(MOST_JOB_BYTES);
   }
 }

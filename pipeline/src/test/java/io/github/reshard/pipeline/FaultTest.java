@@ -153,6 +153,16 @@ class FaultTest {
     }
 
     @Override
+    public void keep(byte[] content) throws IOException {
+      step(run, "keep the plan", () -> store.keep(content));
+    }
+
+    @Override
+    public byte[] kept() throws IOException {
+      return call(run, "read the plan", store::kept);
+    }
+
+    @Override
     public PositionalFile open(String path) throws IOException {
       PositionalFile file = call(run, "create " + path, () -> store.open(path));
       return new PositionalFile() {
@@ -184,9 +194,10 @@ class FaultTest {
     }
 
     @Override
-    public void publish(List<String> paths, String manifest, byte[] content) throws IOException {
-      step(run, "publish", () -> store.publish(paths, manifest, content));
+    public boolean publish(List<String> paths, String manifest, byte[] content) throws IOException {
+      boolean cleared = call(run, "publish", () -> store.publish(paths, manifest, content));
       step(run, "after publish", () -> {});
+      return cleared;
     }
 
     @Override

@@ -1,9 +1,12 @@
 package io.github.reshard.pipeline;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
+import java.io.ByteArrayInputStream;
 import java.io.IOException;
+import java.io.InputStream;
 import java.io.OutputStream;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
@@ -13,6 +16,7 @@ import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -21,11 +25,12 @@ import java.util.concurrent.Executors;
 import java.util.function.Function;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.zip.GZIPInputStream;
 
 /**
  * Stands between the client and the emulator of Google Cloud Storage, notes every request and does
- * to some what networks and busy servers do. It also keeps the generation conditions of compose,
- * copy and delete, which the emulator ignores.
+ * to some what networks and busy servers do. It also keeps the generation conditions of compose (of
+ * its target and of its sources), copy and delete, which the emulator ignores.
  */
 final class FaultyProxy implements AutoCloseable {
   /** What becomes of a request. */
@@ -49,8 +54,9 @@ final class FaultyProxy implements AutoCloseable {
    * A request as it came.
    *
    * @param path with its query, decoded
+   * @param components of a compose; empty for all else
    */
-  record Seen(String method, String path, String range) {
+  record Seen(String method, String path, String range, List<Component> components) {
     boolean isRead() {
       return method.equals("GET") && path.contains("alt=media");
     }
@@ -67,6 +73,13 @@ final class FaultyProxy implements AutoCloseable {
       return method.equals("POST") && path.contains("/rewriteTo/");
     }
   }
+
+  /**
+   * An object that a compose is made of.
+   *
+   * @param generation that it must have, or an empty text
+   */
+  record Component(String name, String generation) {}
 
   private static final Pattern OBJECT =
       Pattern.compile("/storage/v1/b/([^/]+)/o/([^/?]+)(/compose)?(?:\\?.*)?");
@@ -118,11 +131,14 @@ final class FaultyProxy implements AutoCloseable {
 
   private void handle(HttpExchange exchange) throws IOException {
     byte[] body = exchange.getRequestBody().readAllBytes();
+    String path =
+        java.net.URLDecoder.decode(exchange.getRequestURI().toString(), StandardCharsets.UTF_8);
     Seen request =
         new Seen(
             exchange.getRequestMethod(),
-            java.net.URLDecoder.decode(exchange.getRequestURI().toString(), StandardCharsets.UTF_8),
-            exchange.getRequestHeaders().getFirst("Range"));
+            path,
+            exchange.getRequestHeaders().getFirst("Range"),
+            path.contains("/compose") ? components(exchange, body) : List.of());
     seen.add(request);
     Fate fate = fates.apply(request);
     switch (fate) {
@@ -131,7 +147,7 @@ final class FaultyProxy implements AutoCloseable {
       case UNAUTHORIZED -> refuse(exchange, 401);
       case FORBIDDEN -> refuse(exchange, 403);
       case RESET -> exchange.close();
-      default -> pass(exchange, body, fate);
+      default -> pass(exchange, request, body, fate);
     }
   }
 
@@ -147,8 +163,24 @@ final class FaultyProxy implements AutoCloseable {
     }
   }
 
-  private void pass(HttpExchange exchange, byte[] body, Fate fate) throws IOException {
-    if (!conditionHolds(exchange)) {
+  private static List<Component> components(HttpExchange exchange, byte[] body) throws IOException {
+    boolean packed = "gzip".equals(exchange.getRequestHeaders().getFirst("Content-Encoding"));
+    InputStream plain = new ByteArrayInputStream(body);
+    List<Component> components = new ArrayList<>();
+    for (JsonNode source :
+        new ObjectMapper()
+            .readTree(packed ? new GZIPInputStream(plain) : plain)
+            .path("sourceObjects")) {
+      components.add(
+          new Component(
+              source.path("name").asText(),
+              source.path("objectPreconditions").path("ifGenerationMatch").asText()));
+    }
+    return components;
+  }
+
+  private void pass(HttpExchange exchange, Seen seen, byte[] body, Fate fate) throws IOException {
+    if (!conditionHolds(exchange) || !componentsAre(exchange, seen)) {
       refuse(exchange, 412);
       return;
     }
@@ -230,22 +262,37 @@ final class FaultyProxy implements AutoCloseable {
     if (exchange.getRequestMethod().equals("GET") || !condition.find() || !object.matches()) {
       return true;
     }
+    String name = java.net.URLDecoder.decode(object.group(2), StandardCharsets.UTF_8);
+    return generation(object.group(1), name).equals(condition.group(1));
+  }
+
+  /** Whether the components of a compose have the generations that it names. */
+  private boolean componentsAre(HttpExchange exchange, Seen seen) throws IOException {
+    Matcher target = OBJECT.matcher(exchange.getRequestURI().toString());
+    for (Component component : seen.components()) {
+      if (!component.generation().isEmpty()
+          && target.matches()
+          && !generation(target.group(1), component.name()).equals(component.generation())) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  /** The generation of an object as it is now, 0 if there is none. */
+  private String generation(String bucket, String name) throws IOException {
     HttpResponse<byte[]> now =
         send(
             HttpRequest.newBuilder(
                     URI.create(
                         behind
                             + "/storage/v1/b/"
-                            + object.group(1)
+                            + bucket
                             + "/o/"
-                            + URLEncoder.encode(
-                                java.net.URLDecoder.decode(object.group(2), StandardCharsets.UTF_8),
-                                StandardCharsets.UTF_8)))
+                            + URLEncoder.encode(name, StandardCharsets.UTF_8)))
                 .build());
-    String generation =
-        now.statusCode() == 404
-            ? "0"
-            : new ObjectMapper().readTree(now.body()).path("generation").asText();
-    return generation.equals(condition.group(1));
+    return now.statusCode() == 404
+        ? "0"
+        : new ObjectMapper().readTree(now.body()).path("generation").asText();
   }
 }

@@ -43,6 +43,10 @@ final class GcsTree {
     storage.create(BlobInfo.newBuilder(bucket, name).build(), content);
   }
 
+  void delete(String name) {
+    storage.delete(bucket, name);
+  }
+
   /** Contents by name below {@code directory}. */
   Map<String, byte[]> under(String directory) {
     String prefix = directory.isEmpty() ? "" : directory + "/";

@@ -5,16 +5,24 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.pipeline.FaultyProxy.Fate;
 import io.github.reshard.pipeline.FaultyProxy.Seen;
+import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Predicate;
+import java.util.stream.Stream;
 import org.assertj.core.api.ThrowableAssert.ThrowingCallable;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -24,6 +32,7 @@ import org.junit.jupiter.api.TestInfo;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** Checkpoints in {@code gs://}, on an emulator with a proxy in front of it. */
@@ -114,6 +123,23 @@ class GoogleBucketsTest {
     assertResharded(name + "/uploaded", golden, other);
   }
 
+  static Stream<GoldenCase> corpus() {
+    return GoldenCase.all().stream()
+        .filter(golden -> golden.directory().getParent().endsWith("corpus"));
+  }
+
+  @ParameterizedTest
+  @MethodSource("corpus")
+  void theCorpusGoesFromBucketToBucket(GoldenCase golden) throws IOException {
+    // Experts need a multiple of their ranks.
+    int other = golden.expertParallelSize() > 1 ? 2 * golden.sourceWorld() : 3;
+    bucket.upload(golden.source(), name + "/source");
+    ReshardOptions options = options(gs(name + "/source"), gs(name + "/out"), other);
+    options.setPartBytes(1 << 20);
+    Resharding.run(options);
+    assertResharded(name + "/out", golden, other);
+  }
+
   @Test
   void fromNToNIsByteIdentical() throws IOException {
     GoldenCase golden = GoldenCase.of("z2-bf16-clip");
@@ -130,6 +156,150 @@ class GoogleBucketsTest {
     Resharding.run(options);
     assertResharded(name, golden, 1);
     assertThat(proxy.seen()).anyMatch(s -> s.isCompose() && s.path().contains(".joined/compose"));
+  }
+
+  @Test
+  void everyComposeNamesTheGenerationsOfItsSourcesAndThatItsTargetIsNotThere() throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-fp32-twogroups");
+    reshard(golden.source().toString(), gs(name), 2);
+    assertThat(proxy.seen().stream().filter(Seen::isCompose))
+        .isNotEmpty()
+        .allSatisfy(
+            compose -> {
+              assertThat(compose.path()).contains("ifGenerationMatch=0");
+              assertThat(compose.components())
+                  .isNotEmpty()
+                  .allSatisfy(component -> assertThat(component.generation()).matches("[1-9]\\d*"));
+            });
+  }
+
+  /** What another writer does to a part between the listing and the compose. */
+  private enum Zombie {
+    OVERWRITES,
+    REMOVES
+  }
+
+  @ParameterizedTest
+  @EnumSource
+  void aPartThatAZombieTouchesIsNeverComposed(Zombie zombie) throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-fp32-twogroups");
+    Set<String> touched = ConcurrentHashMap.newKeySet();
+    proxy.decide(
+        request -> {
+          if (request.isCompose() && touched.isEmpty()) {
+            String part = request.components().get(0).name();
+            touched.add(part);
+            if (zombie == Zombie.OVERWRITES) {
+              bucket.write(part, new byte[1000]);
+            } else {
+              bucket.delete(part);
+            }
+          }
+          return Fate.PASSES;
+        });
+    assertThatThrownBy(() -> reshard(golden.source().toString(), gs(name), 2))
+        .satisfies(
+            thrown ->
+                assertThat(cause(thrown, OutputException.class))
+                    .hasMessageContaining("found nothing. Something else writes to the output"));
+    assertThat(touched).hasSize(1);
+    String file = touched.iterator().next().replaceFirst("/parts/(.*)\\.parts/.*", "/files/$1");
+    // Other threads of the runner may still write parts where nobody looks.
+    assertThat(bucket.under(name).keySet())
+        .allMatch(left -> left.startsWith(".reshard-" + golden.tag() + ".unpublished/"))
+        .doesNotContain(file.substring(name.length() + 1));
+
+    reshard(golden.source().toString(), gs(name), 2);
+    Map<String, byte[]> published = bucket.under(name);
+    published.keySet().removeIf(left -> left.startsWith(".reshard-"));
+    assertSameFiles(
+        withoutManifest(published), withoutManifest(GcsTree.local(Resharding.of(golden, 2))));
+  }
+
+  @Test
+  void headersOfSeveralFilesAreReadAtOnce() throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-bf16-clip");
+    bucket.upload(golden.source(), name + "/source");
+    AtomicInteger inFlight = new AtomicInteger();
+    CountDownLatch two = new CountDownLatch(2);
+    proxy.decide(
+        request -> {
+          if (request.isRead() && request.path().contains("optim_states")) {
+            two.countDown();
+            try {
+              // One after the other, the first would wait here for good.
+              assertThat(two.await(1, TimeUnit.MINUTES)).isTrue();
+            } catch (InterruptedException e) {
+              throw new IllegalStateException(e);
+            }
+            inFlight.incrementAndGet();
+          }
+          return Fate.PASSES;
+        });
+    ReshardOptions options = options(gs(name + "/source"), gs(name + "/out"), 2);
+    ReshardPlan plan = ReshardPipeline.plan(Stores.source(options.getInput(), options), options);
+    assertThat(inFlight).hasValueGreaterThanOrEqualTo(golden.sourceWorld());
+
+    ReshardOptions local = options(golden.source().toString(), gs(name + "/out"), 2);
+    ReshardPlan same = ReshardPipeline.plan(Stores.source(local.getInput(), local), local);
+    assertThat(plan.targets()).isEqualTo(same.targets());
+    assertThat(plan.models()).isEqualTo(same.models());
+  }
+
+  @Test
+  void partsThatCannotBeRemovedAreSaidAndCleanedUpLater() throws IOException {
+    GoldenCase golden = GoldenCase.of("z1-bf16");
+    proxy.decide(request -> request.method().equals("DELETE") ? Fate.FORBIDDEN : Fate.PASSES);
+    ReshardReport report = reshard(golden.source().toString(), gs(name), 3);
+    assertThat(report.notes())
+        .anySatisfy(
+            note ->
+                assertThat(note)
+                    .contains("the output is whole")
+                    .endsWith("scripts/reshard cleanup --output=" + gs(name)));
+    Map<String, byte[]> left = bucket.under(name);
+    left.keySet().removeIf(file -> !file.startsWith(".reshard-"));
+    assertThat(left).isNotEmpty();
+
+    proxy.decide(request -> Fate.PASSES);
+    ReshardOptions options = options(golden.source().toString(), gs(name), 3);
+    List<Leftovers.Removed> removed = Stores.removeLeftovers(gs(name), options);
+    assertThat(removed)
+        .extracting(Leftovers.Removed::where)
+        .contains(gs(name + "/.reshard-" + golden.tag() + ".unpublished"));
+    assertThat(removed.stream().mapToLong(Leftovers.Removed::bytes).sum())
+        .isEqualTo(left.values().stream().mapToLong(content -> content.length).sum());
+    assertResharded(name, golden, 3);
+    assertThat(Stores.removeLeftovers(gs(name), options)).isEmpty();
+  }
+
+  @Test
+  void cleaningUpAfterACrashLeavesWhatPublishingNeeds() throws IOException {
+    GoldenCase golden = GoldenCase.of("z1-bf16");
+    bucket.write(name + "/other/model.pt", new byte[1]);
+    proxy.decide(
+        request ->
+            request.isCompose() || request.method().equals("DELETE")
+                ? Fate.FORBIDDEN
+                : Fate.PASSES);
+    assertThatThrownBy(() -> reshard(golden.source().toString(), gs(name), 3))
+        .isInstanceOf(Exception.class);
+    proxy.decide(request -> Fate.PASSES);
+    ReshardOptions options = options(golden.source().toString(), gs(name), 3);
+    assertThat(Stores.removeLeftovers(gs(name), options)).hasSize(1);
+    assertThat(bucket.under(name).keySet()).containsExactly("other/model.pt");
+
+    AtomicInteger copies = new AtomicInteger();
+    proxy.decide(
+        request -> request.isCopy() && copies.incrementAndGet() > 2 ? Fate.FORBIDDEN : Fate.PASSES);
+    assertThatThrownBy(() -> reshard(golden.source().toString(), gs(name), 3))
+        .isInstanceOf(Exception.class);
+    proxy.decide(request -> Fate.PASSES);
+    Map<String, byte[]> before = bucket.under(name);
+    assertThatThrownBy(() -> Stores.removeLeftovers(gs(name), options))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("Run the same reshard again");
+    assertSameFiles(bucket.under(name), before);
   }
 
   @Test

@@ -5,6 +5,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.storage.Leftovers;
+import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.net.URI;
 import java.nio.file.Path;
@@ -130,6 +132,22 @@ class SimpleStorageTest {
     Resharding.run(again);
     assertSameFiles(
         withoutManifest(under(name)), withoutManifest(GcsTree.local(Resharding.of(golden, 2))));
+  }
+
+  @Test
+  void whatADeadRunLeftIsRemovedAndNothingElse() throws IOException {
+    GoldenCase golden = GoldenCase.of("z1-bf16");
+    String output = "s3://" + BUCKET + "/" + name;
+    ReshardOptions options = options(golden.source().toString(), output, 3);
+    Resharding.run(options);
+    s3.putObject(
+        request -> request.bucket(BUCKET).key(name + "/.reshard-old.unpublished/1234/begun"),
+        RequestBody.fromBytes(new byte[5]));
+
+    assertThat(Stores.removeLeftovers(output, options))
+        .containsExactly(new Leftovers.Removed(output + "/.reshard-old.unpublished", 1, 5));
+    assertSameFiles(
+        withoutManifest(under(name)), withoutManifest(GcsTree.local(Resharding.of(golden, 3))));
   }
 
   @Test

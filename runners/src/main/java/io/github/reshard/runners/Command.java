@@ -39,7 +39,8 @@ enum Command {
           "sanitize",
           "overwrite",
           "trustMasters",
-          "partBytes"));
+          "partBytes")),
+  CLEANUP(HelpText.CLEANUP, List.of("output"), Set.of());
 
   private static final String DEBUG = "debug";
 

@@ -70,6 +70,7 @@ final class HelpText {
         scripts/reshard inspect --input=ckpt                   What is this checkpoint?
         scripts/reshard verify --input=ckpt --output=other     Do two hold the same state?
         scripts/reshard plan --input=ckpt --targetWorldSize=2  What would be written?
+        scripts/reshard cleanup --output=out                   Remove what dead runs left.
         --json                 inspect and verify: print JSON. Default: a table.
         --html=FILE            inspect: also write a page that shows which rank holds what.
                                Default: none.
@@ -128,6 +129,20 @@ final class HelpText {
         --runner=RUNNER        Where the work is done. A cluster also needs a --tempLocation that
                                all its machines see. Default: DirectRunner.
         --debug                Show stack traces and what the runner logs. Default: off.
+      """;
+
+  static final String CLEANUP =
+      """
+      Removes what runs that died, or could not clean up, left in an output: .reshard-TAG.unpublished
+      with the parts of files, and what else begins with .reshard-TAG. Published tags and `latest` are
+      never touched. No run may be writing to the output meanwhile. If a run died in the middle of
+      publishing, nothing is removed: run the same reshard again, which repairs that.
+
+      Example
+        scripts/reshard cleanup --output=gs://bucket/ckpt-on-2
+
+        --output=DIR           The --output of those runs. Required.
+        --debug                Show stack traces. Default: off.
       """;
 
   static final String PLAN =

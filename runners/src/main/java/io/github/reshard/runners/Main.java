@@ -9,6 +9,7 @@ import io.github.reshard.pipeline.ReshardPipeline;
 import io.github.reshard.pipeline.ReshardReport;
 import io.github.reshard.pipeline.VerifyPipeline;
 import io.github.reshard.pipeline.VerifyReport;
+import io.github.reshard.transforms.storage.Stores;
 import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.io.IOException;
@@ -91,6 +92,7 @@ public final class Main {
         case INSPECT -> inspect(options);
         case VERIFY -> verify(options);
         case PLAN -> plan(options);
+        case CLEANUP -> cleanup(options);
       };
     } catch (Exception | LinkageError | OutOfMemoryError | StackOverflowError e) {
       Failure failure = Failure.of(e);
@@ -184,6 +186,12 @@ public final class Main {
     }
     out.println(options.getJson() ? report.json() : Tables.of(report));
     return report.equal() ? 0 : Failure.REFUSED;
+  }
+
+  private int cleanup(CommandOptions options) throws IOException {
+    out.println(
+        Tables.removed(options.getOutput(), Stores.removeLeftovers(options.getOutput(), options)));
+    return 0;
   }
 
   private int plan(CommandOptions options) {

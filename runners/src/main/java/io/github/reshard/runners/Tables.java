@@ -2,6 +2,7 @@ package io.github.reshard.runners;
 
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.checkpoint.zero.CheckpointFacts;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.PlanReport;
@@ -147,6 +148,22 @@ final class Tables {
             + "first at element %d: %s in --input, %s in --output"
                 .formatted(verdict.element(), verdict.valueA(), verdict.valueB())
         : what + verdict.problem();
+  }
+
+  /** What was removed from {@code output}. */
+  static String removed(String output, List<Leftovers.Removed> removed) {
+    if (removed.isEmpty()) {
+      return output + ": nothing is left over";
+    }
+    List<String> lines = new ArrayList<>();
+    lines.add(
+        "Removed %s in %s"
+            .formatted(
+                Quantity.bytes(removed.stream().mapToLong(Leftovers.Removed::bytes).sum()),
+                Quantity.count(
+                    removed.stream().mapToLong(Leftovers.Removed::files).sum(), "file")));
+    removed.forEach(one -> lines.add("  " + one.where()));
+    return String.join("\n", lines);
   }
 
   static String of(PlanReport report) {

@@ -228,6 +228,39 @@ class CommandsTest {
     return to;
   }
 
+  @Test
+  void cleanupRemovesWhatADeadRunLeftAndSaysSo() throws IOException {
+    Path output = copyOf(ZERO2);
+    Path left = Files.createDirectories(output.resolve(".reshard-global_step3.unpublished/1234"));
+    Files.writeString(left.resolve("part"), "12345");
+
+    assertThat(run("cleanup", "--output=" + output)).isEqualTo(0);
+    assertThat(printed())
+        .startsWith("Removed 5 B in 1 file")
+        .contains(output.resolve(".reshard-global_step3.unpublished").toString());
+    assertThat(output.resolve(".reshard-global_step3.unpublished")).doesNotExist();
+    assertThat(output.resolve("global_step3")).isNotEmptyDirectory();
+
+    assertThat(run("cleanup", "--output=" + output)).isEqualTo(0);
+    assertThat(printed()).contains(output + ": nothing is left over");
+  }
+
+  @Test
+  void cleanupRefusesWhatOnlyARerunRepairs() throws IOException {
+    Path marker = scratch.resolve(".reshard-global_step3.publishing");
+    Files.writeString(marker, "");
+
+    assertThat(run("cleanup", "--output=" + scratch)).isEqualTo(4);
+    assertThat(err.toString(StandardCharsets.UTF_8)).contains("Run the same reshard again");
+    assertThat(marker).exists();
+  }
+
+  @Test
+  void cleanupTakesNoOptionOfOtherCommands() {
+    assertThat(run("cleanup", "--output=" + scratch, "--overwrite")).isEqualTo(2);
+    assertThat(run("cleanup")).isEqualTo(2);
+  }
+
   /** Changes one bit of the storage {@code key}, at byte {@code at} of it. */
   private static void flip(Path path, String key, int at) throws IOException {
     LocalSourceStore store = new LocalSourceStore();

@@ -13,5 +13,8 @@ public final class Counters {
   /** Parameters whose master weights were trusted although they do not give the module's. */
   public static final String PARAMETERS_DISAGREED = "parametersDisagreed";
 
+  /** Tags that were published although something unpublished could not be removed. */
+  public static final String LEFT_BEHIND = "leftBehind";
+
   private Counters() {}
 }

@@ -15,10 +15,7 @@ import org.apache.beam.sdk.coders.ByteArrayCoder;
 import org.apache.beam.sdk.coders.CoderException;
 import org.apache.beam.sdk.coders.CustomCoder;
 
-/**
- * A plan, compressed: it is part of the job graph, of which Dataflow takes 10 MB, and it says the
- * same few names again and again.
- */
+/** A plan, compressed: it says the same few names again and again. */
 public final class PlanCoder extends CustomCoder<ReshardPlan> {
   private static final long serialVersionUID = 1L;
   private static final PlanCoder INSTANCE = new PlanCoder();

@@ -91,6 +91,8 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
     private final Counter disagreed =
         Metrics.counter(Counters.NAMESPACE, Counters.PARAMETERS_DISAGREED);
 
+    private final Counter leftBehind = Metrics.counter(Counters.NAMESPACE, Counters.LEFT_BEHIND);
+
     Publish(PCollectionView<ReshardPlan> planView, TargetStore target, JobConfig config) {
       this.planView = planView;
       this.target = target;
@@ -131,11 +133,11 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
       String manifest = Manifest.path(plan.tag());
       paths.add(manifest);
       double seconds = (System.currentTimeMillis() - config.startMillis()) / 1e3;
-      target.publish(
-          paths,
-          manifest,
-          Manifest.json(
-              plan, config, DigestTensors.inOrder(plan, digests), disagreements, seconds));
+      byte[] content =
+          Manifest.json(plan, config, DigestTensors.inOrder(plan, digests), disagreements, seconds);
+      if (!target.publish(paths, manifest, content)) {
+        leftBehind.inc();
+      }
       paths.forEach(out::output);
     }
 

@@ -106,16 +106,14 @@ public final class LocalShardsStore extends LocalStagingStore {
   }
 
   @Override
-  public void publish(List<String> paths, String manifest, byte[] content) throws IOException {
+  public boolean publish(List<String> paths, String manifest, byte[] content) throws IOException {
     super.publish(paths, manifest, content);
     // All of it is there, also if a run before this one died right here.
-    deleteTree(replaced());
-    discardUnpublished();
-    Files.deleteIfExists(marker());
+    return clear(replaced());
   }
 
   @Override
-  void replace(List<String> paths, String manifest, byte[] content) throws IOException {
+  boolean replace(List<String> paths, String manifest, byte[] content) throws IOException {
     List<String> files = paths.stream().filter(path -> !path.equals(manifest)).toList();
     firstMissing(staging(), files)
         .ifPresent(
@@ -131,5 +129,6 @@ public final class LocalShardsStore extends LocalStagingStore {
     }
     Files.move(staging(), directory(), StandardCopyOption.ATOMIC_MOVE);
     sync(directory().getParent());
+    return true;
   }
 }

@@ -8,6 +8,7 @@ import java.nio.channels.FileLock;
 import java.nio.file.FileAlreadyExistsException;
 import java.nio.file.FileVisitResult;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.SimpleFileVisitor;
 import java.nio.file.StandardCopyOption;
@@ -43,11 +44,43 @@ abstract class LocalStagingStore implements TargetStore {
     return unpublished().resolve(run);
   }
 
+  /** Beside {@link #staging}, which may become the output as it is. */
+  private Path keptFile() {
+    return unpublished().resolve(run + ".plan");
+  }
+
   /** Is there while publishing is under way, and left behind by a crash in the middle of it. */
   abstract Path marker();
 
-  /** Makes the staged files the output; only one at a time runs this. */
-  abstract void replace(List<String> paths, String manifest, byte[] content) throws IOException;
+  /**
+   * Makes the staged files the output; only one at a time runs this.
+   *
+   * @return whether nothing unpublished is left
+   */
+  abstract boolean replace(List<String> paths, String manifest, byte[] content) throws IOException;
+
+  @Override
+  public void keep(byte[] content) {
+    try {
+      Files.write(keptFile(), content);
+    } catch (IOException e) {
+      throw new OutputException(keptFile().toString(), "cannot be written: " + e, e);
+    }
+  }
+
+  @Override
+  public byte[] kept() {
+    try {
+      return Files.readAllBytes(keptFile());
+    } catch (NoSuchFileException e) {
+      throw new OutputException(
+          keptFile().toString(),
+          "is gone, or this machine does not see it. Another run with the same output has begun since, something deleted it, or --output is no directory that all workers share.",
+          e);
+    } catch (IOException e) {
+      throw new OutputException(keptFile().toString(), "cannot be read: " + e, e);
+    }
+  }
 
   @Override
   public PositionalFile open(String path) throws IOException {
@@ -139,11 +172,11 @@ abstract class LocalStagingStore implements TargetStore {
   }
 
   @Override
-  public void publish(List<String> paths, String manifest, byte[] content) throws IOException {
+  public boolean publish(List<String> paths, String manifest, byte[] content) throws IOException {
     try {
       if (!Files.exists(staging())) {
         requirePublished(paths);
-        return;
+        return true;
       }
       // Runners may run this twice at once: in one process the monitor keeps the two apart, in two
       // processes the lock does.
@@ -152,10 +185,10 @@ abstract class LocalStagingStore implements TargetStore {
                 FileChannel.open(marker(), StandardOpenOption.CREATE, StandardOpenOption.WRITE);
             FileLock lock = channel.lock()) {
           if (lock.isValid() && Files.exists(staging())) {
-            replace(paths, manifest, content);
-          } else {
-            requirePublished(paths);
+            return replace(paths, manifest, content);
           }
+          requirePublished(paths);
+          return true;
         }
       }
     } catch (IOException e) {
@@ -198,7 +231,7 @@ abstract class LocalStagingStore implements TargetStore {
     }
     List<Path> runs;
     try (Stream<Path> children = Files.list(unpublished())) {
-      runs = children.toList();
+      runs = children.sorted().toList();
     }
     for (Path left : runs) {
       Path discarded = left;
@@ -209,6 +242,28 @@ abstract class LocalStagingStore implements TargetStore {
       deleteTree(discarded);
     }
     Files.delete(unpublished());
+  }
+
+  /**
+   * Removes what is left now that the output is whole: a failure changes nothing about that.
+   *
+   * @param replaced what the output took the place of
+   * @return whether all of it is gone
+   */
+  final boolean clear(Path replaced) {
+    boolean cleared = true;
+    try {
+      deleteTree(replaced);
+      discardUnpublished();
+    } catch (IOException e) {
+      cleared = false;
+    }
+    try {
+      Files.deleteIfExists(marker());
+    } catch (IOException e) {
+      cleared = false;
+    }
+    return cleared;
   }
 
   static void write(Path file, byte[] content) throws IOException {

@@ -75,7 +75,7 @@ public final class LocalTargetStore extends LocalStagingStore {
   }
 
   @Override
-  void replace(List<String> paths, String manifest, byte[] content) throws IOException {
+  boolean replace(List<String> paths, String manifest, byte[] content) throws IOException {
     Path latest = directory().resolve(LATEST);
     Path stagedTag = staging().resolve(tag);
     List<String> inTag =
@@ -111,8 +111,6 @@ public final class LocalTargetStore extends LocalStagingStore {
     Files.move(
         newLatest, latest, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
     sync(directory());
-    deleteTree(replaced());
-    discardUnpublished();
-    Files.deleteIfExists(marker());
+    return clear(replaced());
   }
 }

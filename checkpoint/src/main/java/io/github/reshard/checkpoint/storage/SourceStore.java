@@ -17,6 +17,14 @@ public interface SourceStore extends Serializable {
    */
   RangedFile open(FileStat file) throws IOException;
 
+  /**
+   * How many files are worth opening and reading at the same time: one where reading is work, more
+   * where it is mostly waiting for a distant server.
+   */
+  default int readsAtOnce() {
+    return 1;
+  }
+
   /** {@code directory} and {@code name} joined. */
   String child(String directory, String name);
 

@@ -17,6 +17,19 @@ public interface TargetStore extends Serializable {
    */
   void begin() throws IOException;
 
+  /**
+   * Keeps what the job itself needs beside the unpublished files. It is never published and goes
+   * when they go.
+   */
+  void keep(byte[] content) throws IOException;
+
+  /**
+   * What was kept.
+   *
+   * @throws io.github.reshard.checkpoint.OutputException if it is gone
+   */
+  byte[] kept() throws IOException;
+
   /** Opens an unpublished file; {@code path} is relative to the output, with {@code /}. */
   PositionalFile open(String path) throws IOException;
 
@@ -43,8 +56,10 @@ public interface TargetStore extends Serializable {
    * @param paths all of them, those of the tag and those beside it
    * @param manifest which of them is written here, because only now its content is known
    * @param content what it holds
+   * @return whether nothing unpublished is left; if something cannot be removed any more the output
+   *     is whole all the same, and {@link Leftovers} are what is left
    */
-  void publish(List<String> paths, String manifest, byte[] content) throws IOException;
+  boolean publish(List<String> paths, String manifest, byte[] content) throws IOException;
 
   /**
    * Removes what is unpublished after a failure. What a crash in the middle of publishing left is

@@ -60,19 +60,20 @@ final class FlatPlanner {
   }
 
   private void carryWhole(List<FileStat> stats, Map<String, TorchFile> into) throws IOException {
-    for (FileStat stat : stats) {
-      TorchFile file = plan.read(stat);
-      if (stat.name().startsWith("expp_rank_")
-          && !StorageKeys.tensors(file.parse().root()).isEmpty()) {
-        throw new RefusedException(
-            stat.path(),
-            "holds the optimizer of a run without ZeRO, which nothing partitions. Save the checkpoint from a run at ZeRO-1 or 2.");
-      }
-      int source = plan.addSource(stat, file);
-      into.put(stat.name(), file);
-      sources.put(file, source);
-      plan.copyAsIs(plan.files.tag() + "/" + stat.name(), source);
+    plan.readEach(stats, (stat, file) -> carryWhole(stat, file, into));
+  }
+
+  private void carryWhole(FileStat stat, TorchFile file, Map<String, TorchFile> into) {
+    if (stat.name().startsWith("expp_rank_")
+        && !StorageKeys.tensors(file.parse().root()).isEmpty()) {
+      throw new RefusedException(
+          stat.path(),
+          "holds the optimizer of a run without ZeRO, which nothing partitions. Save the checkpoint from a run at ZeRO-1 or 2.");
     }
+    int source = plan.addSource(stat, file);
+    into.put(stat.name(), file);
+    sources.put(file, source);
+    plan.copyAsIs(plan.files.tag() + "/" + stat.name(), source);
   }
 
   /** The models of an mp rank, by expert-parallel size and expert-parallel rank. */
@@ -188,17 +189,18 @@ final class FlatPlanner {
     SortedMap<Integer, FileStat> stats = plan.files.optimizers().get(mpRank);
     plan.requireAllRanks(modelStat.name(), mpRank, "optimizer files", stats, ranks);
     List<Shard> shards = new ArrayList<>();
-    for (FileStat stat : stats.values()) {
-      TorchFile file = plan.read(stat);
-      OptimizerStates states =
-          new OptimizerStates(PickledValue.root(file.path(), file.parse().root()));
-      if (states.stage() != 1 && states.stage() != 2) {
-        throw new RefusedException(
-            stat.path(),
-            "zero_stage is %d beside model files of ZeRO-1 or 2.".formatted(states.stage()));
-      }
-      shards.add(new Shard(plan.addSource(stat, file), file, states));
-    }
+    plan.readEach(
+        stats.values(),
+        (stat, file) -> {
+          OptimizerStates states =
+              new OptimizerStates(PickledValue.root(file.path(), file.parse().root()));
+          if (states.stage() != 1 && states.stage() != 2) {
+            throw new RefusedException(
+                stat.path(),
+                "zero_stage is %d beside model files of ZeRO-1 or 2.".formatted(states.stage()));
+          }
+          shards.add(new Shard(plan.addSource(stat, file), file, states));
+        });
     return shards;
   }
 

@@ -18,14 +18,15 @@ import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.Collections;
 import java.util.Comparator;
-import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.SortedMap;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.stream.IntStream;
 
 /** Reads the source's files and collects the lists of a {@link ReshardPlan} while it is made. */
@@ -54,7 +55,7 @@ final class PlanBuilder {
   final List<ReshardPlan.Padding> padding = new ArrayList<>();
   final List<String> notes = new ArrayList<>();
   private final Set<Long> proven = new HashSet<>();
-  private final Map<ByteBuffer, ByteBuffer> pickles = new HashMap<>();
+  private final Map<ByteBuffer, ByteBuffer> pickles = new ConcurrentHashMap<>();
   private int sourceWorldSize;
 
   PlanBuilder(SourceStore store, CheckpointFiles files, int targetWorldSize, int targetStage) {
@@ -92,6 +93,11 @@ final class PlanBuilder {
   /** Where the checkpoint is, for messages. */
   String where() {
     return files.tag().isEmpty() ? files.directory() : files.directory() + "/" + files.tag();
+  }
+
+  /** Reads many files and hands them to {@code use}, one at a time and in this order. */
+  void readEach(Collection<FileStat> stats, FilesAhead.Use<TorchFile> use) throws IOException {
+    FilesAhead.forEach(stats, store.readsAtOnce(), this::read, use);
   }
 
   TorchFile read(FileStat stat) throws IOException {

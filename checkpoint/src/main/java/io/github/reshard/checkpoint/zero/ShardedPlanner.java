@@ -19,6 +19,7 @@ import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collection;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
@@ -86,9 +87,10 @@ final class ShardedPlanner {
   /** The models of an mp rank. */
   private record Models(int trained, int frozen) {}
 
-  private RankFile read(FileStat stat) throws IOException {
-    TorchFile file = plan.read(stat);
-    return new RankFile(plan.addSource(stat, file), file);
+  private List<RankFile> read(Collection<FileStat> stats) throws IOException {
+    List<RankFile> read = new ArrayList<>();
+    plan.readEach(stats, (stat, file) -> read.add(new RankFile(plan.addSource(stat, file), file)));
+    return read;
   }
 
   private static PickledValue root(RankFile file) {
@@ -98,10 +100,7 @@ final class ShardedPlanner {
   private void planMpRank(int mpRank) throws IOException {
     SortedMap<Integer, FileStat> modelStats = plan.files.rankModels().get(mpRank);
     SortedMap<Integer, FileStat> optimizerStats = plan.files.optimizers().get(mpRank);
-    List<RankFile> models = new ArrayList<>();
-    for (FileStat stat : modelStats.values()) {
-      models.add(read(stat));
-    }
+    List<RankFile> models = read(modelStats.values());
     ModelStates first = new ModelStates(root(models.get(0)));
     int ranks = first.dpWorldSize();
     String saysSo = modelStats.values().iterator().next().name();
@@ -109,10 +108,7 @@ final class ShardedPlanner {
     plan.parallelism = first.parallelism();
     plan.requireAllRanks(saysSo, mpRank, "model files", modelStats, ranks);
     plan.requireAllRanks(saysSo, mpRank, "optimizer files", optimizerStats, ranks);
-    List<RankFile> optimizers = new ArrayList<>();
-    for (FileStat stat : optimizerStats.values()) {
-      optimizers.add(read(stat));
-    }
+    List<RankFile> optimizers = read(optimizerStats.values());
     ShardedStates states = new ShardedStates(root(optimizers.get(0)));
     ShardedKinds.requireSupported(plan, first, states);
     MuonCheckpoints.requireNone(first);

@@ -16,6 +16,7 @@ import java.io.IOException;
 import java.math.BigDecimal;
 import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -63,14 +64,15 @@ final class UserShardsPlanner {
 
   private SortedMap<Integer, Shard> readShards() throws IOException {
     SortedMap<Integer, Shard> shards = new TreeMap<>();
-    for (Map.Entry<Integer, FileStat> entry : user.shards().entrySet()) {
-      TorchFile file = plan.read(entry.getValue());
-      PickledValue root = PickledValue.root(file.path(), file.parse().root());
-      requireKnownKind(root);
-      shards.put(
-          entry.getKey(),
-          new Shard(plan.addSource(entry.getValue(), file), file, new OptimizerStates(root)));
-    }
+    Iterator<Integer> ranks = user.shards().keySet().iterator();
+    plan.readEach(
+        user.shards().values(),
+        (stat, file) -> {
+          PickledValue root = PickledValue.root(file.path(), file.parse().root());
+          requireKnownKind(root);
+          shards.put(
+              ranks.next(), new Shard(plan.addSource(stat, file), file, new OptimizerStates(root)));
+        });
     return shards;
   }
 

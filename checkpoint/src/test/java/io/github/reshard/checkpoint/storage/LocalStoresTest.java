@@ -14,6 +14,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.FileTime;
 import java.util.List;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import org.junit.jupiter.api.BeforeEach;
@@ -279,6 +280,73 @@ class LocalStoresTest {
     publish(next);
 
     assertPublished();
+  }
+
+  @Test
+  void theOutputIsWholeAlthoughSomethingCannotBeRemoved() throws IOException {
+    LocalTargetStore store = store(false);
+    store.begin();
+    writeAll(store);
+    // What is removed is renamed first, to a name that is taken here.
+    Path inTheWay =
+        Files.createDirectories(
+            store.staging().resolveSibling(store.staging().getFileName() + ".discarded"));
+    Files.writeString(inTheWay.resolve("file"), "12345");
+
+    assertThat(store.publish(PATHS, MANIFEST, "{}".getBytes(StandardCharsets.UTF_8))).isFalse();
+
+    assertThat(output.resolve(FILE)).hasContent("new model");
+    assertThat(output.resolve("latest")).hasContent("step3");
+    assertThat(output.resolve(".reshard-step3.publishing")).doesNotExist();
+    assertThat(Leftovers.remove(output.toString()))
+        .containsExactly(
+            new Leftovers.Removed(output.resolve(".reshard-step3.unpublished").toString(), 1, 5));
+    assertPublished();
+  }
+
+  @ParameterizedTest
+  @EnumSource
+  void cleaningUpAfterACrashNeverTouchesATag(Crash when) throws IOException {
+    writeOldTag();
+    LocalTargetStore killed = store(true);
+    killed.begin();
+    writeAll(killed);
+    crash(killed.staging(), when);
+    boolean half =
+        when.compareTo(Crash.LATEST_TAKEN_AWAY) >= 0 && when.compareTo(Crash.LATEST_WRITTEN) < 0;
+
+    if (half) {
+      assertThatThrownBy(() -> Leftovers.remove(output.toString()))
+          .isInstanceOf(OutputException.class)
+          .hasMessageContaining("the run that published 'step3' died in the middle of it")
+          .hasMessageContaining("Run the same reshard again");
+      run(store(false));
+      assertPublished();
+    } else {
+      assertThat(Leftovers.remove(output.toString()))
+          .extracting(Leftovers.Removed::where)
+          .contains(output.resolve(".reshard-step3.unpublished").toString());
+      assertThat(output.resolve("latest")).hasContent("step3");
+      assertThat(output.resolve("step3")).isNotEmptyDirectory();
+      assertThat(output).isDirectoryNotContaining("glob:**/.reshard*");
+    }
+    assertThat(Leftovers.remove(output.toString())).isEmpty();
+  }
+
+  @Test
+  void whatShardsLeftBesideTheirDirectoryIsRemoved() throws IOException {
+    LocalShardsStore killed = new LocalShardsStore(output.toString(), Set.of(), "shard.*", false);
+    killed.begin();
+    write(killed, "shard.0", "of a killed run");
+    Files.writeString(temp.resolve(".reshard-other.unpublished"), "of another output");
+
+    assertThat(Leftovers.remove(output.toString()))
+        .containsExactly(
+            new Leftovers.Removed(temp.resolve(".reshard-output.unpublished").toString(), 1, 15));
+    assertThat(temp).isDirectoryContaining("glob:**/.reshard-other.unpublished");
+    assertThatThrownBy(() -> Leftovers.remove(output.toString()))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("there is no such directory");
   }
 
   @Test

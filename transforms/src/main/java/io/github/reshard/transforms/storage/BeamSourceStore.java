@@ -87,6 +87,11 @@ final class BeamSourceStore implements SourceStore {
   }
 
   @Override
+  public int readsAtOnce() {
+    return InParallel.AT_ONCE;
+  }
+
+  @Override
   public String child(String directory, String name) {
     return directory.endsWith("/") ? directory + name : directory + "/" + name;
   }

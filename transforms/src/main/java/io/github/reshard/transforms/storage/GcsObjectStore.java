@@ -309,7 +309,8 @@ final class GcsObjectStore implements ObjectStore {
     try {
       composed = found(storage().compose(request.build()));
     } catch (StorageException e) {
-      if (e.getCode() != 412) {
+      // Made already, or a component is another one by now, or gone.
+      if (e.getCode() != 412 && e.getCode() != 404) {
         throw failure(name, e);
       }
       requireSame(name, bytes, crc);
@@ -342,7 +343,7 @@ final class GcsObjectStore implements ObjectStore {
         requireSame(to, from.bytes(), crc32c(from));
       }
     } catch (StorageException e) {
-      if (e.getCode() != 412) {
+      if (e.getCode() != 412 && e.getCode() != 404) {
         throw failure(to, e);
       }
       requireSame(to, from.bytes(), crc32c(from));

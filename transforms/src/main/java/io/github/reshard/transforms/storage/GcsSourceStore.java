@@ -110,6 +110,11 @@ final class GcsSourceStore implements SourceStore {
   }
 
   @Override
+  public int readsAtOnce() {
+    return InParallel.AT_ONCE;
+  }
+
+  @Override
   public String child(String directory, String name) {
     return directory.endsWith("/") ? directory + name : directory + "/" + name;
   }

@@ -8,6 +8,7 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.Semaphore;
+import java.util.concurrent.atomic.AtomicBoolean;
 
 /** Requests to a distant store, several at a time: nearly all of each is waiting. */
 final class InParallel {
@@ -20,7 +21,7 @@ final class InParallel {
             return thread;
           });
 
-  private static final int AT_ONCE = 16;
+  static final int AT_ONCE = 16;
 
   private InParallel() {}
 
@@ -29,22 +30,32 @@ final class InParallel {
     void accept(T element) throws IOException;
   }
 
-  /** Does {@code action} with every element; the first failure is thrown when all have ended. */
+  /**
+   * Does {@code action} with every element. After a failure no other is begun; it is thrown when
+   * those under way have ended.
+   */
   static <T> void forEach(List<T> elements, Action<T> action) throws IOException {
     if (elements.size() == 1) {
       action.accept(elements.get(0));
       return;
     }
     Semaphore free = new Semaphore(AT_ONCE);
+    AtomicBoolean failed = new AtomicBoolean();
     List<Future<?>> running = new ArrayList<>();
     for (T element : elements) {
       free.acquireUninterruptibly();
+      if (failed.get()) {
+        break;
+      }
       running.add(
           REQUESTS.submit(
               () -> {
                 try {
                   action.accept(element);
                   return null;
+                } catch (IOException | RuntimeException e) {
+                  failed.set(true);
+                  throw e;
                 } finally {
                   free.release();
                 }

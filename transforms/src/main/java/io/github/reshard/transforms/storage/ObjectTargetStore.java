@@ -1,6 +1,7 @@
 package io.github.reshard.transforms.storage;
 
 import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.transforms.storage.ObjectStore.Found;
@@ -15,6 +16,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
+import java.util.SortedMap;
+import java.util.TreeMap;
 import java.util.UUID;
 
 /**
@@ -26,7 +29,8 @@ import java.util.UUID;
  *       (16 hexadecimal digits), as one worker wrote it;
  *   <li>{@code parts/FILE.parts/OFFSET.small}: short runs in one object, each with its offset and
  *       length before it, since an object for each would cost a request for each;
- *   <li>{@code files/FILE}: the whole file, put together from these inside the store.
+ *   <li>{@code files/FILE}: the whole file, put together from these inside the store;
+ *   <li>{@code plan}: what the job keeps for its workers.
  * </ul>
  *
  * <p>Publishing copies the files to their names inside the store and writes {@code latest} last.
@@ -80,6 +84,10 @@ final class ObjectTargetStore implements TargetStore {
     return mine() + "files/";
   }
 
+  private String plan() {
+    return mine() + "plan";
+  }
+
   private String marker() {
     return base + ".reshard-" + tag + ".publishing";
   }
@@ -94,6 +102,22 @@ final class ObjectTargetStore implements TargetStore {
     store.delete(store.list(staging()));
     // Whoever may not write learns it now.
     store.put(mine() + "begun", new byte[0]);
+  }
+
+  @Override
+  public void keep(byte[] content) throws IOException {
+    store.put(plan(), content);
+  }
+
+  @Override
+  public byte[] kept() throws IOException {
+    Optional<Found> plan = store.find(plan());
+    if (plan.isEmpty()) {
+      throw new OutputException(
+          store.uri(plan()),
+          "is gone. Another run with the same output and tag has begun since, or something deleted it; run again.");
+    }
+    return store.read(plan.get());
   }
 
   @Override
@@ -250,7 +274,12 @@ final class ObjectTargetStore implements TargetStore {
         }
       }
     }
-    store.delete(store.list(parts(path)));
+    try {
+      store.delete(store.list(parts(path)));
+    } catch (IOException | OutputException e) {
+      // The file is whole. Publishing removes its parts again, and says so if it cannot either.
+      return;
+    }
   }
 
   private boolean isWhole(String path, long bytes) throws IOException {
@@ -334,7 +363,7 @@ final class ObjectTargetStore implements TargetStore {
   }
 
   @Override
-  public void publish(List<String> paths, String manifest, byte[] content) throws IOException {
+  public boolean publish(List<String> paths, String manifest, byte[] content) throws IOException {
     Map<String, Found> staged = new HashMap<>();
     store.list(files()).forEach(object -> staged.put(object.name(), object));
     Set<String> finals = new HashSet<>();
@@ -353,7 +382,7 @@ final class ObjectTargetStore implements TargetStore {
       }
     }
     if (copies.isEmpty()) {
-      return;
+      return true;
     }
     store.put(marker(), new byte[0]);
     Optional<Found> latest = store.find(base + LATEST);
@@ -367,10 +396,20 @@ final class ObjectTargetStore implements TargetStore {
     InParallel.forEach(copies, copy -> store.copy(copy.from(), copy.to()));
     store.put(base + manifest, content);
     store.put(base + LATEST, tag.getBytes(StandardCharsets.UTF_8));
-    // The files go last: while they are there, this can be done again.
-    store.delete(store.list(mine() + "parts/"));
-    store.delete(store.list(mine()));
-    store.find(marker()).ifPresent(this::delete);
+    return clear();
+  }
+
+  /** Removes what is left now that the output is whole: a failure changes nothing about that. */
+  private boolean clear() {
+    // The files go last: while they are there, publishing can be done again.
+    for (String prefix : List.of(marker(), mine() + "parts/", mine())) {
+      try {
+        store.delete(store.list(prefix));
+      } catch (IOException | OutputException e) {
+        return false;
+      }
+    }
+    return true;
   }
 
   @Override
@@ -380,12 +419,39 @@ final class ObjectTargetStore implements TargetStore {
     }
   }
 
-  private void delete(Found object) {
-    try {
-      store.delete(List.of(object));
-    } catch (IOException e) {
-      throw new OutputException(store.uri(object.name()), "cannot be removed: " + e, e);
+  /**
+   * Removes what runs that died left in {@code directory}.
+   *
+   * @throws OutputException if something is half published
+   */
+  static List<Leftovers.Removed> removeLeftovers(ObjectStore store, String directory)
+      throws IOException {
+    String base = directory.isEmpty() ? "" : directory + "/";
+    SortedMap<String, List<Found>> left = new TreeMap<>();
+    for (Found object : store.list(base + ".reshard-")) {
+      String inside = object.name().substring(base.length());
+      String name = inside.substring(0, (inside + "/").indexOf('/'));
+      if (Leftovers.isOne(name)) {
+        left.computeIfAbsent(name, n -> new ArrayList<>()).add(object);
+      }
     }
+    Optional<Found> latest = store.find(base + LATEST);
+    Leftovers.requireNoneHalfPublished(
+        store.uri(directory),
+        left.keySet(),
+        latest.isPresent()
+            ? Optional.of(new String(store.read(latest.get()), StandardCharsets.UTF_8).strip())
+            : Optional.empty());
+    List<Leftovers.Removed> removed = new ArrayList<>();
+    for (Map.Entry<String, List<Found>> one : left.entrySet()) {
+      store.delete(one.getValue());
+      removed.add(
+          new Leftovers.Removed(
+              store.uri(base + one.getKey()),
+              one.getValue().size(),
+              one.getValue().stream().mapToLong(Found::bytes).sum()));
+    }
+    return removed;
   }
 
   private record Copy(Found from, String to) {}

@@ -1,6 +1,7 @@
 package io.github.reshard.transforms.storage;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -11,6 +12,7 @@ import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.NotDirectoryException;
 import java.nio.file.Path;
+import java.util.List;
 import org.apache.beam.sdk.io.FileSystems;
 import org.apache.beam.sdk.options.PipelineOptions;
 
@@ -101,20 +103,36 @@ public final class Stores {
    */
   public static TargetStore target(
       String output, String tag, boolean overwrite, PipelineOptions options) {
-    String scheme = scheme(output);
-    if (scheme.isEmpty()) {
+    if (isLocal(output)) {
       return new LocalTargetStore(local(output), tag, overwrite);
     }
+    return new ObjectTargetStore(
+        objects(output, options), ObjectName.parse(output).name(), tag, overwrite);
+  }
+
+  /**
+   * Removes what runs that died left in {@code output}; no run may be under way.
+   *
+   * @param options of the pipeline, for Beam's file systems
+   * @throws io.github.reshard.checkpoint.OutputException if one died while it published, which only
+   *     running it again repairs
+   */
+  public static List<Leftovers.Removed> removeLeftovers(String output, PipelineOptions options)
+      throws IOException {
+    return isLocal(output)
+        ? Leftovers.remove(local(output))
+        : ObjectTargetStore.removeLeftovers(
+            objects(output, options), ObjectName.parse(output).name());
+  }
+
+  private static ObjectStore objects(String output, PipelineOptions options) {
     ObjectName at = ObjectName.parse(output);
-    ObjectStore store;
-    if (scheme.equals(GOOGLE)) {
+    if (at.scheme().equals(GOOGLE)) {
       requireGoogleClient(output);
-      store = Google.objects(at.bucket());
-    } else {
-      requireFileSystem(output, options);
-      store = new BeamObjectStore(scheme + "://" + at.bucket());
+      return Google.objects(at.bucket());
     }
-    return new ObjectTargetStore(store, at.name(), tag, overwrite);
+    requireFileSystem(output, options);
+    return new BeamObjectStore(at.scheme() + "://" + at.bucket());
   }
 
   /** Whether {@code output} holds the tag, as far as this account can see. */

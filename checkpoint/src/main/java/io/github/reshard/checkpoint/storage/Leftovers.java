@@ -1,0 +1,131 @@
+package io.github.reshard.checkpoint.storage;
+
+import io.github.reshard.checkpoint.OutputException;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.List;
+import java.util.Optional;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.stream.Stream;
+
+/**
+ * What runs that died left in an output, under names that no checkpoint has: {@code
+ * .reshard-TAG.unpublished}, {@code .reshard-TAG.replaced} and the marker {@code
+ * .reshard-TAG.publishing}. Published tags are never looked at.
+ */
+public final class Leftovers {
+  private static final Pattern NAME =
+      Pattern.compile("\\.reshard-(.+)\\.(unpublished|replaced|publishing)");
+  private static final String MARKER = "publishing";
+
+  private Leftovers() {}
+
+  /**
+   * What was removed.
+   *
+   * @param where the directory or file
+   * @param files how many files were in it
+   * @param bytes their bytes
+   */
+  public record Removed(String where, long files, long bytes) {}
+
+  /** Whether {@code name}, directly in an output, is that of something left over. */
+  public static boolean isOne(String name) {
+    return NAME.matcher(name).matches();
+  }
+
+  /**
+   * Checks that nothing is half published: such a tag may be half replaced, and what lies beside it
+   * is then the rest.
+   *
+   * @param output for messages
+   * @param names what is left
+   * @param latest what the output's {@code latest} says; the tag that it names is whole, however
+   *     much of publishing was left undone
+   * @throws OutputException if something is
+   */
+  public static void requireNoneHalfPublished(
+      String output, Collection<String> names, Optional<String> latest) {
+    for (String name : names) {
+      Matcher matcher = NAME.matcher(name);
+      if (matcher.matches()
+          && matcher.group(2).equals(MARKER)
+          && !latest.equals(Optional.of(matcher.group(1)))) {
+        throw new OutputException(
+            output,
+            "the run that published '%s' died in the middle of it, as %s says, and nothing was removed. Run the same reshard again, which repairs it; if '%s' is known to be whole, or not wanted any more, remove %s by hand and clean up again."
+                .formatted(matcher.group(1), name, matcher.group(1), name));
+      }
+    }
+  }
+
+  /**
+   * Removes what is left in a local output, and what lies beside it if it holds shards and no tag.
+   *
+   * @throws OutputException if there is no such directory, something is half published, or it
+   *     cannot be removed
+   */
+  public static List<Removed> remove(String output) {
+    Path directory = Path.of(output).toAbsolutePath().normalize();
+    try {
+      List<Path> inside = in(directory, NAME);
+      List<Path> beside =
+          directory.getParent() == null
+              ? List.of()
+              : in(
+                  directory.getParent(),
+                  Pattern.compile(
+                      "\\.reshard-%s\\.(unpublished|replaced|publishing)"
+                          .formatted(Pattern.quote(directory.getFileName().toString()))));
+      if (!Files.isDirectory(directory) && beside.isEmpty()) {
+        throw new OutputException(output, "there is no such directory.");
+      }
+      Path latest = directory.resolve("latest");
+      requireNoneHalfPublished(
+          output,
+          names(inside),
+          Files.exists(latest) ? Optional.of(Files.readString(latest).strip()) : Optional.empty());
+      requireNoneHalfPublished(output, names(beside), Optional.empty());
+      List<Removed> removed = new ArrayList<>();
+      for (Path left : Stream.concat(inside.stream(), beside.stream()).toList()) {
+        removed.add(removed(left));
+        LocalStagingStore.deleteTree(left);
+      }
+      return removed;
+    } catch (IOException e) {
+      throw new OutputException(output, "cannot be cleaned up: " + e, e);
+    }
+  }
+
+  private static List<Path> in(Path directory, Pattern name) throws IOException {
+    if (!Files.isDirectory(directory)) {
+      return List.of();
+    }
+    try (Stream<Path> children = Files.list(directory)) {
+      return children
+          .filter(child -> name.matcher(child.getFileName().toString()).matches())
+          .sorted()
+          .toList();
+    }
+  }
+
+  private static List<String> names(List<Path> paths) {
+    return paths.stream().map(path -> path.getFileName().toString()).toList();
+  }
+
+  private static Removed removed(Path left) throws IOException {
+    long files = 0;
+    long bytes = 0;
+    try (Stream<Path> tree = Files.walk(left)) {
+      for (Path file : tree.filter(Files::isRegularFile).toList()) {
+        files++;
+        bytes += Files.size(file);
+      }
+    }
+    return new Removed(left.toString(), files, bytes);
+  }
+}
