@@ -9,6 +9,7 @@ import java.net.URLClassLoader;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.Optional;
 import java.util.stream.Collectors;
 import org.apache.beam.runners.direct.DirectOptions;
 import org.apache.beam.runners.flink.FlinkPipelineOptions;
@@ -70,9 +71,15 @@ final class RunnerDefaults {
     if (!given.has("fasterCopy")) {
       options.setFasterCopy(true);
     }
-    boolean embedded =
-        options.getFlinkMaster().equals("[auto]") || options.getFlinkMaster().equals("[local]");
-    if (embedded && !given.has("flinkConfDir")) {
+    Optional<FlinkCluster> cluster = FlinkCluster.of(options);
+    if (cluster.isPresent()) {
+      if (!given.has("parallelism")) {
+        cluster.get().parallelism().ifPresent(options::setParallelism);
+      }
+      if (!given.has("filesToStage")) {
+        options.setFilesToStage(FlinkCluster.filesToStage(options));
+      }
+    } else if (!given.has("flinkConfDir")) {
       ClassLoader loader = Thread.currentThread().getContextClassLoader();
       if (loader instanceof URLClassLoader urls && loader != ClassLoader.getSystemClassLoader()) {
         options.setFlinkConfDir(configurationWith(urls.getURLs()).toString());
