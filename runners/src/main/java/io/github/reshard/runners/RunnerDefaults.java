@@ -71,6 +71,13 @@ final class RunnerDefaults {
     if (!given.has("fasterCopy")) {
       options.setFasterCopy(true);
     }
+    // Else Flink stores what the nine readers of the plan get, in 512 network buffers for each:
+    // more
+    // than a TaskManager of the default size has. It cannot deadlock here: no step joins two
+    // inputs, and all read the plan before anything else.
+    if (!given.has("executionModeForBatch")) {
+      options.setExecutionModeForBatch("PIPELINED_FORCED");
+    }
     Optional<FlinkCluster> cluster = FlinkCluster.of(options);
     if (cluster.isPresent()) {
       if (!given.has("parallelism")) {
