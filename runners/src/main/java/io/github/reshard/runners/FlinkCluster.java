@@ -2,11 +2,15 @@ package io.github.reshard.runners;
 
 import java.io.IOException;
 import java.net.URI;
+import java.net.URLClassLoader;
+import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.regex.Pattern;
+import java.util.stream.Stream;
 import org.apache.beam.runners.flink.FlinkPipelineOptions;
 import org.apache.beam.sdk.util.construction.resources.PipelineResources;
 import org.apache.flink.client.deployment.executors.RemoteExecutor;
@@ -28,6 +32,7 @@ import org.apache.flink.util.ConfigurationException;
  */
 record FlinkCluster(Configuration configuration) {
   private static final int ANSWER_SECONDS = 30;
+  private static final Pattern FLINKS_OWN = Pattern.compile("[/\\\\]flink-[^/\\\\]*\\.jar$");
 
   /** The cluster that the job would go to, or nothing if it runs in this process. */
   static Optional<FlinkCluster> of(FlinkPipelineOptions options) {
@@ -123,10 +128,14 @@ record FlinkCluster(Configuration configuration) {
    * The classpath, without what every cluster has: each jar that is sent costs a tenth of a second.
    */
   static List<String> filesToStage(FlinkPipelineOptions options) {
-    return PipelineResources.detectClassPathResourcesToStage(
-            FlinkCluster.class.getClassLoader(), options)
-        .stream()
-        .filter(file -> !file.matches(".*/flink-[^/]*\\.jar"))
-        .toList();
+    ClassLoader loader = FlinkCluster.class.getClassLoader();
+    // Under Maven the loader's parents have Maven's own jars, which Beam would take too.
+    List<String> classpath =
+        loader instanceof URLClassLoader urls
+            ? Stream.of(urls.getURLs())
+                .map(url -> Path.of(URI.create(url.toString())).toString())
+                .toList()
+            : PipelineResources.detectClassPathResourcesToStage(loader, options);
+    return classpath.stream().filter(file -> !FLINKS_OWN.matcher(file).find()).toList();
   }
 }

@@ -1,6 +1,7 @@
 package io.github.reshard.runners;
 
 import io.github.reshard.pipeline.CommandOptions;
+import io.github.reshard.pipeline.ReshardOptions;
 import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -20,6 +21,8 @@ final class RunnerDefaults {
   private static final String DIRECT = "DirectRunner";
   private static final String FLINK = "FlinkRunner";
   private static final String DATAFLOW = "DataflowRunner";
+
+  private static final long FLINK_PART_BYTES = 16L << 20;
 
   private RunnerDefaults() {}
 
@@ -70,6 +73,14 @@ final class RunnerDefaults {
     // Elements are immutable, so there is no need to copy them between operators.
     if (!given.has("fasterCopy")) {
       options.setFasterCopy(true);
+    }
+    // Flink deals parts to tasks by hash, once and for all: the more there are, the more even. In a
+    // bucket each part is an object.
+    ReshardOptions reshard = options.as(ReshardOptions.class);
+    if (!given.has("partBytes")
+        && reshard.getOutput() != null
+        && Stores.isLocal(reshard.getOutput())) {
+      reshard.setPartBytes(FLINK_PART_BYTES);
     }
     // Else Flink stores what the nine readers of the plan get, in 512 network buffers for each:
     // more
