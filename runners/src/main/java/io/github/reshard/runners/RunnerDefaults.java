@@ -82,10 +82,9 @@ final class RunnerDefaults {
         && Stores.isLocal(reshard.getOutput())) {
       reshard.setPartBytes(FLINK_PART_BYTES);
     }
-    // Else Flink stores what the nine readers of the plan get, in 512 network buffers for each:
-    // more
-    // than a TaskManager of the default size has. It cannot deadlock here: no step joins two
-    // inputs, and all read the plan before anything else.
+    // Else Flink stores what each reader of the plan gets, in 512 network buffers: more than two
+    // slots with 256 MiB of network memory have. It cannot deadlock here: no step joins two inputs,
+    // and all read the plan before anything else.
     if (!given.has("executionModeForBatch")) {
       options.setExecutionModeForBatch("PIPELINED_FORCED");
     }
