@@ -60,7 +60,8 @@ final class HelpText {
                                is Flink, embedded here or a cluster with --flinkMaster=HOST:PORT,
                                DataflowRunner is Google Cloud. Default: DirectRunner.
         --partBytes=SIZE       How much one worker writes in one go, such as 16MiB or 1GiB. Less
-                               spreads the work of few large files better. Default: 64MiB.
+                               spreads the work of few large files better.
+                               Default: 64MiB; 16MiB with FlinkRunner and a local --output.
         --debug                Show stack traces and what the runner logs. Default: off.
         --help                 Show this text; after a command, that command's. Default: off.
         Any option of Beam or of the chosen runner works too, such as --targetParallelism=8.

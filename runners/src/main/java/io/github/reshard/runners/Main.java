@@ -18,6 +18,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import org.apache.beam.sdk.options.ApplicationNameOptions;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
 
 /**
@@ -118,6 +119,10 @@ public final class Main {
           PipelineOptionsFactory.fromArgs(commandLine.beamArgs())
               .withValidation()
               .as(CommandOptions.class);
+      if (!commandLine.has("appName")) {
+        // The beginning of the job's name, which Flink's page shows; else the name of this class.
+        options.as(ApplicationNameOptions.class).setAppName("reshard");
+      }
       RunnerDefaults.apply(options, commandLine);
     } catch (IllegalArgumentException e) {
       throw new UsageException(refusedByBeam(commandLine, e), e);

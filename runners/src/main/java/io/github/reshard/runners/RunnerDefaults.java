@@ -1,6 +1,7 @@
 package io.github.reshard.runners;
 
 import io.github.reshard.pipeline.CommandOptions;
+import io.github.reshard.pipeline.ReshardOptions;
 import io.github.reshard.transforms.storage.Stores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -9,6 +10,7 @@ import java.net.URLClassLoader;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.Optional;
 import java.util.stream.Collectors;
 import org.apache.beam.runners.direct.DirectOptions;
 import org.apache.beam.runners.flink.FlinkPipelineOptions;
@@ -19,6 +21,8 @@ final class RunnerDefaults {
   private static final String DIRECT = "DirectRunner";
   private static final String FLINK = "FlinkRunner";
   private static final String DATAFLOW = "DataflowRunner";
+
+  private static final long FLINK_PART_BYTES = 16L << 20;
 
   private RunnerDefaults() {}
 
@@ -70,9 +74,29 @@ final class RunnerDefaults {
     if (!given.has("fasterCopy")) {
       options.setFasterCopy(true);
     }
-    boolean embedded =
-        options.getFlinkMaster().equals("[auto]") || options.getFlinkMaster().equals("[local]");
-    if (embedded && !given.has("flinkConfDir")) {
+    // Flink deals parts to tasks by hash, once and for all: the more there are, the more even. In a
+    // bucket each part is an object.
+    ReshardOptions reshard = options.as(ReshardOptions.class);
+    if (!given.has("partBytes")
+        && reshard.getOutput() != null
+        && Stores.isLocal(reshard.getOutput())) {
+      reshard.setPartBytes(FLINK_PART_BYTES);
+    }
+    // Else Flink stores what each reader of the plan gets, in 512 network buffers: more than two
+    // slots with 256 MiB of network memory have. It cannot deadlock here: no step joins two inputs,
+    // and all read the plan before anything else.
+    if (!given.has("executionModeForBatch")) {
+      options.setExecutionModeForBatch("PIPELINED_FORCED");
+    }
+    Optional<FlinkCluster> cluster = FlinkCluster.of(options);
+    if (cluster.isPresent()) {
+      if (!given.has("parallelism")) {
+        cluster.get().parallelism().ifPresent(options::setParallelism);
+      }
+      if (!given.has("filesToStage")) {
+        options.setFilesToStage(FlinkCluster.filesToStage(options));
+      }
+    } else if (!given.has("flinkConfDir")) {
       ClassLoader loader = Thread.currentThread().getContextClassLoader();
       if (loader instanceof URLClassLoader urls && loader != ClassLoader.getSystemClassLoader()) {
         options.setFlinkConfDir(configurationWith(urls.getURLs()).toString());

@@ -4,12 +4,19 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.pipeline.ReshardOptions;
 import java.io.ByteArrayOutputStream;
+import java.io.IOException;
 import java.io.PrintStream;
+import java.net.ServerSocket;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
 import org.apache.beam.runners.direct.DirectOptions;
 import org.apache.beam.runners.flink.FlinkPipelineOptions;
 import org.apache.beam.runners.flink.FlinkRunner;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
@@ -140,6 +147,69 @@ class MainTest {
             .as(FlinkPipelineOptions.class);
 
     assertThat(options.getFlinkConfDir()).isEqualTo("conf");
+  }
+
+  @Test
+  void aFlinkClusterThatDoesNotAnswerIsNamed() throws IOException {
+    int port;
+    try (ServerSocket free = new ServerSocket(0)) {
+      port = free.getLocalPort();
+    }
+
+    int code =
+        main("").run(completeWith("--runner=FlinkRunner", "--flinkMaster=localhost:" + port));
+
+    assertThat(code).isEqualTo(2);
+    assertThat(err.toString(StandardCharsets.UTF_8))
+        .startsWith("reshard: no Flink cluster answers at localhost:" + port + ": ");
+  }
+
+  @Test
+  void theParallelismOfFlinksConfigurationIsKept(@TempDir Path configuration) throws IOException {
+    Files.writeString(configuration.resolve("config.yaml"), "parallelism.default: 3\n");
+
+    // Nobody is asked: nothing answers at that address.
+    FlinkPipelineOptions options =
+        main("")
+            .options(
+                completeWith(
+                    "--runner=FlinkRunner",
+                    "--flinkMaster=http://flink.invalid",
+                    "--flinkConfDir=" + configuration))
+            .as(FlinkPipelineOptions.class);
+
+    assertThat(options.getParallelism()).isEqualTo(-1);
+  }
+
+  @Test
+  void flinksJobsAreSentWithoutFlink() {
+    FlinkPipelineOptions options =
+        main("")
+            .options(
+                completeWith(
+                    "--runner=FlinkRunner", "--flinkMaster=flink.invalid:1", "--parallelism=2"))
+            .as(FlinkPipelineOptions.class);
+
+    assertThat(options.getParallelism()).isEqualTo(2);
+    assertThat(options.getFilesToStage())
+        .anyMatch(file -> file.contains("beam-runners-flink-"))
+        .noneMatch(file -> file.contains("/flink-runtime-"));
+  }
+
+  @Test
+  void flinkGetsSmallerPartsUnlessEachIsAnObject() {
+    assertThat(flinkInto("out").getPartBytes()).isEqualTo(16L << 20);
+    assertThat(flinkInto("gs://bucket/out").getPartBytes()).isEqualTo(64L << 20);
+    assertThat(flinkInto("out", "--partBytes=1M").getPartBytes()).isEqualTo(1L << 20);
+  }
+
+  private ReshardOptions flinkInto(String output, String... more) {
+    List<String> args =
+        new ArrayList<>(
+            List.of(
+                "--input=in", "--output=" + output, "--targetWorldSize=2", "--runner=FlinkRunner"));
+    args.addAll(List.of(more));
+    return main("").options(args.toArray(new String[0]));
   }
 
   @Test
