@@ -382,6 +382,10 @@ final class ObjectTargetStore implements TargetStore {
       }
     }
     if (copies.isEmpty()) {
+      // All is done, unless a zombie of this run took `latest` away to do it again, and died.
+      if (store.find(base + LATEST).isEmpty()) {
+        store.put(base + LATEST, tag.getBytes(StandardCharsets.UTF_8));
+      }
       return true;
     }
     store.put(marker(), new byte[0]);
