@@ -20,6 +20,8 @@ import java.util.List;
 import java.util.Optional;
 import java.util.Set;
 import java.util.UUID;
+import java.util.concurrent.locks.Lock;
+import java.util.concurrent.locks.ReentrantLock;
 import java.util.stream.Stream;
 
 /**
@@ -31,6 +33,13 @@ abstract class LocalStagingStore implements TargetStore {
   private static final long serialVersionUID = 1L;
   private static final Object PUBLISHING = new Object();
   private static final String DISCARDED = ".discarded";
+
+  /**
+   * A file system lets one write into a file at once, and Linux lets the others spin meanwhile.
+   * Here they sleep; files that share a turn by chance are few.
+   */
+  private static final Lock[] TURNS =
+      Stream.generate(ReentrantLock::new).limit(256).toArray(Lock[]::new);
 
   private final String run = UUID.randomUUID().toString().substring(0, 8);
 
@@ -116,6 +125,8 @@ abstract class LocalStagingStore implements TargetStore {
   private record LocalPositionalFile(Path path, FileChannel channel) implements PositionalFile {
     @Override
     public void write(long position, ByteBuffer source) {
+      Lock turn = TURNS[Math.floorMod(path.hashCode(), TURNS.length)];
+      turn.lock();
       try {
         long at = position;
         while (source.hasRemaining()) {
@@ -123,6 +134,8 @@ abstract class LocalStagingStore implements TargetStore {
         }
       } catch (IOException e) {
         throw new OutputException(path.toString(), "cannot be written: " + e.getMessage(), e);
+      } finally {
+        turn.unlock();
       }
     }
 
