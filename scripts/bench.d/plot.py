@@ -8,7 +8,7 @@ WIDTH, HEIGHT, LEFT, TOP, GAP = 270, 190, 50, 50, 80
 UNITS = {"bytes": "MiB", "parameters": "parameters", "ranks": "ranks"}
 CASE = re.compile(r"(bytes|parameters|ranks) (\d+):")
 SECONDS = (0.1, 1000)
-MEBIBYTES = (100, 10_000)
+MEBIBYTES = (1, 3000)
 COLOURS = {"cp -r": "#888", "reshard": "#06c", "memory": "#c60"}
 
 
@@ -28,7 +28,7 @@ def share(value, scale):
     return min(1.0, max(0.0, (math.log(value) - low) / (high - low)))
 
 
-def line(values, left, xs, scale, colour):
+def line(values, left, xs, scale, colour, label_at=-6):
     ends = (xs[0], xs[-1])
     dots = [(left + share(x, ends) * WIDTH, TOP + HEIGHT - share(v, scale) * HEIGHT) for x, v in zip(xs, values)]
     text = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
@@ -36,14 +36,14 @@ def line(values, left, xs, scale, colour):
     for (x, y), value in zip(dots, values):
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
         shown = f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-        yield f'<text x="{x:.1f}" y="{y - 6:.1f}" fill="{colour}" text-anchor="middle">{shown}</text>'
+        yield f'<text x="{x:.1f}" y="{y + label_at:.1f}" fill="{colour}" text-anchor="middle">{shown}</text>'
 
 
 def axis(name, found, left):
     xs = sorted({value for axis_name, value, _ in found if axis_name == name})
     yield f'<rect x="{left}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#999"/>'
-    for label in "cp -r", "reshard":
-        yield from line([found[name, x, label][0] for x in xs], left, xs, SECONDS, COLOURS[label])
+    for label, label_at in ("cp -r", 15), ("reshard", -6):
+        yield from line([found[name, x, label][0] for x in xs], left, xs, SECONDS, COLOURS[label], label_at)
     yield from line([found[name, x, "reshard"][1] for x in xs], left, xs, MEBIBYTES, COLOURS["memory"])
     for x in xs:
         at = left + share(x, (xs[0], xs[-1])) * WIDTH
