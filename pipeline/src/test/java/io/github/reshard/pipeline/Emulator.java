@@ -49,7 +49,8 @@ final class Emulator {
       try (ServerSocket free = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
         port = free.getLocalPort();
       }
-      Path log = Path.of("target", "emulator-" + store + ".log");
+      Path log =
+          Path.of("target", "emulator-" + store + "-" + ProcessHandle.current().pid() + ".log");
       Path script =
           Path.of(System.getProperty("reshard.testdata")).resolveSibling("scripts/emulators");
       Process process =

@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import org.apache.beam.runners.direct.DirectOptions;
@@ -42,15 +43,39 @@ final class Resharding {
   }
 
   static ReshardReport run(ReshardOptions options) {
-    return ReshardPipeline.run(
-        options,
-        new ProgressListener() {
-          @Override
-          public void phase(String what, long totalBytes) {}
+    try {
+      return ReshardPipeline.run(
+          options,
+          new ProgressListener() {
+            @Override
+            public void phase(String what, long totalBytes) {}
 
-          @Override
-          public void running(PipelineResult result) {}
-        });
+            @Override
+            public void running(PipelineResult result) {}
+          });
+    } catch (RuntimeException e) {
+      awaitWorkers();
+      throw e;
+    }
+  }
+
+  /**
+   * The DirectRunner says that a job failed while its other workers end what they are at. A process
+   * of its own would end them; here they would still write while a test looks.
+   */
+  private static void awaitWorkers() {
+    for (Thread thread : Thread.getAllStackTraces().keySet()) {
+      if (thread.getName().startsWith("direct-runner-worker")) {
+        try {
+          thread.join(Duration.ofMinutes(1).toMillis());
+        } catch (InterruptedException e) {
+          Thread.currentThread().interrupt();
+        }
+        if (thread.isAlive()) {
+          throw new IllegalStateException(thread + " does not end");
+        }
+      }
+    }
   }
 
   /** What {@code failure} was caused by; runners wrap what a transform throws. */
