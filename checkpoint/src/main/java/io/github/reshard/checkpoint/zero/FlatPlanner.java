@@ -229,16 +229,14 @@ final class FlatPlanner {
         TargetFiles.plan(
             file, stat.name(), recipe, plan.models, plan.sourceWorldSize(), plan.targetWorldSize);
     PlanBuilder.Written written =
-        plan.addTarget(plan.files.tag() + "/" + stat.name(), recipe, planned);
+        plan.addTarget(plan.files.tag() + "/" + stat.name(), recipe, planned, source, file);
     ModelStates states = new ModelStates(PickledValue.root(file.path(), file.parse().root()));
     Map<String, TensorNode> module = states.module();
     Map<Integer, Address> flat = new HashMap<>();
     for (int e = 0; e < planned.storages().size(); e++) {
       Rewritten.Storage storage = planned.storages().get(e);
       Address begin = written.storages().get(e);
-      if (storage.content() instanceof Rewritten.Content.Carried carried) {
-        plan.carry(plan.storageAddress(source, file, carried.sourceKey()), begin, storage.bytes());
-      } else if (storage.content() instanceof Rewritten.Content.FlatWeights weights) {
+      if (storage.content() instanceof Rewritten.Content.FlatWeights weights) {
         flat.put(weights.group(), begin);
         FlatLayout to = refs.get(weights.group()).target();
         int group = refs.get(weights.group()).group();
@@ -427,16 +425,12 @@ final class FlatPlanner {
             plan.models,
             plan.sourceWorldSize(),
             plan.targetWorldSize);
-    PlanBuilder.Written written = plan.addTarget(path, recipe, planned);
+    PlanBuilder.Written written =
+        plan.addTarget(path, recipe, planned, template.source(), template.file());
     for (int e = 0; e < planned.storages().size(); e++) {
       Rewritten.Storage storage = planned.storages().get(e);
       Address begin = written.storages().get(e);
-      if (storage.content() instanceof Rewritten.Content.Carried carried) {
-        plan.carry(
-            plan.storageAddress(template.source(), template.file(), carried.sourceKey()),
-            begin,
-            storage.bytes());
-      } else if (storage.content() instanceof Rewritten.Content.PartitionOf partition) {
+      if (storage.content() instanceof Rewritten.Content.PartitionOf partition) {
         FileGroup ref = refs.get(partition.group());
         ref.model()
             .targetPartitions()

@@ -248,8 +248,15 @@ final class PlanBuilder {
    */
   record Written(int index, List<Address> storages) {}
 
-  /** Registers a file that is written anew. Storages of 0 bytes are no entries of it. */
-  Written addTarget(String path, Recipe recipe, TargetFiles.Planned planned) {
+  /**
+   * Registers a file that is written anew, and has copied what it takes over from its template.
+   * Storages of 0 bytes are no entries of it.
+   *
+   * @param source index of the template
+   * @param template the template
+   */
+  Written addTarget(
+      String path, Recipe recipe, TargetFiles.Planned planned, int source, TorchFile template) {
     List<TargetFile.Entry> entries = new ArrayList<>();
     List<Address> begins = new ArrayList<>();
     for (Rewritten.Storage storage : planned.storages()) {
@@ -262,6 +269,13 @@ final class PlanBuilder {
       begins.add(new Address(targets.size(), entry, offset));
     }
     targets.add(new TargetFile(path, planned.layout().totalBytes(), recipe, entries));
+    for (int s = 0; s < begins.size(); s++) {
+      Rewritten.Storage storage = planned.storages().get(s);
+      if (storage.content() instanceof Rewritten.Content.Carried carried) {
+        carry(
+            storageAddress(source, template, carried.sourceKey()), begins.get(s), storage.bytes());
+      }
+    }
     return new Written(targets.size() - 1, begins);
   }
 

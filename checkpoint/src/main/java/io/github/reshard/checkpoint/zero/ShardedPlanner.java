@@ -478,16 +478,12 @@ final class ShardedPlanner {
             content,
             plan.sourceWorldSize(),
             plan.targetWorldSize);
-    PlanBuilder.Written written = plan.addTarget(path, recipe, planned);
+    PlanBuilder.Written written =
+        plan.addTarget(path, recipe, planned, template.source(), template.file());
     for (int e = 0; e < planned.storages().size(); e++) {
       Rewritten.Storage storage = planned.storages().get(e);
       Address begin = written.storages().get(e);
-      if (storage.content() instanceof Rewritten.Content.Carried carried) {
-        plan.carry(
-            plan.storageAddress(template.source(), template.file(), carried.sourceKey()),
-            begin,
-            storage.bytes());
-      } else if (storage.content() instanceof Rewritten.Content.PartitionOf partition) {
+      if (storage.content() instanceof Rewritten.Content.PartitionOf partition) {
         plan.models
             .get(partitioned)
             .targetPartitions()

@@ -314,7 +314,9 @@ final class StagePlanner {
             plan.models,
             plan.sourceWorldSize(),
             plan.targetWorldSize);
-    PlanBuilder.Written written = plan.addTarget(plan.files.tag() + "/" + name, recipe, planned);
+    PlanBuilder.Written written =
+        plan.addTarget(
+            plan.files.tag() + "/" + name, recipe, planned, template.source(), template.file());
     PartitionedModel model = plan.models.get(from.trained());
     FlatLayout layout = (FlatLayout) model.target();
     Map<String, TensorNode> module = from.model().module();
@@ -322,12 +324,7 @@ final class StagePlanner {
     for (int e = 0; e < planned.storages().size(); e++) {
       Rewritten.Storage storage = planned.storages().get(e);
       Address begin = written.storages().get(e);
-      if (storage.content() instanceof Rewritten.Content.Carried carried) {
-        plan.carry(
-            plan.storageAddress(template.source(), template.file(), carried.sourceKey()),
-            begin,
-            storage.bytes());
-      } else if (storage.content() instanceof Rewritten.Content.PartitionOf partition) {
+      if (storage.content() instanceof Rewritten.Content.PartitionOf partition) {
         plan.models
             .get(from.frozen())
             .targetPartitions()
