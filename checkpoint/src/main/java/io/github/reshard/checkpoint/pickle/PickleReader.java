@@ -1,10 +1,7 @@
 package io.github.reshard.checkpoint.pickle;
 
 import io.github.reshard.checkpoint.RefusedException;
-import java.math.BigInteger;
-import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -20,19 +17,14 @@ import java.util.Map;
 public final class PickleReader {
   private static final int HIGHEST_PROTOCOL = 5;
 
-  private final byte[] in;
-  private final String where;
+  private final PickleInput in;
   private final List<PyObject> stack = new ArrayList<>();
   private final List<Integer> marks = new ArrayList<>();
   private final Map<Long, PyObject> memo = new HashMap<>();
   private int protocol;
-  private int position;
-  private int opcodeAt;
-  private Opcode opcode;
 
-  private PickleReader(byte[] in, String where) {
+  private PickleReader(PickleInput in) {
     this.in = in;
-    this.where = where;
   }
 
   /**
@@ -43,54 +35,44 @@ public final class PickleReader {
    *     the message has the byte offset in the pickle and the opcode
    */
   public static Pickle read(byte[] bytes, String where) {
-    PickleReader reader = new PickleReader(bytes, where);
+    PickleReader reader = new PickleReader(new PickleInput(bytes, where));
     PyObject root = reader.run();
     return new Pickle(reader.protocol, root);
   }
 
   private PyObject run() {
     while (true) {
-      opcodeAt = position;
-      opcode = null;
-      if (position == in.length) {
-        throw refused("the pickle ends without STOP, it is cut off; copy the file again");
-      }
-      int code = in[position++] & 0xff;
-      opcode = Opcode.of(code);
-      if (opcode == null) {
-        throw refused("unknown opcode 0x%02x".formatted(code));
-      }
+      Opcode opcode = in.next();
       if (opcode == Opcode.STOP) {
         PyObject root = pop();
         if (!stack.isEmpty() || !marks.isEmpty()) {
           throw refused("expected one object on the stack, found %d more".formatted(stack.size()));
         }
-        if (position != in.length) {
+        if (in.remaining() > 0) {
           throw refused(
-              "expected the end, found %d more bytes after the object"
-                  .formatted(in.length - position));
+              "expected the end, found %d more bytes after the object".formatted(in.remaining()));
         }
         return root;
       }
-      step();
+      step(opcode);
     }
   }
 
-  private void step() {
+  private void step(Opcode opcode) {
     switch (opcode) {
       case PROTO -> {
-        protocol = byteAt();
+        protocol = in.byteAt();
         if (protocol > HIGHEST_PROTOCOL) {
           throw refused(
               "expected protocol 0 to %d, found %d".formatted(HIGHEST_PROTOCOL, protocol));
         }
       }
       case FRAME -> {
-        long length = littleEndian(8);
-        if (length < 0 || length > in.length - position) {
+        long length = in.littleEndian(8);
+        if (length < 0 || length > in.remaining()) {
           throw refused(
               "a frame of %s bytes, but %d remain"
-                  .formatted(Long.toUnsignedString(length), in.length - position));
+                  .formatted(Long.toUnsignedString(length), in.remaining()));
         }
       }
       case MARK -> marks.add(stack.size());
@@ -100,25 +82,25 @@ public final class PickleReader {
       case NONE -> push(PyNone.NONE);
       case NEWTRUE -> push(PyBool.TRUE);
       case NEWFALSE -> push(PyBool.FALSE);
-      case BININT -> push(PyInt.of(int32()));
-      case BININT1 -> push(PyInt.of(littleEndian(1)));
-      case BININT2 -> push(PyInt.of(littleEndian(2)));
-      case LONG1 -> push(longOf(littleEndian(1)));
-      case LONG4 -> push(longOf(int32()));
-      case INT -> pushIntLine();
-      case LONG -> pushLongLine();
-      case FLOAT -> pushFloatLine();
+      case BININT -> push(PyInt.of(in.int32()));
+      case BININT1 -> push(PyInt.of(in.littleEndian(1)));
+      case BININT2 -> push(PyInt.of(in.littleEndian(2)));
+      case LONG1 -> push(in.longOf(in.littleEndian(1)));
+      case LONG4 -> push(in.longOf(in.int32()));
+      case INT -> push(in.intLine());
+      case LONG -> push(in.longLine());
+      case FLOAT -> push(in.floatLine());
       case BINFLOAT ->
-          push(new PyFloat(Double.longBitsToDouble(Long.reverseBytes(littleEndian(8)))));
-      case SHORT_BINUNICODE -> push(text(littleEndian(1)));
-      case BINUNICODE -> push(text(littleEndian(4)));
-      case BINUNICODE8 -> push(text(littleEndian(8)));
-      case SHORT_BINSTRING -> push(text(littleEndian(1)));
-      case BINSTRING -> push(text(int32()));
-      case SHORT_BINBYTES -> push(bytes(littleEndian(1), false));
-      case BINBYTES -> push(bytes(littleEndian(4), false));
-      case BINBYTES8 -> push(bytes(littleEndian(8), false));
-      case BYTEARRAY8 -> push(bytes(littleEndian(8), true));
+          push(new PyFloat(Double.longBitsToDouble(Long.reverseBytes(in.littleEndian(8)))));
+      case SHORT_BINUNICODE -> push(in.text(in.littleEndian(1)));
+      case BINUNICODE -> push(in.text(in.littleEndian(4)));
+      case BINUNICODE8 -> push(in.text(in.littleEndian(8)));
+      case SHORT_BINSTRING -> push(in.text(in.littleEndian(1)));
+      case BINSTRING -> push(in.text(in.int32()));
+      case SHORT_BINBYTES -> push(in.bytes(in.littleEndian(1), false));
+      case BINBYTES -> push(in.bytes(in.littleEndian(4), false));
+      case BINBYTES8 -> push(in.bytes(in.littleEndian(8), false));
+      case BYTEARRAY8 -> push(in.bytes(in.littleEndian(8), true));
       case EMPTY_TUPLE -> push(PyTuple.of());
       case TUPLE1 -> push(tupleOf(1));
       case TUPLE2 -> push(tupleOf(2));
@@ -150,7 +132,7 @@ public final class PickleReader {
         set.items().addAll(popToMark());
         push(set);
       }
-      case GLOBAL -> push(new PyGlobal(line(), line()));
+      case GLOBAL -> push(new PyGlobal(in.line(), in.line()));
       case STACK_GLOBAL -> {
         PyObject name = pop();
         PyObject module = pop();
@@ -179,13 +161,13 @@ public final class PickleReader {
       }
       case BUILD -> build();
       case BINPERSID -> push(new PyPersistentId(pop()));
-      case PUT -> memoize(number(line()));
-      case BINPUT -> memoize(littleEndian(1));
-      case LONG_BINPUT -> memoize(littleEndian(4));
+      case PUT -> memoize(in.number());
+      case BINPUT -> memoize(in.littleEndian(1));
+      case LONG_BINPUT -> memoize(in.littleEndian(4));
       case MEMOIZE -> memoize(memo.size());
-      case GET -> push(memoized(number(line())));
-      case BINGET -> push(memoized(littleEndian(1)));
-      case LONG_BINGET -> push(memoized(littleEndian(4)));
+      case GET -> push(memoized(in.number()));
+      case BINGET -> push(memoized(in.littleEndian(1)));
+      case LONG_BINGET -> push(memoized(in.littleEndian(4)));
       case EXT1, EXT2, EXT4 ->
           throw refused(
               "a class of the copyreg extension registry, whose name is not in the file; save again without it");
@@ -347,120 +329,7 @@ public final class PickleReader {
     return node;
   }
 
-  private void pushIntLine() {
-    String line = line();
-    switch (line) {
-      case "00" -> push(PyBool.FALSE);
-      case "01" -> push(PyBool.TRUE);
-      default -> push(PyInt.of(number(line)));
-    }
-  }
-
-  private void pushLongLine() {
-    String line = line();
-    String digits = line.endsWith("L") ? line.substring(0, line.length() - 1) : line;
-    // Decimal text costs quadratic time to convert; CPython's own limit is 4300 digits.
-    if (digits.length() > 4300 || !digits.matches("-?[0-9]+")) {
-      throw refused("expected at most 4300 digits, found '%s'".formatted(shortened(line)));
-    }
-    push(PyInt.of(new BigInteger(digits)));
-  }
-
-  private void pushFloatLine() {
-    String line = line();
-    try {
-      push(
-          new PyFloat(
-              switch (line) {
-                case "inf" -> Double.POSITIVE_INFINITY;
-                case "-inf" -> Double.NEGATIVE_INFINITY;
-                case "nan" -> Double.NaN;
-                default -> Double.parseDouble(line);
-              }));
-    } catch (NumberFormatException e) {
-      throw refused("expected a number, found '%s'".formatted(shortened(line)));
-    }
-  }
-
-  private long number(String line) {
-    try {
-      return Long.parseLong(line);
-    } catch (NumberFormatException e) {
-      throw refused("expected a number, found '%s'".formatted(shortened(line)));
-    }
-  }
-
-  private static String shortened(String text) {
-    return text.length() <= 60 ? text : text.substring(0, 60) + "...";
-  }
-
-  private PyInt longOf(long length) {
-    int from = take(length);
-    byte[] bigEndian = new byte[position - from];
-    for (int i = 0; i < bigEndian.length; i++) {
-      bigEndian[i] = in[position - 1 - i];
-    }
-    return PyInt.of(bigEndian.length == 0 ? BigInteger.ZERO : new BigInteger(bigEndian));
-  }
-
-  private PyStr text(long length) {
-    int from = take(length);
-    try {
-      return new PyStr(Utf8.decode(in, from, position));
-    } catch (IllegalArgumentException e) {
-      throw refused("expected UTF-8, found " + e.getMessage());
-    }
-  }
-
-  private PyBytes bytes(long length, boolean mutable) {
-    int from = take(length);
-    return new PyBytes(Arrays.copyOfRange(in, from, position), mutable);
-  }
-
-  private int byteAt() {
-    return (int) littleEndian(1);
-  }
-
-  private int int32() {
-    return (int) littleEndian(4);
-  }
-
-  private long littleEndian(int bytes) {
-    int from = take(bytes);
-    long value = 0;
-    for (int i = bytes - 1; i >= 0; i--) {
-      value = (value << 8) | (in[from + i] & 0xff);
-    }
-    return value;
-  }
-
-  /** Moves on by {@code length} bytes, which are there; returns where they start. */
-  private int take(long length) {
-    if (length < 0 || length > in.length - position) {
-      throw refused(
-          "expected %s more bytes, found %d: the pickle is cut off or damaged"
-              .formatted(Long.toUnsignedString(length), in.length - position));
-    }
-    int from = position;
-    position += (int) length;
-    return from;
-  }
-
-  private String line() {
-    int from = position;
-    while (position < in.length && in[position] != '\n') {
-      position++;
-    }
-    if (position == in.length) {
-      throw refused("expected a line, found the end of the pickle");
-    }
-    return new String(in, from, position++ - from, StandardCharsets.UTF_8);
-  }
-
   private RefusedException refused(String problem) {
-    return new RefusedException(
-        where,
-        "pickle byte %d%s: %s"
-            .formatted(opcodeAt, opcode == null ? "" : ", opcode " + opcode, problem));
+    return in.refused(problem);
   }
 }

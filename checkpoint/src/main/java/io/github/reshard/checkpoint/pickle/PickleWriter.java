@@ -1,11 +1,9 @@
 package io.github.reshard.checkpoint.pickle;
 
 import io.github.reshard.checkpoint.RefusedException;
-import java.math.BigInteger;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.Collections;
 import java.util.Deque;
 import java.util.HashMap;
@@ -22,18 +20,8 @@ import java.util.Set;
  * <p>The nesting of the graph costs no Java stack.
  */
 public final class PickleWriter {
-  /** {@code BATCHSIZE} of {@code _pickle.c}. */
-  private static final int BATCH = 1000;
-
-  private static final int FRAME_HEADER = 9;
-  private static final int FRAME_TARGET = 64 * 1024;
-  private static final int FRAME_MINIMUM = 4;
-
-  private static final BigInteger INT_MIN = BigInteger.valueOf(Integer.MIN_VALUE);
-  private static final BigInteger INT_MAX = BigInteger.valueOf(Integer.MAX_VALUE);
-
   /** Something to do later, between two objects. */
-  private interface Step {
+  interface Step {
     void run();
   }
 
@@ -48,11 +36,9 @@ public final class PickleWriter {
       Collections.newSetFromMap(new IdentityHashMap<>());
   private final Set<PyObject> notMemoized = Collections.newSetFromMap(new IdentityHashMap<>());
   private final PyStr latin1 = new PyStr("latin1");
-  private byte[] out = new byte[1024];
-  private int length;
+  private final PickleOutput out = new PickleOutput();
+  private final PickleBatches batches = new PickleBatches(out);
   private int memoSize;
-  private boolean framing;
-  private int frameStart = -1;
 
   private PickleWriter(int protocol, Set<PyObject> memoizeAnyway) {
     this.protocol = protocol;
@@ -84,23 +70,23 @@ public final class PickleWriter {
   }
 
   private byte[] run(PyObject root) {
-    opWithByte(Opcode.PROTO, protocol);
-    framing = protocol >= 4;
+    out.opWithByte(Opcode.PROTO, protocol);
+    if (protocol >= 4) {
+      out.startFraming();
+    }
     todo.push(root);
     while (!todo.isEmpty()) {
       Object next = todo.pop();
       if (next instanceof PyObject node) {
-        if (framing && frameStart >= 0 && length - frameStart - FRAME_HEADER >= FRAME_TARGET) {
-          closeFrame();
-        }
+        out.closeFullFrame();
         save(node);
       } else {
         ((Step) next).run();
       }
     }
-    op(Opcode.STOP);
-    closeFrame();
-    return Arrays.copyOf(out, length);
+    out.op(Opcode.STOP);
+    out.closeFrame();
+    return out.toByteArray();
   }
 
   private void schedule(List<Object> steps) {
@@ -110,19 +96,18 @@ public final class PickleWriter {
   }
 
   private Step does(Opcode op) {
-    return () -> op(op);
+    return () -> out.op(op);
   }
 
   private void save(PyObject node) {
     if (node instanceof PyNone) {
-      op(Opcode.NONE);
+      out.op(Opcode.NONE);
     } else if (node instanceof PyBool b) {
-      op(b == PyBool.TRUE ? Opcode.NEWTRUE : Opcode.NEWFALSE);
+      out.op(b == PyBool.TRUE ? Opcode.NEWTRUE : Opcode.NEWFALSE);
     } else if (node instanceof PyInt i) {
-      saveInt(i.value());
+      out.writeInt(i.value());
     } else if (node instanceof PyFloat f) {
-      op(Opcode.BINFLOAT);
-      littleEndian(Long.reverseBytes(Double.doubleToRawLongBits(f.value())), 8);
+      out.writeFloat(f.value());
     } else if (memo.containsKey(node)) {
       get(memo.get(node));
     } else if (node instanceof PyStr s) {
@@ -132,13 +117,13 @@ public final class PickleWriter {
     } else if (node instanceof PyTuple t) {
       saveTuple(t);
     } else if (node instanceof PyList l) {
-      op(Opcode.EMPTY_LIST);
+      out.op(Opcode.EMPTY_LIST);
       put(l);
-      saveExactList(l.items());
+      schedule(batches.exactList(l.items()));
     } else if (node instanceof PyDict d) {
-      op(Opcode.EMPTY_DICT);
+      out.op(Opcode.EMPTY_DICT);
       put(d);
-      saveExactDict(d.entries().list());
+      schedule(batches.exactDict(d.entries().list()));
     } else if (node instanceof PySet s) {
       saveSet(s);
     } else if (node instanceof PyGlobal g) {
@@ -150,37 +135,9 @@ public final class PickleWriter {
     }
   }
 
-  private void saveInt(BigInteger value) {
-    if (value.compareTo(INT_MIN) >= 0 && value.compareTo(INT_MAX) <= 0) {
-      int small = value.intValue();
-      if (small >>> 16 != 0) {
-        op(Opcode.BININT);
-        littleEndian(small, 4);
-      } else if (small >>> 8 != 0) {
-        op(Opcode.BININT2);
-        littleEndian(small, 2);
-      } else {
-        opWithByte(Opcode.BININT1, small);
-      }
-      return;
-    }
-    byte[] bigEndian = value.toByteArray();
-    byte[] littleEndian = new byte[bigEndian.length];
-    for (int i = 0; i < bigEndian.length; i++) {
-      littleEndian[i] = bigEndian[bigEndian.length - 1 - i];
-    }
-    if (littleEndian.length < 256) {
-      opWithByte(Opcode.LONG1, littleEndian.length);
-    } else {
-      op(Opcode.LONG4);
-      littleEndian(littleEndian.length, 4);
-    }
-    raw(littleEndian);
-  }
-
   private void saveText(PyStr node) {
     byte[] text = Utf8.encode(node.value());
-    payload(
+    out.payload(
         protocol >= 4 && text.length < 256 ? Opcode.SHORT_BINUNICODE : Opcode.BINUNICODE,
         protocol >= 4 && text.length < 256 ? 1 : 4,
         text);
@@ -191,7 +148,7 @@ public final class PickleWriter {
     byte[] bytes = node.value();
     if (node.mutable()) {
       if (protocol >= 5) {
-        payload(Opcode.BYTEARRAY8, 8, bytes);
+        out.payload(Opcode.BYTEARRAY8, 8, bytes);
         put(node);
       } else {
         PyTuple args = bytes.length == 0 ? PyTuple.of() : PyTuple.of(new PyBytes(bytes, false));
@@ -199,7 +156,7 @@ public final class PickleWriter {
       }
     } else if (protocol >= 3) {
       boolean isShort = bytes.length < 256;
-      payload(isShort ? Opcode.SHORT_BINBYTES : Opcode.BINBYTES, isShort ? 1 : 4, bytes);
+      out.payload(isShort ? Opcode.SHORT_BINBYTES : Opcode.BINBYTES, isShort ? 1 : 4, bytes);
       put(node);
     } else if (bytes.length == 0) {
       saveAsReduce(node, builtin("bytes"), PyTuple.of());
@@ -219,13 +176,13 @@ public final class PickleWriter {
   private void saveTuple(PyTuple tuple) {
     int size = tuple.size();
     if (size == 0) {
-      op(Opcode.EMPTY_TUPLE);
+      out.op(Opcode.EMPTY_TUPLE);
       return;
     }
     List<Object> steps = new ArrayList<>(size + 1);
     steps.addAll(tuple.items());
     if (size > 3) {
-      op(Opcode.MARK);
+      out.op(Opcode.MARK);
     }
     steps.add((Step) () -> closeTuple(tuple));
     schedule(steps);
@@ -239,7 +196,7 @@ public final class PickleWriter {
     int size = tuple.size();
     Integer finished = memo.get(tuple);
     if (finished == null) {
-      op(
+      out.op(
           switch (size) {
             case 1 -> Opcode.TUPLE1;
             case 2 -> Opcode.TUPLE2;
@@ -250,89 +207,13 @@ public final class PickleWriter {
       return;
     }
     if (size > 3) {
-      op(Opcode.POP_MARK);
+      out.op(Opcode.POP_MARK);
     } else {
       for (int i = 0; i < size; i++) {
-        op(Opcode.POP);
+        out.op(Opcode.POP);
       }
     }
     get(finished);
-  }
-
-  /** {@code batch_list_exact}. */
-  private void saveExactList(List<PyObject> items) {
-    if (items.isEmpty()) {
-      return;
-    }
-    if (items.size() == 1) {
-      schedule(List.of(items.get(0), does(Opcode.APPEND)));
-      return;
-    }
-    List<Object> steps = new ArrayList<>();
-    for (int from = 0; from < items.size(); from += BATCH) {
-      steps.add(does(Opcode.MARK));
-      steps.addAll(items.subList(from, Math.min(from + BATCH, items.size())));
-      steps.add(does(Opcode.APPENDS));
-    }
-    schedule(steps);
-  }
-
-  /** {@code batch_dict_exact}, which writes an empty batch after a last one that is full. */
-  private void saveExactDict(List<PyEntries.Entry> entries) {
-    if (entries.isEmpty()) {
-      return;
-    }
-    List<Object> steps = new ArrayList<>();
-    if (entries.size() == 1) {
-      addEntry(steps, entries.get(0));
-      steps.add(does(Opcode.SETITEM));
-      schedule(steps);
-      return;
-    }
-    for (int from = 0; from <= entries.size(); from += BATCH) {
-      int to = Math.min(from + BATCH, entries.size());
-      steps.add(does(Opcode.MARK));
-      for (PyEntries.Entry entry : entries.subList(from, to)) {
-        addEntry(steps, entry);
-      }
-      steps.add(does(Opcode.SETITEMS));
-    }
-    schedule(steps);
-  }
-
-  private static void addEntry(List<Object> steps, PyEntries.Entry entry) {
-    steps.add(entry.key());
-    steps.add(entry.value());
-  }
-
-  /** {@code batch_list}: a last batch of one item has no mark. */
-  private void addListItems(List<Object> steps, List<PyObject> items) {
-    for (int from = 0; from < items.size(); from += BATCH) {
-      int to = Math.min(from + BATCH, items.size());
-      if (to - from == 1) {
-        steps.add(items.get(from));
-        steps.add(does(Opcode.APPEND));
-      } else {
-        steps.add(does(Opcode.MARK));
-        steps.addAll(items.subList(from, to));
-        steps.add(does(Opcode.APPENDS));
-      }
-    }
-  }
-
-  /** {@code batch_dict}: a last batch of one entry has no mark, and there is no empty batch. */
-  private void addDictItems(List<Object> steps, List<PyEntries.Entry> entries) {
-    for (int from = 0; from < entries.size(); from += BATCH) {
-      int to = Math.min(from + BATCH, entries.size());
-      boolean single = to - from == 1;
-      if (!single) {
-        steps.add(does(Opcode.MARK));
-      }
-      for (PyEntries.Entry entry : entries.subList(from, to)) {
-        addEntry(steps, entry);
-      }
-      steps.add(does(single ? Opcode.SETITEM : Opcode.SETITEMS));
-    }
   }
 
   private void saveSet(PySet set) {
@@ -343,35 +224,26 @@ public final class PickleWriter {
     }
     List<Object> steps = new ArrayList<>();
     if (set.frozen()) {
-      op(Opcode.MARK);
+      out.op(Opcode.MARK);
       steps.addAll(set.items());
       steps.add(
           (Step)
               () -> {
                 Integer finished = memo.get(set);
                 if (finished == null) {
-                  op(Opcode.FROZENSET);
+                  out.op(Opcode.FROZENSET);
                   put(set);
                 } else {
-                  op(Opcode.POP_MARK);
+                  out.op(Opcode.POP_MARK);
                   get(finished);
                 }
               });
       schedule(steps);
       return;
     }
-    op(Opcode.EMPTY_SET);
+    out.op(Opcode.EMPTY_SET);
     put(set);
-    List<PyObject> items = set.items();
-    if (items.isEmpty()) {
-      return;
-    }
-    for (int from = 0; from <= items.size(); from += BATCH) {
-      steps.add(does(Opcode.MARK));
-      steps.addAll(items.subList(from, Math.min(from + BATCH, items.size())));
-      steps.add(does(Opcode.ADDITEMS));
-    }
-    schedule(steps);
+    schedule(batches.setItems(set.items()));
   }
 
   private void saveGlobal(PyGlobal global) {
@@ -388,7 +260,7 @@ public final class PickleWriter {
               global.nameNode(),
               (Step)
                   () -> {
-                    op(Opcode.STACK_GLOBAL);
+                    out.op(Opcode.STACK_GLOBAL);
                     globals.put(key, memoSize);
                     put(global);
                   }));
@@ -403,8 +275,8 @@ public final class PickleWriter {
       throw new RefusedException(
           "pickle", "protocol %d has no way to write the name '%s'".formatted(protocol, global));
     }
-    op(Opcode.GLOBAL);
-    raw(Utf8.encode(lines));
+    out.op(Opcode.GLOBAL);
+    out.raw(Utf8.encode(lines));
     globals.put(key, memoSize);
     put(global);
   }
@@ -448,8 +320,8 @@ public final class PickleWriter {
                 notMemoized.add(instance);
               }
             });
-    addListItems(steps, instance.listItems());
-    addDictItems(steps, instance.dictItems().list());
+    batches.addListItems(steps, instance.listItems());
+    batches.addDictItems(steps, instance.dictItems().list());
     if (instance.state() != null) {
       steps.add(instance.state());
       steps.add(does(Opcode.BUILD));
@@ -471,7 +343,7 @@ public final class PickleWriter {
             args,
             (Step)
                 () -> {
-                  op(Opcode.REDUCE);
+                  out.op(Opcode.REDUCE);
                   underConstruction.remove(node);
                   put(node);
                 }));
@@ -481,96 +353,13 @@ public final class PickleWriter {
     int index = memoSize++;
     memo.put(node, index);
     if (protocol >= 4) {
-      op(Opcode.MEMOIZE);
-    } else if (index < 256) {
-      opWithByte(Opcode.BINPUT, index);
+      out.op(Opcode.MEMOIZE);
     } else {
-      op(Opcode.LONG_BINPUT);
-      littleEndian(index, 4);
+      out.withIndex(Opcode.BINPUT, Opcode.LONG_BINPUT, index);
     }
   }
 
   private void get(int index) {
-    if (index < 256) {
-      opWithByte(Opcode.BINGET, index);
-    } else {
-      op(Opcode.LONG_BINGET);
-      littleEndian(index, 4);
-    }
-  }
-
-  /** {@code _Pickler_write_bytes}: large payloads stand outside of frames. */
-  private void payload(Opcode op, int lengthBytes, byte[] payload) {
-    boolean wasFraming = framing;
-    if (payload.length >= FRAME_TARGET) {
-      closeFrame();
-      framing = false;
-    }
-    op(op);
-    littleEndian(payload.length, lengthBytes);
-    raw(payload);
-    framing = wasFraming;
-  }
-
-  private void closeFrame() {
-    if (frameStart < 0) {
-      return;
-    }
-    int size = length - frameStart - FRAME_HEADER;
-    if (size >= FRAME_MINIMUM) {
-      int end = length;
-      length = frameStart;
-      frameStart = -1;
-      boolean wasFraming = framing;
-      framing = false;
-      op(Opcode.FRAME);
-      littleEndian(size, 8);
-      framing = wasFraming;
-      length = end;
-    } else {
-      System.arraycopy(out, frameStart + FRAME_HEADER, out, frameStart, size);
-      length -= FRAME_HEADER;
-      frameStart = -1;
-    }
-  }
-
-  private void op(Opcode op) {
-    reserve(1);
-    out[length++] = (byte) op.code;
-  }
-
-  private void opWithByte(Opcode op, int argument) {
-    op(op);
-    littleEndian(argument, 1);
-  }
-
-  private void littleEndian(long value, int bytes) {
-    reserve(bytes);
-    for (int i = 0; i < bytes; i++) {
-      out[length++] = (byte) (value >> (8 * i));
-    }
-  }
-
-  private void raw(byte[] bytes) {
-    reserve(bytes.length);
-    System.arraycopy(bytes, 0, out, length, bytes.length);
-    length += bytes.length;
-  }
-
-  private void reserve(int more) {
-    boolean opensFrame = framing && frameStart < 0;
-    long needed = (long) length + more + (opensFrame ? FRAME_HEADER : 0);
-    if (needed > Integer.MAX_VALUE - 16) {
-      throw new RefusedException("pickle", "the pickle is larger than 2 GiB");
-    }
-    if (needed > out.length) {
-      out =
-          Arrays.copyOf(
-              out, (int) Math.min(Integer.MAX_VALUE - 16, Math.max(needed, 2L * out.length)));
-    }
-    if (opensFrame) {
-      frameStart = length;
-      length += FRAME_HEADER;
-    }
+    out.withIndex(Opcode.BINGET, Opcode.LONG_BINGET, index);
   }
 }
