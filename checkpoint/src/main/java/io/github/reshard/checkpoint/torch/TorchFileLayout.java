@@ -21,11 +21,6 @@ import java.util.zip.CRC32;
  * GiB or beyond offset 4 GiB has a zip64 extra in both headers and a 24-byte descriptor.
  */
 public final class TorchFileLayout {
-  static final long ZIP64_FROM = 0xffffffffL;
-  static final int LOCAL_HEADER = 30;
-  private static final int DIRECTORY_HEADER = 46;
-  static final int FLAG_DESCRIPTOR = 0x0008;
-  static final int FLAG_UTF8 = 0x0800;
   private static final String STORAGE_PREFIX = "data/";
 
   /**
@@ -42,15 +37,17 @@ public final class TorchFileLayout {
       byte[] content,
       String storageKey) {
     boolean zip64() {
-      return bytes >= ZIP64_FROM || headerOffset >= ZIP64_FROM;
+      return bytes >= ZipFormat.ZIP64_FROM || headerOffset >= ZipFormat.ZIP64_FROM;
     }
 
     int flags() {
-      return bytes == 0 ? FLAG_UTF8 : FLAG_UTF8 | FLAG_DESCRIPTOR;
+      return bytes == 0 ? ZipFormat.FLAG_UTF8 : ZipFormat.FLAG_UTF8 | ZipFormat.FLAG_DESCRIPTOR;
     }
 
     long end() {
-      return payloadOffset + bytes + (bytes == 0 ? 0 : zip64() ? 24 : 16);
+      return payloadOffset
+          + bytes
+          + (bytes == 0 ? 0 : zip64() ? ZipFormat.ZIP64_DESCRIPTOR : ZipFormat.DESCRIPTOR);
     }
   }
 
@@ -141,13 +138,13 @@ public final class TorchFileLayout {
 
     private void place(String name, long bytes, byte[] content, String storageKey) {
       byte[] fullName = (prefix + name).getBytes(StandardCharsets.UTF_8);
-      if (fullName.length > 0xffff) {
+      if (fullName.length > ZipFormat.MOST_16) {
         throw new RefusedException(
             prefix, "entry names of more than 65535 bytes can not be written");
       }
       // getPadding of inline_container.cc: the FB field's own 4 bytes count, then what is missing
       // to the alignment.
-      long start = cursor + LOCAL_HEADER + fullName.length + 4;
+      long start = cursor + ZipFormat.LOCAL_HEADER + fullName.length + ZipFormat.EXTRA_HEADER;
       start += zip64Extra(bytes, 0, cursor).length;
       int padding = (int) ((alignment - start % alignment) % alignment);
       Planned entry =
@@ -165,13 +162,13 @@ public final class TorchFileLayout {
    * size 0: it is that after compression, which a streaming writer does not know yet.
    */
   private static byte[] zip64Extra(long bytes, long packedBytes, long headerOffset) {
-    boolean largeBytes = bytes >= ZIP64_FROM;
-    boolean largeOffset = headerOffset >= ZIP64_FROM;
+    boolean largeBytes = bytes >= ZipFormat.ZIP64_FROM;
+    boolean largeOffset = headerOffset >= ZipFormat.ZIP64_FROM;
     if (!largeBytes && !largeOffset) {
       return new byte[0];
     }
     LittleEndian out = new LittleEndian();
-    out.u16(1).u16((largeBytes ? 16 : 0) + (largeOffset ? 8 : 0));
+    out.u16(ZipFormat.ZIP64_EXTRA).u16((largeBytes ? 16 : 0) + (largeOffset ? 8 : 0));
     if (largeBytes) {
       out.u64(bytes).u64(packedBytes);
     }
@@ -183,7 +180,11 @@ public final class TorchFileLayout {
 
   /** The length of the file. */
   public long totalBytes() {
-    return directoryOffset + directoryBytes + 56 + 20 + 22;
+    return directoryOffset
+        + directoryBytes
+        + ZipFormat.ZIP64_END_RECORD
+        + ZipFormat.ZIP64_LOCATOR
+        + ZipFormat.END_RECORD;
   }
 
   /** Where the payload of a storage starts, in bytes from the start of the file. */
@@ -223,7 +224,7 @@ public final class TorchFileLayout {
         start = entry.payloadOffset() + entry.bytes();
       }
       if (entry.bytes() > 0) {
-        run.u32(0x08074b50).u32(crc(entry, storageCrcs));
+        run.u32(ZipFormat.DESCRIPTOR_SIGNATURE).u32(crc(entry, storageCrcs));
         if (entry.zip64()) {
           run.u64(entry.bytes()).u64(entry.bytes());
         } else {
@@ -239,10 +240,18 @@ public final class TorchFileLayout {
 
   private static void addLocalHeader(LittleEndian out, Planned entry) {
     byte[] zip64 = zip64Extra(entry.bytes(), 0, entry.headerOffset());
-    out.u32(0x04034b50).u16(0).u16(entry.flags()).u16(0).u32(0).u32(0).u32(0).u32(0);
-    out.u16(entry.fullName().length).u16(zip64.length + 4 + entry.padding());
+    out.u32(ZipFormat.LOCAL_SIGNATURE)
+        .u16(0)
+        .u16(entry.flags())
+        .u16(ZipFormat.STORED)
+        .u32(0)
+        .u32(0)
+        .u32(0)
+        .u32(0);
+    out.u16(entry.fullName().length).u16(zip64.length + ZipFormat.EXTRA_HEADER + entry.padding());
     out.raw(entry.fullName()).raw(zip64);
-    out.u16('F' | 'B' << 8).u16(entry.padding()).fill('Z', entry.padding());
+    out.u16(ZipFormat.PADDING_EXTRA).u16(entry.padding());
+    out.fill(ZipFormat.PADDING, entry.padding());
   }
 
   /** The central directory and all that follows it. */
@@ -252,18 +261,25 @@ public final class TorchFileLayout {
 
   private static int directoryBytes(Planned entry) {
     byte[] zip64 = zip64Extra(entry.bytes(), entry.bytes(), entry.headerOffset());
-    return DIRECTORY_HEADER + entry.fullName().length + zip64.length;
+    return ZipFormat.DIRECTORY_HEADER + entry.fullName().length + zip64.length;
   }
 
   private byte[] directory(Map<String, Integer> storageCrcs) {
     LittleEndian out = new LittleEndian();
     for (Planned entry : entries) {
       byte[] zip64 = zip64Extra(entry.bytes(), entry.bytes(), entry.headerOffset());
-      long bytes = Math.min(entry.bytes(), ZIP64_FROM);
-      out.u32(0x02014b50).u16(0).u16(0).u16(entry.flags()).u16(0).u32(0);
+      long bytes = Math.min(entry.bytes(), ZipFormat.ZIP64_FROM);
+      out.u32(ZipFormat.DIRECTORY_SIGNATURE)
+          .u16(0)
+          .u16(0)
+          .u16(entry.flags())
+          .u16(ZipFormat.STORED)
+          .u32(0);
       out.u32(crc(entry, storageCrcs)).u32(bytes).u32(bytes);
       out.u16(entry.fullName().length).u16(zip64.length).u16(0).u16(0).u16(0).u32(0);
-      out.u32(Math.min(entry.headerOffset(), ZIP64_FROM)).raw(entry.fullName()).raw(zip64);
+      out.u32(Math.min(entry.headerOffset(), ZipFormat.ZIP64_FROM))
+          .raw(entry.fullName())
+          .raw(zip64);
     }
     return out.toByteArray();
   }
@@ -287,11 +303,16 @@ public final class TorchFileLayout {
   private byte[] endRecords() {
     int count = entries.size();
     LittleEndian out = new LittleEndian();
-    out.u32(0x06064b50).u64(44).u16(0x031e).u16(45).u32(0).u32(0).u64(count).u64(count);
+    out.u32(ZipFormat.ZIP64_END_SIGNATURE).u64(ZipFormat.ZIP64_END_REMAINING);
+    out.u16(ZipFormat.MADE_BY).u16(ZipFormat.NEEDED).u32(0).u32(0).u64(count).u64(count);
     out.u64(directoryBytes).u64(directoryOffset);
-    out.u32(0x07064b50).u32(0).u64(directoryOffset + directoryBytes).u32(1);
-    out.u32(0x06054b50).u16(0).u16(0).u16(Math.min(count, 0xffff)).u16(Math.min(count, 0xffff));
-    out.u32(directoryBytes).u32(Math.min(directoryOffset, ZIP64_FROM)).u16(0);
+    out.u32(ZipFormat.ZIP64_LOCATOR_SIGNATURE).u32(0).u64(directoryOffset + directoryBytes).u32(1);
+    out.u32(ZipFormat.END_SIGNATURE)
+        .u16(0)
+        .u16(0)
+        .u16(Math.min(count, ZipFormat.MOST_16))
+        .u16(Math.min(count, ZipFormat.MOST_16));
+    out.u32(directoryBytes).u32(Math.min(directoryOffset, ZipFormat.ZIP64_FROM)).u16(0);
     return out.toByteArray();
   }
 
