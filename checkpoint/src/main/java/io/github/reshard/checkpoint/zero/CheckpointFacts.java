@@ -303,20 +303,34 @@ public record CheckpointFacts(
         if (!state.isDict()) {
           continue;
         }
-        for (PickledValue.Entry entry : state.children()) {
-          Optional<TensorNode> tensor = entry.value().asTensor();
-          if (tensor.isPresent() && Replicated.isReplicated(tensor.get())) {
-            distinct
-                .computeIfAbsent(entry.key(), key -> new TreeSet<>())
-                .add(describe(file, stat, entry.value().where(), tensor.get()));
-          } else if (tensor.isEmpty()) {
-            distinct
-                .computeIfAbsent(entry.key(), key -> new TreeSet<>())
-                .add(text(entry.value().node()));
-          }
-        }
+        addCommonState(file, stat, "", state, 0, distinct);
       }
       distinct.forEach((key, found) -> values.put("state." + key, String.join(", ", found)));
+    }
+
+    private void addCommonState(
+        TorchFile file,
+        FileStat stat,
+        String path,
+        PickledValue state,
+        int depth,
+        Map<String, Set<String>> distinct)
+        throws IOException {
+      for (PickledValue.Entry entry : state.children()) {
+        String name = path + entry.key();
+        Optional<TensorNode> tensor = entry.value().asTensor();
+        if (tensor.isPresent()) {
+          if (Replicated.isReplicated(tensor.get())) {
+            distinct
+                .computeIfAbsent(name, key -> new TreeSet<>())
+                .add(describe(file, stat, entry.value().where(), tensor.get()));
+          }
+        } else if (entry.value().isDict() && depth < DEEPEST) {
+          addCommonState(file, stat, name + ".", entry.value(), depth + 1, distinct);
+        } else {
+          distinct.computeIfAbsent(name, key -> new TreeSet<>()).add(text(entry.value().node()));
+        }
+      }
     }
 
     private void addOddities(

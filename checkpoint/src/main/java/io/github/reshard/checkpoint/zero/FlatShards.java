@@ -45,6 +45,7 @@ final class FlatShards {
                         : g.source().padding(rank, g.group()))
             .toList());
     requireSliceMappings(optimizer, rank, groups);
+    List<PickledValue> partitions = new ArrayList<>();
     for (int g = 0; g < groups.size(); g++) {
       PartitionedModel model = groups.get(g).model();
       FlatLayout layout = groups.get(g).source();
@@ -63,6 +64,13 @@ final class FlatShards {
                   "expected the %d elements of this rank's partition of param group %d, found a tensor of shape %s. State that is not one number for each weight is not supported."
                       .formatted(expected, g, Arrays.toString(tensor.shape())));
         }
+        if (!StateTensors.isNumber(tensor.dtype())) {
+          throw part.value()
+              .refused(
+                  "is of type %s, in which quantised states are saved. State that is not one number for each weight is not supported."
+                      .formatted(tensor.dtype().torchName()));
+        }
+        partitions.add(part.value());
         types.put(part.state(), tensor.dtype());
         model
             .sourcePartitions()
@@ -79,6 +87,7 @@ final class FlatShards {
                 .formatted(g, types, model.states().get(group)));
       }
     }
+    StateTensors.requireOthersReplicated(optimizer.stateDict(), partitions);
   }
 
   private static void requireEqual(

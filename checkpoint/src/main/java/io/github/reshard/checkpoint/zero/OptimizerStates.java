@@ -114,10 +114,11 @@ record OptimizerStates(PickledValue root) {
     List<GroupTensor> tensors = new ArrayList<>();
     Optional<PickledValue> state = state(group);
     if (state.isPresent()) {
-      for (PickledValue.Entry entry : state.get().children()) {
-        PickledValue value = entry.value();
-        if (value.asTensor().isPresent() && value.tensor().shape().length > 0) {
-          tensors.add(new GroupTensor(entry.key(), value, isElastic()));
+      for (StateTensors.Named named : StateTensors.in(state.get())) {
+        if (named.tensor().shape().length > 0) {
+          // Only what stands in the state's own dict is cut (_get_state_without_padding).
+          tensors.add(
+              new GroupTensor(named.name(), named.value(), isElastic() && named.isOutermost()));
         }
       }
     }

@@ -13,7 +13,9 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
 import java.util.Arrays;
+import java.util.IdentityHashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.Optional;
 import java.util.function.BiPredicate;
 import java.util.function.Function;
@@ -61,6 +63,8 @@ final class ReplicaComparison {
     PickledValue mine = PickledValue.root(file.path(), rewritten.root());
     PickledValue other = PickledValue.root(firstFile.path(), first.root());
     Tensors tensors = new Tensors(rank, source, file, rewritten);
+    tensors.addRankLocal(new OptimizerStates(other).stateDict());
+    tensors.addRankLocal(new OptimizerStates(mine).stateDict());
     // DeepSpeed's own files differ in the order of the keys of a group's state.
     Optional<String> structural =
         PyEquality.firstDifference(
@@ -72,16 +76,22 @@ final class ReplicaComparison {
     if (difference.isPresent()) {
       throw new RefusedException(
           file.path(),
-          "rank %d and the first rank (%s) disagree on what all ranks must share: %s. The shards are of different steps or runs."
-              .formatted(rank, firstFile.path(), difference.get()));
+          "rank %d and the first rank (%s) disagree on what all ranks must share: %s. %s"
+              .formatted(
+                  rank, firstFile.path(), difference.get(), RankLocal.reason(difference.get())));
     }
     return PyEquality.firstDifference(
             first.root(), rewritten.root(), tensors, PyEquality.KeyOrder.IGNORED_IN_DICTS)
         .or(() -> tensors.difference)
+        .map("in what is not optimizer state (%s)"::formatted)
+        .or(
+            () ->
+                tensors.local.map(
+                    "in %s, which each rank computes anew before it uses it"::formatted))
         .map(
-            d ->
-                "rank %d differs from rank 0 in what is not optimizer state (%s); ranks keep theirs, new ranks get rank 0's"
-                    .formatted(rank, d));
+            what ->
+                "rank %d differs from rank 0 %s; ranks keep theirs, new ranks get rank 0's"
+                    .formatted(rank, what));
   }
 
   /** What is left to compare between files that say the same: the storages that are not cut. */
@@ -102,7 +112,9 @@ final class ReplicaComparison {
     private final int source;
     private final TorchFile file;
     private final Rewritten rewritten;
+    private final Map<PyObject, String> rankLocal = new IdentityHashMap<>();
     private Optional<String> difference = Optional.empty();
+    private Optional<String> local = Optional.empty();
 
     Tensors(int rank, int source, TorchFile file, Rewritten rewritten) {
       this.rank = rank;
@@ -111,8 +123,17 @@ final class ReplicaComparison {
       this.rewritten = rewritten;
     }
 
+    void addRankLocal(PickledValue optimizer) {
+      rankLocal.putAll(RankLocal.in(optimizer));
+    }
+
     @Override
     public boolean test(PyObject ofFirst, PyObject mine) {
+      if (rankLocal.containsKey(ofFirst) && rankLocal.containsKey(mine)) {
+        local =
+            Optional.of(rankLocal.get(mine) + ", which each rank computes anew before it uses it");
+        return true;
+      }
       Optional<TensorNode> a = TensorNode.of(ofFirst);
       Optional<TensorNode> b = TensorNode.of(mine);
       if (a.isEmpty()
@@ -134,8 +155,9 @@ final class ReplicaComparison {
             && difference.isEmpty()) {
           difference =
               Optional.of(
-                  "a tensor of %s %s is %s on rank %d and %s on the first rank"
+                  "%s: a tensor of %s %s is %s on rank %d and %s on the first rank"
                       .formatted(
+                          PathTo.node(PickledValue.root(file.path(), rewritten.root()), mine),
                           b.get().dtype().torchName(),
                           Arrays.toString(b.get().shape()),
                           text(source, file, carriedB.sourceKey(), b.get()),

@@ -41,7 +41,8 @@ final class ShardedOptimizerRewrite {
         PyObject tensor =
             name.equals(States.MASTER)
                 ? subGroup.flat()
-                : new PickledValue(template.path(), "", subGroup.state()).get(name).node();
+                : StateTensors.get(new PickledValue(template.path(), "", subGroup.state()), name)
+                    .node();
         resize(TensorNode.of(tensor).orElseThrow(), target, subGroup.bucket(), name, moved);
       }
       if (!dsIds.isEmpty()) {

@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.layout.ShardedLayout;
 import io.github.reshard.checkpoint.layout.ZeroLayout;
 import io.github.reshard.checkpoint.pickle.PyEquality;
+import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
@@ -17,15 +18,18 @@ import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
 import java.util.HashMap;
+import java.util.IdentityHashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 import java.util.SortedMap;
 import java.util.function.Supplier;
 
@@ -269,12 +273,14 @@ final class ShardedPlanner {
               "expected %d sub-groups as in param_shapes, found %d."
                   .formatted(layout.buckets(), states.flatGroups().items().size()));
     }
+    List<PickledValue> tensors = new ArrayList<>();
     for (int b = 0; b < layout.buckets(); b++) {
       Map<String, DType> types = new LinkedHashMap<>();
       Map<String, PickledValue> partitions = states.partitions(layout, b);
       for (Map.Entry<String, PickledValue> partition : partitions.entrySet()) {
         PickledValue value = partition.getValue();
         types.put(partition.getKey(), value.tensor().dtype());
+        tensors.add(value);
         located.add(new Located(b, partition.getKey(), value));
       }
       int group = layout.groupOf(b);
@@ -290,6 +296,7 @@ final class ShardedPlanner {
                 .formatted(b, types, model.states().get(group)));
       }
     }
+    StateTensors.requireOthersReplicated(states.stateDict(), tensors);
     return located;
   }
 
@@ -374,25 +381,32 @@ final class ShardedPlanner {
         continue;
       }
       Map<String, PickledValue> partitions = states.partitions(layout, b);
-      for (PickledValue.Entry entry : here.get().children()) {
-        if (partitions.containsKey(entry.key())) {
-          continue;
-        }
-        PickledValue other = before.get().get(entry.key());
-        boolean tensors = entry.value().asTensor().isPresent() && other.asTensor().isPresent();
-        boolean same =
-            tensors
-                ? ReplicaComparison.sameBytes(
-                    plan, file.source(), file.file(), entry.value().tensor(), other.tensor())
-                : PyEquality.firstDifference(entry.value().node(), other.node()).isEmpty();
-        if (!same) {
-          throw entry
-              .value()
-              .refused(
-                  "differs from that of sub-group %d of the same param group, and at %d ranks the boundaries between them move."
-                      .formatted(b - 1, plan.targetWorldSize));
-        }
+      Set<PyObject> cut = Collections.newSetFromMap(new IdentityHashMap<>());
+      partitions.values().forEach(partition -> cut.add(partition.node()));
+      Optional<String> difference =
+          PyEquality.firstDifference(
+              before.get().node(),
+              here.get().node(),
+              (a, other) -> cut.contains(other) || sameTensors(file, a, other));
+      if (difference.isPresent()) {
+        throw here.get()
+            .refused(
+                "differs from that of sub-group %d of the same param group (%s), and at %d ranks the boundaries between them move."
+                    .formatted(b - 1, difference.get(), plan.targetWorldSize));
       }
+    }
+  }
+
+  private boolean sameTensors(RankFile file, PyObject a, PyObject b) {
+    Optional<TensorNode> first = TensorNode.of(a);
+    Optional<TensorNode> second = TensorNode.of(b);
+    try {
+      return first.isPresent()
+          && second.isPresent()
+          && ReplicaComparison.sameBytes(
+              plan, file.source(), file.file(), first.get(), second.get());
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
     }
   }
 

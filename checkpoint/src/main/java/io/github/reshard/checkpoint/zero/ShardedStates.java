@@ -82,10 +82,9 @@ record ShardedStates(PickledValue root) {
     state(bucket)
         .ifPresent(
             state -> {
-              for (PickledValue.Entry entry : state.children()) {
-                if (entry.value().asTensor().isPresent()
-                    && !isReplicated(layout, bucket, entry.key(), entry.value().tensor())) {
-                  partitions.put(entry.key(), required(entry.value(), bucket, elements));
+              for (StateTensors.Named named : StateTensors.in(state)) {
+                if (!isReplicated(layout, bucket, named.name(), named.tensor())) {
+                  partitions.put(named.name(), required(named.value(), bucket, elements));
                 }
               }
             });
@@ -96,6 +95,11 @@ record ShardedStates(PickledValue root) {
   private static PickledValue required(PickledValue value, int bucket, long elements) {
     TensorNode tensor = value.tensor();
     if (tensor.shape().length == 1 && tensor.numel() == elements && tensor.isContiguous()) {
+      if (!StateTensors.isNumber(tensor.dtype())) {
+        throw value.refused(
+            "is of type %s, in which quantised states are saved. State that is not one number for each weight is not supported."
+                .formatted(tensor.dtype().torchName()));
+      }
       return value;
     }
     if (tensor.numel() <= 1 && elements > 1) {
@@ -124,7 +128,7 @@ record ShardedStates(PickledValue root) {
     }
     for (int b = 0; b < layout.buckets(); b++) {
       Optional<TensorNode> other =
-          state(b).flatMap(s -> s.findPresent(key)).flatMap(PickledValue::asTensor);
+          state(b).flatMap(s -> StateTensors.find(s, key)).flatMap(PickledValue::asTensor);
       if (layout.bucketElements(b) > 1 && other.isPresent()) {
         return other.get().numel() == 1;
       }
@@ -134,9 +138,9 @@ record ShardedStates(PickledValue root) {
 
   /** Whether another state of the sub-group has its full length: else all were offloaded. */
   private boolean isWhole(int bucket, String key, ShardedLayout layout) {
-    return state(bucket).orElseThrow().children().stream()
-        .filter(entry -> !entry.key().equals(key))
-        .flatMap(entry -> entry.value().asTensor().stream())
+    return StateTensors.in(state(bucket).orElseThrow()).stream()
+        .filter(named -> !named.name().equals(key))
+        .map(StateTensors.Named::tensor)
         .anyMatch(tensor -> tensor.numel() == layout.bucketElements(bucket));
   }
 

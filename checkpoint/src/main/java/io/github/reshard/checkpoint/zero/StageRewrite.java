@@ -217,7 +217,8 @@ final class StageRewrite {
         if (ofBuckets.get(k) != null) {
           PickledValue value = new PickledValue(template.path(), "", ofBuckets.get(k));
           for (String name : names) {
-            ShardedOptimizerRewrite.resize(value.get(name).tensor(), target, bucket, name, moved);
+            ShardedOptimizerRewrite.resize(
+                StateTensors.get(value, name).tensor(), target, bucket, name, moved);
           }
           if (value.entries().size() > 0) {
             stateEntries.add(new PyEntries.Entry(PyInt.of(bucket), ofBuckets.get(k)));
@@ -293,7 +294,8 @@ final class StageRewrite {
       for (String name : states.partitions(source, first).keySet()) {
         boolean ofMasters = name.equals(States.MASTER);
         TensorNode tensor =
-            TensorNode.of(ofMasters ? master : state.orElseThrow().get(name).node()).orElseThrow();
+            TensorNode.of(ofMasters ? master : StateTensors.get(state.orElseThrow(), name).node())
+                .orElseThrow();
         String key = "group " + g + " " + name;
         StorageKeys.move(tensor, key, partition);
         tensor.setGeometry(0, ofMasters && !bf16 ? partition - padding : partition);
