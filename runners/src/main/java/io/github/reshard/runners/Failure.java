@@ -66,9 +66,15 @@ record Failure(int exitCode, String message) {
 
   /** By name: a runner may have loaded the class once more. */
   private static boolean isA(Throwable candidate, Class<? extends Throwable> type) {
-    String name = candidate.getClass().getName();
-    return (name.equals(SERIALIZED) ? FlinkError.originalClass(candidate) : name)
-        .equals(type.getName());
+    if (candidate.getClass().getName().equals(SERIALIZED)) {
+      return FlinkError.originalClass(candidate).equals(type.getName());
+    }
+    for (Class<?> c = candidate.getClass(); c != null; c = c.getSuperclass()) {
+      if (c.getName().equals(type.getName())) {
+        return true;
+      }
+    }
+    return false;
   }
 
   /** Flink's libraries are not part of every installation: this class is only met with them. */

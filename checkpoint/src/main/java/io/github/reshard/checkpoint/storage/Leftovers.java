@@ -14,13 +14,15 @@ import java.util.stream.Stream;
 
 /**
  * What runs that died left in an output, under names that no checkpoint has: {@code
- * .reshard-TAG.unpublished}, {@code .reshard-TAG.replaced} and the marker {@code
- * .reshard-TAG.publishing}. Published tags are never looked at.
+ * .reshard-TAG.unpublished}, {@code .reshard-TAG.replaced}, the marker {@code
+ * .reshard-TAG.publishing} and the lock {@code .reshard-TAG.lock}. Published tags are never looked
+ * at.
  */
 public final class Leftovers {
   private static final Pattern NAME =
-      Pattern.compile("\\.reshard-(.+)\\.(unpublished|replaced|publishing)");
+      Pattern.compile("\\.reshard-(.+)\\.(unpublished|replaced|publishing|lock(?:\\..*)?)");
   private static final String MARKER = "publishing";
+  private static final String LOCK = ".lock";
 
   private Leftovers() {}
 
@@ -79,7 +81,7 @@ public final class Leftovers {
               : in(
                   directory.getParent(),
                   Pattern.compile(
-                      "\\.reshard-%s\\.(unpublished|replaced|publishing)"
+                      "\\.reshard-%s\\.(unpublished|replaced|publishing|lock(?:\\..*)?)"
                           .formatted(Pattern.quote(directory.getFileName().toString()))));
       if (!Files.isDirectory(directory) && beside.isEmpty()) {
         throw new OutputException(output, "there is no such directory.");
@@ -90,6 +92,9 @@ public final class Leftovers {
           names(inside),
           Files.exists(latest) ? Optional.of(Files.readString(latest).strip()) : Optional.empty());
       requireNoneHalfPublished(output, names(beside), Optional.empty());
+      for (Path left : Stream.concat(inside.stream(), beside.stream()).toList()) {
+        requireNotHeld(output, left);
+      }
       List<Removed> removed = new ArrayList<>();
       for (Path left : Stream.concat(inside.stream(), beside.stream()).toList()) {
         removed.add(removed(left));
@@ -98,6 +103,15 @@ public final class Leftovers {
       return removed;
     } catch (IOException e) {
       throw new OutputException(output, "cannot be cleaned up: " + e, e);
+    }
+  }
+
+  private static void requireNotHeld(String output, Path left) throws IOException {
+    if (left.toString().endsWith(LOCK)) {
+      Optional<LockHolder> holder = new LocalLock(left).livingHolder();
+      if (holder.isPresent()) {
+        throw new OutputHeldException(output, holder.get().describe());
+      }
     }
   }
 

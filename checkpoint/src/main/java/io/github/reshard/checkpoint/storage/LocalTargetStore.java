@@ -60,17 +60,32 @@ public final class LocalTargetStore extends LocalStagingStore {
   }
 
   @Override
+  LocalLock lock() {
+    return new LocalLock(directory().resolve(".reshard-" + tag + ".lock"));
+  }
+
+  @Override
   public void begin() throws IOException {
+    requireReplaceable();
+    try {
+      Files.createDirectories(directory());
+      hold(output);
+    } catch (IOException e) {
+      throw new OutputException(output, "cannot be written: " + e, e);
+    }
+    try {
+      // Another run may have published it before this one had the output.
+      requireReplaceable();
+    } catch (OutputException e) {
+      release();
+      throw e;
+    }
+  }
+
+  private void requireReplaceable() {
     if (Files.exists(tagDirectory()) && !overwrite && !Files.exists(marker())) {
       throw new OutputException(
           tagDirectory().toString(), "the output already holds this tag; --overwrite replaces it.");
-    }
-    try {
-      Files.createDirectories(directory());
-      discardUnpublished();
-      Files.createDirectories(staging());
-    } catch (IOException e) {
-      throw new OutputException(output, "cannot be written: " + e, e);
     }
   }
 

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.FileNotFoundException;
@@ -101,12 +102,16 @@ public record CheckpointFiles(
     }
     List<Carried> beside = new ArrayList<>();
     for (FileStat file : top.files()) {
-      if (!file.name().equals(LATEST) && !file.name().equals(LATEST_UNIVERSAL)) {
+      if (!file.name().equals(LATEST)
+          && !file.name().equals(LATEST_UNIVERSAL)
+          && !Leftovers.isOne(file.name())) {
         beside.add(new Carried(file.name(), file));
       }
     }
     for (String sub : top.directories()) {
-      if (!sub.equals(name) && !isTag(store, store.child(directory, sub))) {
+      if (!sub.equals(name)
+          && !Leftovers.isOne(sub)
+          && !isTag(store, store.child(directory, sub))) {
         carryTree(store, store.child(directory, sub), sub, beside);
       }
     }
