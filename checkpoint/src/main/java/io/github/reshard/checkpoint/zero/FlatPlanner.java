@@ -138,7 +138,7 @@ final class FlatPlanner {
     planModelFile(modelStat, modelFile, modelSource, models.refs(plan, 0, ranks));
     addWeightsBeside(modelFile.path(), mpRank, models);
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
-      String name = optimizerName(shards, rank);
+      String name = optimizerName(shards, rank, mpRank);
       planOptimizerFile(
           shards,
           rank,
@@ -186,8 +186,14 @@ final class FlatPlanner {
   }
 
   private List<Shard> readShards(int mpRank, FileStat modelStat, int ranks) throws IOException {
-    SortedMap<Integer, FileStat> stats = plan.files.optimizers().get(mpRank);
-    plan.requireAllRanks(modelStat.name(), mpRank, "optimizer files", stats, ranks);
+    SortedMap<Integer, FileStat> stats =
+        RanksPresent.of(
+            plan,
+            modelStat.name(),
+            mpRank,
+            "optimizer files",
+            plan.files.optimizers().get(mpRank),
+            ranks);
     List<Shard> shards = new ArrayList<>();
     plan.readEach(
         stats.values(),
@@ -392,13 +398,11 @@ final class FlatPlanner {
         .filter(entry -> entry.value().asTensor().isPresent());
   }
 
-  private String optimizerName(List<Shard> shards, int rank) {
-    int templateRank = templateRank(shards, rank);
-    return plan.sources
-        .get(shards.get(templateRank).source())
-        .stat()
-        .name()
-        .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+  private String optimizerName(List<Shard> shards, int rank, int mpRank) {
+    return CheckpointFiles.nameOf(
+        plan.sources.get(shards.get(templateRank(shards, rank)).source()).stat().name(),
+        rank,
+        mpRank);
   }
 
   /** The source rank that says everything that is not partitioned. */

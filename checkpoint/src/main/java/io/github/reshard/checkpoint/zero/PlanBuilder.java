@@ -25,16 +25,12 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import java.util.SortedMap;
 import java.util.concurrent.ConcurrentHashMap;
-import java.util.stream.IntStream;
 
 /** Reads the source's files and collects the lists of a {@link ReshardPlan} while it is made. */
 final class PlanBuilder {
   /** The entry of bytes that belong to no zip entry's payload. */
   static final int NO_ENTRY = -1;
-
-  private static final int MOST_NAMED = 20;
 
   final SourceStore store;
   final CheckpointFiles files;
@@ -108,34 +104,6 @@ final class PlanBuilder {
                 ByteBuffer known = pickles.putIfAbsent(pickle, pickle);
                 return known == null ? pickle : known;
               });
-    }
-  }
-
-  /**
-   * Checks that there is one file for each rank.
-   *
-   * @param saysSo the file that says how many ranks there are
-   * @param what the kind of file, such as "optimizer files"
-   */
-  void requireAllRanks(
-      String saysSo, int mpRank, String what, SortedMap<Integer, FileStat> stats, int ranks) {
-    if (ranks < 1) {
-      throw new RefusedException(
-          where(), "%s says dp_world_size %d, expected at least 1.".formatted(saysSo, ranks));
-    }
-    // A file may claim any number of ranks; a few that are missing say enough.
-    List<Integer> missing =
-        IntStream.range(0, ranks)
-            .filter(r -> !stats.containsKey(r))
-            .limit(MOST_NAMED)
-            .boxed()
-            .toList();
-    List<Integer> extra = stats.keySet().stream().filter(r -> r >= ranks).toList();
-    if (!missing.isEmpty() || !extra.isEmpty()) {
-      throw new RefusedException(
-          where(),
-          "%s says dp_world_size %d, but of mp rank %d the %s of ranks %s are missing and those of ranks %s are too many."
-              .formatted(saysSo, ranks, mpRank, what, missing, extra));
     }
   }
 
