@@ -26,6 +26,9 @@ record Failure(int exitCode, String message) {
   static final int REFUSED = 3;
   static final int OUTPUT = 4;
 
+  /** Not a failure: {@code verify} found a difference. */
+  static final int DIFFERENT = 5;
+
   /**
    * What {@code thrown} means. Runners wrap what a transform throws, Flink even serializes it, so
    * causes and suppressed exceptions are searched for the one that says why.

@@ -24,7 +24,20 @@ public final class Leftovers {
   private static final String MARKER = "publishing";
   private static final String LOCK = ".lock";
 
+  /** Stands for the slash of a tag that is a path. */
+  private static final String STEP = "%2F";
+
   private Leftovers() {}
+
+  /**
+   * The name of something unpublished beside {@code tag}.
+   *
+   * @param tag may be a path, whose steps are then joined
+   * @param kind {@code unpublished}, {@code replaced}, {@code publishing} or {@code lock}
+   */
+  public static String name(String tag, String kind) {
+    return ".reshard-" + tag.replace("/", STEP) + "." + kind;
+  }
 
   /**
    * What was removed.
@@ -56,7 +69,7 @@ public final class Leftovers {
       Matcher matcher = NAME.matcher(name);
       if (matcher.matches()
           && matcher.group(2).equals(MARKER)
-          && !latest.equals(Optional.of(matcher.group(1)))) {
+          && !latest.equals(Optional.of(matcher.group(1).replace(STEP, "/")))) {
         throw new OutputException(
             output,
             "the run that published '%s' died in the middle of it, as %s says, and nothing was removed. Run the same reshard again, which repairs it; if '%s' is known to be whole, or not wanted any more, remove %s by hand and clean up again."

@@ -47,21 +47,21 @@ public final class LocalTargetStore extends LocalStagingStore {
 
   @Override
   Path unpublished() {
-    return directory().resolve(".reshard-" + tag + ".unpublished");
+    return directory().resolve(Leftovers.name(tag, "unpublished"));
   }
 
   private Path replaced() {
-    return directory().resolve(".reshard-" + tag + ".replaced");
+    return directory().resolve(Leftovers.name(tag, "replaced"));
   }
 
   @Override
   Path marker() {
-    return directory().resolve(".reshard-" + tag + ".publishing");
+    return directory().resolve(Leftovers.name(tag, "publishing"));
   }
 
   @Override
   LocalLock lock() {
-    return new LocalLock(directory().resolve(".reshard-" + tag + ".lock"));
+    return new LocalLock(directory().resolve(Leftovers.name(tag, "lock")));
   }
 
   @Override
@@ -107,7 +107,9 @@ public final class LocalTargetStore extends LocalStagingStore {
         deleteTree(replaced());
         Files.move(tagDirectory(), replaced(), StandardCopyOption.ATOMIC_MOVE);
       }
+      Files.createDirectories(tagDirectory().getParent());
       Files.move(stagedTag, tagDirectory(), StandardCopyOption.ATOMIC_MOVE);
+      sync(tagDirectory().getParent());
     } else if (firstMissing(directory(), inTag).isPresent()) {
       throw gone(missing.get());
     }

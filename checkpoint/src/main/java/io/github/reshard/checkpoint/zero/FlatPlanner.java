@@ -112,6 +112,7 @@ final class FlatPlanner {
             });
     MuonCheckpoints.requireNone(model);
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
+    model.config().ifPresent(config -> config.requireSupported(shards.get(0).states().stage()));
     ParamGroups groups = ParamGroups.of(model, shards, ranks);
     OptimizerStates states = shards.get(0).states();
     if (StagePlanner.isConversion(plan, states)) {

@@ -51,7 +51,9 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
     OptimizerStates optimizer = shards.get(0).states();
     List<List<Parameter>> flat = model.flatGroups();
     boolean roundRobin =
-        !optimizer.isBf16Optimizer() && (model.roundRobin() || isReordered(flat, shards));
+        !optimizer.isBf16Optimizer()
+            && (model.config().map(DsConfig::roundRobin).orElse(false)
+                || isReordered(flat, shards));
     List<Group> groups = new ArrayList<>();
     for (int g = 0; g < flat.size(); g++) {
       int expertParallelSize = optimizer.expertParallelSize(g);
@@ -61,7 +63,8 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
               roundRobin && sharers > 0 ? RoundRobin.undo(flat.get(g), sharers) : flat.get(g),
               expertParallelSize));
     }
-    return new ParamGroups(groups, roundRobin, model.dataBeforeExperts());
+    return new ParamGroups(
+        groups, roundRobin, model.config().map(DsConfig::dataBeforeExperts).orElse(false));
   }
 
   /**

@@ -71,7 +71,7 @@ final class ObjectTargetStore implements TargetStore {
   }
 
   private String staging() {
-    return base + ".reshard-" + tag + ".unpublished/";
+    return base + Leftovers.name(tag, "unpublished") + "/";
   }
 
   private String mine() {
@@ -91,11 +91,11 @@ final class ObjectTargetStore implements TargetStore {
   }
 
   private String marker() {
-    return base + ".reshard-" + tag + ".publishing";
+    return base + Leftovers.name(tag, "publishing");
   }
 
   private BucketLock lock() {
-    return new BucketLock(store, base + ".reshard-" + tag + ".lock");
+    return new BucketLock(store, base + Leftovers.name(tag, "lock"));
   }
 
   @Override
