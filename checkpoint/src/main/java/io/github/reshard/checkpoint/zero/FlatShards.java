@@ -87,6 +87,7 @@ final class FlatShards {
                 .formatted(g, types, model.states().get(group)));
       }
     }
+    OtherViews.requireNone(optimizer.root(), partitions);
     StateTensors.requireOthersReplicated(optimizer.stateDict(), partitions);
   }
 

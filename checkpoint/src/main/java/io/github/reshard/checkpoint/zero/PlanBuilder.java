@@ -242,6 +242,14 @@ final class PlanBuilder {
       if (storage.content() instanceof Rewritten.Content.Carried carried) {
         carry(
             storageAddress(source, template, carried.sourceKey()), begins.get(s), storage.bytes());
+      } else if (storage.content() instanceof Rewritten.Content.Copied copied
+          && storage.bytes() > 0) {
+        this.carried.add(
+            SliceCopy.of(
+                storageAddress(source, template, copied.sourceKey()).plus(copied.from()),
+                begins.get(s),
+                storage.bytes(),
+                false));
       }
     }
     return new Written(targets.size() - 1, begins);

@@ -307,6 +307,7 @@ final class ShardedPlanner {
                 .formatted(b, types, model.states().get(group)));
       }
     }
+    OtherViews.requireNone(states.root(), tensors);
     StateTensors.requireOthersReplicated(states.stateDict(), tensors);
     return located;
   }
