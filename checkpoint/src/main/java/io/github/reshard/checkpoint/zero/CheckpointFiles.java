@@ -48,13 +48,12 @@ public record CheckpointFiles(
    */
   public record Carried(String path, FileStat stat) {}
 
-  private static final Pattern MODEL = Pattern.compile("mp_rank_(\\d+)_model_states\\.pt");
-  private static final Pattern RANK_MODEL =
+  static final Pattern MODEL = Pattern.compile("mp_rank_(\\d+)_model_states\\.pt");
+  static final Pattern RANK_MODEL =
       Pattern.compile("zero_pp_rank_(\\d+)_mp_rank_(\\d+)_model_states\\.pt");
-  private static final Pattern OPTIMIZER =
+  static final Pattern OPTIMIZER =
       Pattern.compile("(?:bf16_)?zero_pp_rank_(\\d+)_mp_rank_(\\d+)_?optim_states\\.pt");
-  private static final Pattern LAYER =
-      Pattern.compile("layer_(\\d+)(?:-model_(\\d+))?-model_states\\.pt");
+  static final Pattern LAYER = Pattern.compile("layer_(\\d+)(?:-model_(\\d+))?-model_states\\.pt");
   private static final Pattern EXPERT =
       Pattern.compile(
           "layer_(\\d+)_expert_(\\d+)_mp_rank_(\\d+)_model_states\\.pt|expp_rank_\\d+_mp_rank_\\d+_optim_states\\.pt");

@@ -24,6 +24,7 @@ import java.util.IdentityHashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.SortedMap;
 import java.util.stream.Stream;
 
@@ -99,6 +100,7 @@ final class FlatPlanner {
         new ModelStates(PickledValue.root(modelFile.path(), modelFile.parse().root()));
     int ranks = model.dpWorldSize();
     plan.setSourceWorldSize(modelStat, ranks);
+    plan.steps.addModel(model, 1);
     plan.parallelism = model.parallelism();
     model
         .root()
@@ -135,9 +137,11 @@ final class FlatPlanner {
       FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
     }
     requireReplicasAgree(shards, models.refs(plan, 0, ranks));
+    addSteps(shards);
 
     planModelFile(modelStat, modelFile, modelSource, models.refs(plan, 0, ranks));
-    addWeightsBeside(modelFile.path(), mpRank, models);
+    ExpertFiles.require(model, mpRank, experts);
+    addWeightsBeside(model, mpRank, models);
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       String name = optimizerName(shards, rank, mpRank);
       planOptimizerFile(
@@ -209,6 +213,17 @@ final class FlatPlanner {
           shards.add(new Shard(plan.addSource(stat, file), file, states));
         });
     return shards;
+  }
+
+  /** Takes note of the steps that the shards, which agree, count. */
+  void addSteps(List<Shard> shards) throws IOException {
+    Shard first = shards.get(0);
+    plan.steps.addOptimizer(
+        first.source(),
+        first.file(),
+        first.states().baseState(),
+        shards.stream().map(shard -> plan.sources.get(shard.source()).stat().name()).toList(),
+        false);
   }
 
   /** What is not partitioned must be the same on all ranks. */
@@ -305,16 +320,11 @@ final class FlatPlanner {
   /** A tensor of a file that is copied as it is. */
   private record Stored(TorchFile file, PickledValue value) {}
 
-  /**
-   * Adds the weights that stand in files of their own, and says how many are in none.
-   *
-   * @param modelPath the model file, for messages
-   */
-  private void addWeightsBeside(String modelPath, int mpRank, Models models) {
+  /** Adds the weights that stand in files of their own. */
+  private void addWeightsBeside(ModelStates modelStates, int mpRank, Models models) {
     Map<String, Stored> ofLayers = layerWeights(mpRank);
     Map<String, Stored> ofExperts = expertWeights(mpRank);
-    int parameters = 0;
-    int unproven = 0;
+    MissingWeights missing = new MissingWeights(modelStates, !layers.isEmpty());
     for (List<Integer> indices : models.indices().values()) {
       for (int index : indices) {
         PartitionedModel model = plan.models.get(index);
@@ -322,24 +332,55 @@ final class FlatPlanner {
         ExpertNames names = dense ? null : ExpertNames.of(model.parameters());
         for (int p = 0; p < model.parameters().size(); p++) {
           Parameter parameter = model.parameters().get(p);
-          parameters++;
           if (dense) {
             if (model.weights().get(p) == null) {
-              model.weights().set(p, weight(ofLayers.get(parameter.name()), parameter));
+              Stored stored =
+                  ofLayers.containsKey(parameter.name())
+                      ? ofLayers.get(parameter.name())
+                      : tiedWeight(parameter, ofLayers, model);
+              model.weights().set(p, weight(stored, parameter));
             }
           } else {
             String global = names.global(parameter.name(), model.expertRank());
             model.weights().add(weight(ofExperts.get(global), parameter));
+            if (model.weights().get(p) == null) {
+              missing.expert(global, parameter);
+              continue;
+            }
           }
-          unproven += model.weights().get(p) == null ? 1 : 0;
+          if (model.weights().get(p) == null) {
+            missing.dense(parameter);
+          } else {
+            missing.found(parameter);
+          }
         }
       }
     }
-    if (unproven > 0) {
-      plan.notes.add(
-          "%s: %d of %d parameters have no weight in the model files; their order could not be proven against it."
-              .formatted(modelPath, unproven, parameters));
+    missing.note().ifPresent(plan.notes::add);
+  }
+
+  /**
+   * A layer that stands in more than one place is {@code tied_modules.KEY}; its weights are in the
+   * file of a layer that has no other trained parameters (DeepSpeed 0.19.6, runtime/pipe/module.py,
+   * {@code _build}). Null if that is not one file.
+   */
+  private static Stored tiedWeight(
+      Parameter parameter, Map<String, Stored> ofLayers, PartitionedModel model) {
+    Optional<String> inLayer = MissingWeights.nameInTiedLayer(parameter.name());
+    if (inLayer.isEmpty()) {
+      return null;
     }
+    List<Stored> found = new ArrayList<>();
+    ofLayers.forEach(
+        (name, stored) -> {
+          String layer = name.substring(0, name.indexOf('.') + 1);
+          if (name.equals(layer + inLayer.get())
+              && parameter.hasShape(stored.value().tensor().shape())
+              && model.parameters().stream().noneMatch(p -> p.name().startsWith(layer))) {
+            found.add(stored);
+          }
+        });
+    return found.size() == 1 ? found.get(0) : null;
   }
 
   private ModuleWeight weight(Stored stored, Parameter parameter) {

@@ -56,6 +56,11 @@ record OptimizerStates(PickledValue root) {
     return stage.get().asInt();
   }
 
+  /** The inner optimizer's {@code state_dict()}, or with elastic checkpoints a list of states. */
+  PickledValue baseState() {
+    return stateDict().get(BASE_STATE);
+  }
+
   int groups() {
     return masters().size();
   }

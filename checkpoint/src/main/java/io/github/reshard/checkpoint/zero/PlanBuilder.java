@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.Address;
+import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ModelParallelism;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.Recipe;
@@ -50,6 +51,9 @@ final class PlanBuilder {
   final List<SliceCopy> carried = new ArrayList<>();
   final List<ReshardPlan.Padding> padding = new ArrayList<>();
   final List<String> notes = new ArrayList<>();
+  final List<Evidence> evidence = new ArrayList<>();
+  final ArchiveNames archives = new ArchiveNames();
+  final OneStep steps = new OneStep(this);
   private final Set<Long> proven = new HashSet<>();
   private final Map<ByteBuffer, ByteBuffer> pickles = new ConcurrentHashMap<>();
   private int sourceWorldSize;
@@ -110,8 +114,11 @@ final class PlanBuilder {
   /**
    * Registers a torch file of the source; its index. Entries of 0 bytes have no place in a plan: a
    * ZeRO-3 model file has one for each parameter.
+   *
+   * @throws RefusedException if it was saved as another file of a checkpoint
    */
   int addSource(FileStat stat, TorchFile file) {
+    archives.add(stat, file);
     sources.add(
         new SourceFile(
             stat,

@@ -52,6 +52,9 @@ public final class ReshardPlanner {
     } else {
       ShardedPlanner.plan(plan);
     }
+    plan.evidence.addAll(plan.archives.evidence());
+    plan.evidence.add(new CopiedShards(plan).refuse(plan.steps.trainedSteps() > 0));
+    plan.evidence.addAll(plan.steps.evidence());
     files.others().forEach(other -> plan.copyAsIs(other.path(), other.stat()));
     files.beside().forEach(other -> plan.copyAsIs(other.path(), other.stat()));
     return finished(plan, files.tag(), partBytes);
@@ -85,6 +88,7 @@ public final class ReshardPlanner {
         plan.models,
         plan.carried,
         plan.padding,
+        plan.evidence,
         plan.notes,
         partBytes);
   }

@@ -170,6 +170,13 @@ final class ShardedPlanner {
       }
     }
     requireReplicasAgree(models, optimizers, source, frozen);
+    plan.steps.addModel(first, models.size());
+    plan.steps.addOptimizer(
+        optimizers.get(0).source(),
+        optimizers.get(0).file(),
+        states.optimizer(),
+        optimizerStats.values().stream().map(FileStat::name).toList(),
+        true);
     if (flat) {
       requireSubGroupsAgree(states, optimizers.get(0), source);
       StagePlanner.toFlat(
