@@ -112,7 +112,14 @@ final class FlatPlanner {
             });
     MuonCheckpoints.requireNone(model);
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
-    ParamGroups groups = ParamGroups.of(model, shards, ranks);
+    ParamGroups groups =
+        model.hasShapes()
+            ? ParamGroups.of(model, shards, ranks)
+            : ExpertGroups.of(
+                plan,
+                ExpertFiles.of(plan, experts, sources, mpRank, model),
+                new ExpertGroups.ModelFile(model, modelFile, modelSource),
+                shards);
     OptimizerStates states = shards.get(0).states();
     if (StagePlanner.isConversion(plan, states)) {
       StagePlanner.requireConvertible(plan, model, states);

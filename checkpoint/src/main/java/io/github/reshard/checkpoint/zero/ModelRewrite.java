@@ -41,6 +41,9 @@ final class ModelRewrite {
       if (storage != null) {
         moveFlat(root, storage, g, group, moved);
       }
+      if (!states.hasShapes()) {
+        continue;
+      }
       PickledValue shapes = states.root().get(ModelStates.PARAM_SHAPES).items().get(g);
       List<PyEntries.Entry> entries = shapes.entries().list();
       List<PyEntries.Entry> reordered = new ArrayList<>();
