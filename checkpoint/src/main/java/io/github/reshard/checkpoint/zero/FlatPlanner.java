@@ -114,8 +114,19 @@ final class FlatPlanner {
             });
     MuonCheckpoints.requireNone(model);
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
-    model.config().ifPresent(config -> config.requireSupported(shards.get(0).states().stage()));
-    ParamGroups groups = ParamGroups.of(model, shards, ranks);
+    // Mixtures of experts before DeepSpeed 0.19.3 have it in their optimizer files only.
+    model
+        .config()
+        .or(() -> DsConfig.ifStored(shards.get(0).states().root()))
+        .ifPresent(config -> config.requireSupported(shards.get(0).states().stage()));
+    ParamGroups groups =
+        model.hasShapes()
+            ? ParamGroups.of(model, shards, ranks)
+            : ExpertGroups.of(
+                plan,
+                ExpertFiles.of(plan, experts, sources, mpRank, model),
+                new ExpertGroups.ModelFile(model, modelFile, modelSource),
+                shards);
     OptimizerStates states = shards.get(0).states();
     if (StagePlanner.isConversion(plan, states)) {
       StagePlanner.requireConvertible(plan, model, states);
@@ -140,7 +151,7 @@ final class FlatPlanner {
     addSteps(shards);
 
     planModelFile(modelStat, modelFile, modelSource, models.refs(plan, 0, ranks));
-    ExpertFiles.require(model, mpRank, experts);
+    ExpertsPresent.require(model, mpRank, experts);
     addWeightsBeside(model, mpRank, models);
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       String name = optimizerName(shards, rank, mpRank);

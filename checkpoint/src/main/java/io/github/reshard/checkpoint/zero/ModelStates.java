@@ -39,6 +39,14 @@ record ModelStates(PickledValue root) {
     return dimensions.findPresent(key).map(PickledValue::asInt).orElse(ModelParallelism.UNKNOWN);
   }
 
+  /**
+   * Whether it names the parameters and their shapes: that of a native mixture of experts does not
+   * before DeepSpeed 0.19.3 ({@link ExpertGroups}).
+   */
+  boolean hasShapes() {
+    return root.find(PARAM_SHAPES).isPresent() || root.findPresent("num_experts").isEmpty();
+  }
+
   /** The param groups, each in the order of its flat buffer. */
   List<List<Parameter>> flatGroups() {
     PickledValue shapes = root.get(PARAM_SHAPES);

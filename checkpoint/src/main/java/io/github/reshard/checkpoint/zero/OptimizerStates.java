@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
@@ -99,6 +100,19 @@ record OptimizerStates(PickledValue root) {
         .stream()
         .map(PickledValue.Entry::key)
         .toList();
+  }
+
+  /** How many elements {@code param_slice_mappings} name for {@code group}. */
+  long recordedElements(int group) {
+    return stateDict().get(PARAM_SLICE_MAPPINGS).items().get(group).children().stream()
+        .mapToLong(entry -> fragment(entry.value()).get("numel").asLong())
+        .sum();
+  }
+
+  /** The fields of a {@code fragment_address}. */
+  private static PickledValue fragment(PickledValue address) {
+    PyObject fields = address.node() instanceof PyInstance made ? made.state() : address.node();
+    return new PickledValue(address.file(), address.path(), fields);
   }
 
   /**

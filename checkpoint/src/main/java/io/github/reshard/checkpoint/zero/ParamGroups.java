@@ -28,10 +28,16 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
    * @param parameters in the order in which the optimizer was given them
    * @param expertParallelSize into how many sets of ranks with different experts the ranks fall, or
    *     {@link #DENSE}
+   * @param recordedByAllRanks whether {@code param_slice_mappings} cut it by the number of all
+   *     ranks ({@link FlatLayout#recordedExtentsIn})
    */
-  record Group(List<Parameter> parameters, int expertParallelSize) {
+  record Group(List<Parameter> parameters, int expertParallelSize, boolean recordedByAllRanks) {
     Group {
       parameters = List.copyOf(parameters);
+    }
+
+    Group(List<Parameter> parameters, int expertParallelSize) {
+      this(parameters, expertParallelSize, false);
     }
   }
 
@@ -124,10 +130,11 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
         shared.add(FlatLayout.Group.dense(size, worldSize));
       } else {
         int sharers = worldSize / expertParallelSize;
+        int recorded = groups.get(g).recordedByAllRanks() ? worldSize : sharers;
         shared.add(
             dataFirst
-                ? new FlatLayout.Group(size, expertRank * sharers, 1, sharers)
-                : new FlatLayout.Group(size, expertRank, expertParallelSize, sharers));
+                ? new FlatLayout.Group(size, expertRank * sharers, 1, sharers, recorded)
+                : new FlatLayout.Group(size, expertRank, expertParallelSize, sharers, recorded));
       }
     }
     return new FlatLayout(worldSize, parameters, shared, roundRobin);

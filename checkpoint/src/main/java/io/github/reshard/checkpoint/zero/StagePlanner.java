@@ -47,6 +47,11 @@ final class StagePlanner {
    *     checkpoint has, or this program does not
    */
   static void requireConvertible(PlanBuilder plan, ModelStates model, OptimizerStates states) {
+    if (!model.hasShapes()) {
+      throw refused(
+          plan,
+          "it is a mixture of experts that DeepSpeed before 0.19.3 saved, without its configuration in the model file");
+    }
     DsConfig config = DsConfig.of(model.root());
     boolean experts =
         !plan.files.experts().isEmpty() || model.root().findPresent("num_experts").isPresent();
