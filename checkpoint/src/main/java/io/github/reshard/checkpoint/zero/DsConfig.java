@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
+import java.util.Arrays;
 import java.util.Optional;
 import java.util.Set;
 
@@ -42,11 +43,15 @@ record DsConfig(PickledValue value) {
   }
 
   /**
-   * The configuration in {@code root}; none if only the path of its file is stored, or nothing: the
-   * engine stores what {@code initialize} was given.
+   * The configuration in the first of {@code roots} that has it; none if only the path of its file
+   * is stored, or nothing: the engine stores what {@code initialize} was given. Mixtures of experts
+   * before DeepSpeed 0.19.3 have it in their optimizer files only.
    */
-  static Optional<DsConfig> ifStored(PickledValue root) {
-    return root.findPresent(KEY).filter(PickledValue::isDict).map(DsConfig::new);
+  static Optional<DsConfig> ifStored(PickledValue... roots) {
+    return Arrays.stream(roots)
+        .flatMap(root -> root.findPresent(KEY).filter(PickledValue::isDict).stream())
+        .findFirst()
+        .map(DsConfig::new);
   }
 
   /**
@@ -144,6 +149,11 @@ record DsConfig(PickledValue value) {
             .isPresent();
     boolean offloaded = device("offload_optimizer").equals("cpu");
     return stage == 1 && bf16 && floatGradients && !offloaded;
+  }
+
+  /** {@code parameter_alignment} (DeepSpeed 0.19.7 and later). */
+  boolean alignsParameters() {
+    return zero("parameter_alignment").map(PickledValue::isTrue).orElse(false);
   }
 
   /** {@code round_robin_gradients}. */

@@ -13,6 +13,7 @@ import java.util.HashSet;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Set;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -71,9 +72,10 @@ final class ExpertGroups {
 
   private ParamGroups groups() throws IOException {
     requireMappings();
-    ModelStates config = new ModelStates(first.root());
-    if (config.hasConfig()) {
-      return groups(config.roundRobin() && !first.isBf16Optimizer(), config.dataBeforeExperts());
+    Optional<DsConfig> config = DsConfig.ifStored(first.root());
+    if (config.isPresent()) {
+      return groups(
+          config.get().roundRobin() && !first.isBf16Optimizer(), config.get().dataBeforeExperts());
     }
     return unconfigured();
   }

@@ -114,12 +114,10 @@ final class FlatPlanner {
             });
     MuonCheckpoints.requireNone(model);
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
-    // Mixtures of experts before DeepSpeed 0.19.3 have it in their optimizer files only.
-    model
-        .config()
-        .or(() -> DsConfig.ifStored(shards.get(0).states().root()))
-        .ifPresent(config -> config.requireSupported(shards.get(0).states().stage()));
-    ParamGroups groups =
+    OptimizerStates states = shards.get(0).states();
+    DsConfig.ifStored(model.root(), states.root())
+        .ifPresent(config -> config.requireSupported(states.stage()));
+    ParamGroups recorded =
         model.hasShapes()
             ? ParamGroups.of(model, shards, ranks)
             : ExpertGroups.of(
@@ -127,7 +125,7 @@ final class FlatPlanner {
                 ExpertFiles.of(plan, experts, sources, mpRank, model),
                 new ExpertGroups.ModelFile(model, modelFile, modelSource),
                 shards);
-    OptimizerStates states = shards.get(0).states();
+    ParamGroups groups = FlatPaddings.of(model, recorded, shards, plan.targetWorldSize);
     if (StagePlanner.isConversion(plan, states)) {
       StagePlanner.requireConvertible(plan, model, states);
       stage = plan.targetStage;
@@ -142,7 +140,8 @@ final class FlatPlanner {
             ? groups.roundRobin()
             : DsConfig.of(model.root()).roundRobin()
                 && !DsConfig.of(model.root()).makesBf16Optimizer(stage);
-    ParamGroups targetGroups = new ParamGroups(groups.groups(), roundRobin, groups.dataFirst());
+    ParamGroups targetGroups =
+        FlatPaddings.atStage(stage, model, groups, states).withRoundRobin(roundRobin);
     Models models = addModels(mpRank, groups, targetGroups, ranks);
     for (int rank = 0; rank < ranks; rank++) {
       FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
@@ -274,11 +273,7 @@ final class FlatPlanner {
         FlatLayout to = refs.get(weights.group()).target();
         int group = refs.get(weights.group()).group();
         DType dtype = module.get(to.parameters().get(to.flatOrder(group)[0]).name()).dtype();
-        long data = to.groupElements(group) * dtype.bytes();
-        if (data < storage.bytes()) {
-          plan.carried.add(
-              SliceCopy.padding(begin.plus(data), storage.bytes() - data, 0, dtype.bytes()));
-        }
+        addFlatPadding(to, group, dtype.bytes(), begin);
       }
     }
     for (int g = 0; g < refs.size(); g++) {
@@ -286,6 +281,14 @@ final class FlatPlanner {
       if (model.expertRank() == ParamId.NO_EXPERT) {
         addModuleWeights(source, file, module, refs.get(g), flat.get(g));
       }
+    }
+  }
+
+  /** The zeros in a flat buffer of the model file. */
+  private void addFlatPadding(FlatLayout layout, int group, int width, Address begin) {
+    for (FlatLayout.Run run : layout.flatPadding(group)) {
+      plan.carried.add(
+          SliceCopy.padding(begin.plus(run.start() * width), run.elements() * width, 0, width));
     }
   }
 

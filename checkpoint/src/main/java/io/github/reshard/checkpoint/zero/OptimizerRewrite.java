@@ -19,6 +19,7 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 
 /** Turns the optimizer file of one source rank into that of a target rank. */
 final class OptimizerRewrite {
@@ -63,8 +64,7 @@ final class OptimizerRewrite {
         String key = "group " + g + " " + part.state();
         StorageKeys.move(tensor, key, partition);
         boolean cut = part.state().equals(States.MASTER) ? !toBf16Optimizer : part.cut();
-        tensor.setGeometry(
-            0, new long[] {cut ? partition - layout.padding(rank, group) : partition});
+        tensor.setGeometry(0, new long[] {cut ? layout.cutElements(rank, group) : partition});
         moved.put(
             key,
             new Rewritten.Storage(
@@ -81,7 +81,15 @@ final class OptimizerRewrite {
         g ->
             toBf16Optimizer
                 ? groups.get(g).layout().paddingOnLastRank(rank, groups.get(g).group())
-                : groups.get(g).layout().padding(rank, groups.get(g).group()));
+                : groups.get(g).layout().recordedPadding(rank, groups.get(g).group()));
+    ParameterAlignments.write(
+        stateDict,
+        groups.stream().map(g -> g.layout().alignmentPaddings(g.group())).toList(),
+        stage == Recipe.AS_SAVED
+            ? Optional.empty()
+            : Optional.of(
+                FlatPaddings.recordsAlignments(
+                    DsVersion.in(stateDict, states.root()), DsConfig.of(states.root()), stage)));
     setNumbers(
         stateDict,
         OptimizerStates.PARTITION_COUNT,

@@ -48,13 +48,7 @@ record OptimizerStates(PickledValue root) {
     if (stage.isEmpty()) {
       return 1;
     }
-    PyObject node = stage.get().node();
-    if (node instanceof io.github.reshard.checkpoint.pickle.PyInstance made
-        && made.args() instanceof io.github.reshard.checkpoint.pickle.PyTuple args
-        && args.size() == 1) {
-      return new PickledValue(root.file(), stage.get().path(), args.get(0)).asInt();
-    }
-    return stage.get().asInt();
+    return ZeroStage.of(stage.get());
   }
 
   /** The inner optimizer's {@code state_dict()}, or with elastic checkpoints a list of states. */

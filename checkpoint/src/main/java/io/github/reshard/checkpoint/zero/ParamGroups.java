@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.Paddings;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.layout.RoundRobin;
 import java.util.ArrayList;
@@ -17,8 +18,9 @@ import java.util.Set;
  * @param roundRobin whether the flat order is that of {@code round_robin_gradients}
  * @param dataFirst whether consecutive ranks share experts instead of having different ones ({@code
  *     use_data_before_expert_parallelism}; DeepSpeed 0.19.6, utils/groups.py)
+ * @param paddings how the groups are padded
  */
-record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
+record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst, Paddings paddings) {
   /** The {@link Group#expertParallelSize()} of parameters that every rank has. */
   static final int DENSE = 0;
 
@@ -43,6 +45,19 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
 
   ParamGroups {
     groups = List.copyOf(groups);
+  }
+
+  /** Groups that are padded as usual. */
+  ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
+    this(groups, roundRobin, dataFirst, Paddings.USUAL);
+  }
+
+  ParamGroups withRoundRobin(boolean reordered) {
+    return new ParamGroups(groups, reordered, dataFirst, paddings);
+  }
+
+  ParamGroups withPaddings(Paddings padded) {
+    return new ParamGroups(groups, roundRobin, dataFirst, padded);
   }
 
   /**
@@ -137,6 +152,7 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
                 : new FlatLayout.Group(size, expertRank, expertParallelSize, sharers, recorded));
       }
     }
-    return new FlatLayout(worldSize, parameters, shared, roundRobin);
+    return new FlatLayout(
+        worldSize, parameters, shared, roundRobin, paddings.of(indices(expertParallelSize)));
   }
 }

@@ -267,7 +267,7 @@ final class ShardGroups {
 
   /** Whether round robin would put the parameters of a group in another order. */
   static boolean orderMatters(ParamGroups groups, int worldSize) {
-    ParamGroups reordered = new ParamGroups(groups.groups(), true, groups.dataFirst());
+    ParamGroups reordered = groups.withRoundRobin(true);
     for (int size : groups.expertParallelSizes()) {
       FlatLayout plain = groups.layout(worldSize, size, 0);
       FlatLayout robin = reordered.layout(worldSize, size, 0);

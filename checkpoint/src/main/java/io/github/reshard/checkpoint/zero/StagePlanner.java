@@ -147,7 +147,24 @@ final class StagePlanner {
     if (roundRobin) {
       plan.notes.add(FlatPlanner.ROUND_ROBIN_NOTE);
     }
-    return new FlatLayout(plan.targetWorldSize, parameters, groups, roundRobin);
+    List<Integer> alignments = new ArrayList<>();
+    Map<String, TensorNode> module = model.module();
+    for (int g = 0; g < groups.size(); g++) {
+      int group = g;
+      alignments.add(
+          parameters.stream()
+              .filter(p -> p.group() == group && module.containsKey(p.name()))
+              .map(p -> ParameterAlignments.of(module.get(p.name()).dtype()))
+              .findFirst()
+              .orElse(1));
+    }
+    return new FlatLayout(
+        plan.targetWorldSize,
+        parameters,
+        groups,
+        roundRobin,
+        FlatPaddings.configured(
+            DsVersion.in(states.root(), model.root()), config, plan.targetStage, alignments));
   }
 
   /** A checkpoint of ZeRO-1 or 2 that was read. */
@@ -334,10 +351,10 @@ final class StagePlanner {
         int group = weights.group();
         flat.put(group, begin);
         long width = storage.bytes() / Math.max(1, layout.flatElements(group));
-        long data = layout.groupElements(group) * width;
-        if (data < storage.bytes()) {
+        for (FlatLayout.Run run : layout.flatPadding(group)) {
           plan.carried.add(
-              SliceCopy.padding(begin.plus(data), storage.bytes() - data, 0, (int) width));
+              SliceCopy.padding(
+                  begin.plus(run.start() * width), run.elements() * width, 0, (int) width));
         }
       }
     }

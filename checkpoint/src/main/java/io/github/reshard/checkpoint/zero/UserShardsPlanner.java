@@ -301,7 +301,7 @@ final class UserShardsPlanner {
               group.parameters().stream().map(this::withShape).toList(),
               group.expertParallelSize()));
     }
-    return new ParamGroups(shaped, groups.roundRobin(), groups.dataFirst());
+    return new ParamGroups(shaped, groups.roundRobin(), groups.dataFirst(), groups.paddings());
   }
 
   private Parameter withShape(Parameter parameter) {
@@ -447,7 +447,7 @@ final class UserShardsPlanner {
   private Optional<String> firstMismatch(
       ParamGroups groups, FlatPlanner.Models models, boolean roundRobin) throws IOException {
     OrderProof proof = new OrderProof(plan);
-    ParamGroups ordered = new ParamGroups(groups.groups(), roundRobin, groups.dataFirst());
+    ParamGroups ordered = groups.withRoundRobin(roundRobin);
     for (Map.Entry<Integer, List<Integer>> ofSize : models.indices().entrySet()) {
       for (int expertRank = 0; expertRank < ofSize.getValue().size(); expertRank++) {
         PartitionedModel each = plan.models.get(ofSize.getValue().get(expertRank));
@@ -462,7 +462,7 @@ final class UserShardsPlanner {
   }
 
   private void reorder(ParamGroups groups, FlatPlanner.Models models) {
-    ParamGroups ordered = new ParamGroups(groups.groups(), true, groups.dataFirst());
+    ParamGroups ordered = groups.withRoundRobin(true);
     models
         .indices()
         .forEach(
