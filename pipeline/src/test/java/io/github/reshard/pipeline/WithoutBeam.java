@@ -152,6 +152,7 @@ final class WithoutBeam {
               model.id(plan.checkpoint(), p),
               model.parameters().get(p).elements(),
               Repartition.expectedStates(model, p),
+              Repartition.holders(model, p),
               slices.get(p));
       Repartition.copies(model, p, tensor, this::copy);
     }

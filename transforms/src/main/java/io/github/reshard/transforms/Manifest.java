@@ -152,6 +152,9 @@ public record Manifest(Map<String, Integer> digests) {
     ObjectNode bytes = proofs.putObject("bytes").put("entries", proven.entries());
     proven.filesWithoutCrcs().forEach(bytes.putArray("filesWithoutCrcs")::add);
     proven.filesWithoutEntries().forEach(bytes.putArray("filesWithoutChecksums")::add);
+    if (proven.copies() > 0) {
+      proofs.putObject("copies").put("equal", proven.copies());
+    }
     ObjectNode weights =
         proofs.putObject("weights").put("parameters", proven.weights() - disagreements.size());
     proven.withoutWeights().forEach(weights.putArray("withoutWeights")::add);

@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import java.util.ArrayList;
@@ -19,6 +20,7 @@ import java.util.List;
  * @param filesWithoutEntries paths of files that are no torch files and have no checksum to check
  * @param weights parameters whose masters were compared with the module's weights
  * @param withoutWeights parameters that no model file has the weights of
+ * @param copies copies of states that ranks share, beside the first of each
  * @param evidence what the source's metadata proves
  */
 public record Proofs(
@@ -29,6 +31,7 @@ public record Proofs(
     List<String> filesWithoutEntries,
     long weights,
     List<String> withoutWeights,
+    long copies,
     List<Evidence> evidence) {
   private static final int MOST_NAMED = 8;
 
@@ -37,11 +40,15 @@ public record Proofs(
     long parameters = 0;
     long elements = 0;
     long weights = 0;
+    long copies = 0;
     List<String> withoutWeights = new ArrayList<>();
     for (PartitionedModel model : plan.models()) {
       parameters += model.parameters().size();
       elements += model.parameters().stream().mapToLong(Parameter::elements).sum();
       for (int p = 0; p < model.parameters().size(); p++) {
+        for (List<Integer> holders : Repartition.holders(model, p).values()) {
+          copies += Math.max(0, holders.size() - 1);
+        }
         ModuleWeight weight = model.weights().get(p);
         if (weight == null || weight.isDerived()) {
           withoutWeights.add(model.id(plan.checkpoint(), p).toString());
@@ -70,6 +77,7 @@ public record Proofs(
             .toList(),
         weights,
         withoutWeights,
+        copies,
         plan.evidence());
   }
 
@@ -83,6 +91,11 @@ public record Proofs(
     sentences.add("every element of %d parameters is there once".formatted(parameters));
     if (entries > 0) {
       sentences.add("the bytes of %d entries have the CRC-32 that was saved".formatted(entries));
+    }
+    if (copies > 0) {
+      sentences.add(
+          "%d copies of optimizer state that ranks share are equal to the first, bit for bit"
+              .formatted(copies));
     }
     if (weights - disagreed > 0) {
       sentences.add(

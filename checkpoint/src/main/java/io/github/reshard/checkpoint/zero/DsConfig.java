@@ -161,6 +161,14 @@ record DsConfig(PickledValue value) {
     return zero("round_robin_gradients").map(PickledValue::isTrue).orElse(false);
   }
 
+  /** Whether the optimizer's state is kept in the host's memory or on NVMe. */
+  boolean offloadsOptimizer() {
+    return zero("cpu_offload").map(PickledValue::isTrue).orElse(false)
+        || zero("offload_optimizer", "device")
+            .filter(device -> !device.asString().equals("none"))
+            .isPresent();
+  }
+
   /** {@code clip_grad} of an optimizer that is made with this configuration. */
   PyObject gradientClipping() {
     return find("gradient_clipping")

@@ -112,7 +112,6 @@ final class FlatPlanner {
                   "expected a list with one number for each layer, found %s. That is the old format, whose expert files have no layer in their names: load it once with a DeepSpeed that writes the new one, and save it again."
                       .formatted(experts.describe()));
             });
-    MuonCheckpoints.requireNone(model);
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
     OptimizerStates states = shards.get(0).states();
     DsConfig.ifStored(model.root(), states.root())
@@ -128,6 +127,7 @@ final class FlatPlanner {
     ParamGroups groups = FlatPaddings.of(model, recorded, shards, plan.targetWorldSize);
     if (StagePlanner.isConversion(plan, states)) {
       StagePlanner.requireConvertible(plan, model, states);
+      MuonMomentum.requireNoneToConvert(states);
       stage = plan.targetStage;
       if (stage == 3) {
         StagePlanner.toSharded(
@@ -148,17 +148,16 @@ final class FlatPlanner {
     }
     requireReplicasAgree(shards, models.refs(plan, 0, ranks));
     addSteps(shards);
+    MuonMomentum.add(
+        plan, model.root(), shards, r -> models.refs(plan, r, ranks), Optional.empty());
 
     planModelFile(modelStat, modelFile, modelSource, models.refs(plan, 0, ranks));
     ExpertsPresent.require(model, mpRank, experts);
     addWeightsBeside(model, mpRank, models);
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
-      String name = optimizerName(shards, rank, mpRank);
-      planOptimizerFile(
-          shards,
-          rank,
-          plan.files.tag() + "/" + name,
-          models.refs(plan, rank, plan.targetWorldSize));
+      List<FileGroup> refs = models.refs(plan, rank, plan.targetWorldSize);
+      String name = optimizerName(shards, rank, mpRank, refs);
+      planOptimizerFile(shards, rank, plan.files.tag() + "/" + name, refs);
     }
     addPadding(models);
     if (roundRobin) {
@@ -239,12 +238,12 @@ final class FlatPlanner {
   /** What is not partitioned must be the same on all ranks. */
   void requireReplicasAgree(List<Shard> shards, List<FileGroup> refs) throws IOException {
     List<OptimizerRewrite.Group> groups =
-        refs.stream().map(ref -> new OptimizerRewrite.Group(ref.source(), ref.group())).toList();
+        refs.stream()
+            .map(ref -> OptimizerRewrite.Group.of(ref.model(), ref.source(), ref.group()))
+            .toList();
     ReplicaComparison comparison =
         new ReplicaComparison(
-            plan.store,
-            plan.sources,
-            file -> OptimizerRewrite.rewrite(file, groups, 0, Recipe.AS_SAVED));
+            plan.store, plan.sources, file -> OptimizerRewrite.comparable(file, groups));
     for (int rank = 0; rank < shards.size(); rank++) {
       Shard shard = shards.get(rank);
       comparison.add(rank, shard.source(), shard.file()).ifPresent(plan.notes::add);
@@ -454,16 +453,31 @@ final class FlatPlanner {
         .filter(entry -> entry.value().asTensor().isPresent());
   }
 
-  private String optimizerName(List<Shard> shards, int rank, int mpRank) {
+  private String optimizerName(List<Shard> shards, int rank, int mpRank, List<FileGroup> refs) {
     return CheckpointFiles.nameOf(
-        plan.sources.get(shards.get(templateRank(shards, rank)).source()).stat().name(),
+        plan.sources.get(shards.get(templateRank(shards, rank, refs)).source()).stat().name(),
         rank,
         mpRank);
   }
 
-  /** The source rank that says everything that is not partitioned. */
-  private static int templateRank(List<Shard> shards, int rank) {
-    return rank < shards.size() ? rank : 0;
+  /**
+   * The source rank that says everything that is not partitioned: the same rank, unless it has no
+   * tensor of a state that the target rank holds.
+   */
+  private static int templateRank(List<Shard> shards, int rank, List<FileGroup> refs) {
+    if (rank >= shards.size()) {
+      return 0;
+    }
+    for (int g = 0; g < refs.size(); g++) {
+      FileGroup ref = refs.get(g);
+      for (String state : ref.model().wholeStates(ref.group())) {
+        boolean needed = ref.model().targetOf(ref.group(), state).elementsIn(rank, ref.group()) > 0;
+        if (needed && shards.get(rank).states().find(g, state).isEmpty()) {
+          return 0;
+        }
+      }
+    }
+    return rank;
   }
 
   /**
@@ -472,7 +486,7 @@ final class FlatPlanner {
    * @param path where it goes, relative to the output
    */
   void planOptimizerFile(List<Shard> shards, int rank, String path, List<FileGroup> refs) {
-    Shard template = shards.get(templateRank(shards, rank));
+    Shard template = shards.get(templateRank(shards, rank, refs));
     String name = path.substring(path.lastIndexOf('/') + 1);
     Recipe recipe =
         plan.optimizerRecipe(
@@ -515,7 +529,7 @@ final class FlatPlanner {
     PaddingReader reader = new PaddingReader(plan.store, plan.sources);
     for (int g = 0; g < model.states().size(); g++) {
       for (Map.Entry<String, DType> state : model.states().get(g).entrySet()) {
-        if (!state.getKey().equals(States.MASTER)) {
+        if (!state.getKey().equals(States.MASTER) && !model.isWhole(g, state.getKey())) {
           long bits = reader.uniformBits(model, g, state.getKey(), state.getValue());
           if (bits != 0) {
             plan.padding.add(new ReshardPlan.Padding(index, g, state.getKey(), bits));

@@ -126,7 +126,7 @@ final class ShardedPlanner {
     List<RankFile> optimizers = read(optimizerStats.values());
     ShardedStates states = new ShardedStates(root(optimizers.get(0)));
     ShardedKinds.requireSupported(plan, first, states);
-    MuonCheckpoints.requireNone(first);
+    MuonMomentum.requireNoneAtStage3(first.root(), states);
 
     SubGroups subGroups = SubGroups.of(first, states);
     long subGroupSize = subGroups.size(first, ranks, plan.targetWorldSize, plan.notes);

@@ -122,6 +122,12 @@ final class UserShardsPlanner {
       reorder(groups, models);
       plan.notes.add(FlatPlanner.ROUND_ROBIN_NOTE);
     }
+    MuonMomentum.add(
+        plan,
+        null,
+        shards,
+        r -> models.refs(plan, r, ranks),
+        config().map(UserShardsPlanner::offloadsOptimizer));
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       flat.planOptimizerFile(
           shards, rank, user.nameOf(rank), models.refs(plan, rank, plan.targetWorldSize));
@@ -149,6 +155,7 @@ final class UserShardsPlanner {
           user.directory() + "/" + user.pattern(),
           "these are shards of ZeRO-3, which hold neither the names nor the shapes of the parameters. Say --model=FILE, the model's state dict at the same step (torch or safetensors).");
     }
+    MuonMomentum.requireNoneAtStage3(new ShardedStates(any.states().root()));
     List<Shard> shards = List.copyOf(byRank.values());
     ShardedReading reading = new ShardedReading(plan, shards, model);
     SubGroups subGroups =
@@ -479,9 +486,18 @@ final class UserShardsPlanner {
                         each.states(),
                         each.sourcePartitions(),
                         each.targetPartitions(),
-                        each.weights()));
+                        each.weights(),
+                        each.whole()));
               }
             });
+  }
+
+  private static boolean offloadsOptimizer(Map<?, ?> config) {
+    return config.get("zero_optimization") instanceof Map<?, ?> zero
+        && (Boolean.TRUE.equals(zero.get("cpu_offload"))
+            || (zero.get("offload_optimizer") instanceof Map<?, ?> offload
+                && offload.get("device") instanceof String device
+                && !device.equals("none")));
   }
 
   private Optional<Boolean> configuredRoundRobin() throws IOException {
