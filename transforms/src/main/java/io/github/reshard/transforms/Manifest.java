@@ -9,6 +9,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
@@ -151,9 +152,21 @@ public record Manifest(Map<String, Integer> digests) {
     ObjectNode bytes = proofs.putObject("bytes").put("entries", proven.entries());
     proven.filesWithoutCrcs().forEach(bytes.putArray("filesWithoutCrcs")::add);
     proven.filesWithoutEntries().forEach(bytes.putArray("filesWithoutChecksums")::add);
+    if (proven.copies() > 0) {
+      proofs.putObject("copies").put("equal", proven.copies());
+    }
     ObjectNode weights =
         proofs.putObject("weights").put("parameters", proven.weights() - disagreements.size());
     proven.withoutWeights().forEach(weights.putArray("withoutWeights")::add);
+    ArrayNode files = proofs.putArray("files");
+    for (Evidence evidence : proven.evidence()) {
+      ObjectNode node = files.addObject();
+      node.put("claim", evidence.claim()).put("by", evidence.by()).put("files", evidence.files());
+      evidence.without().forEach(node.putArray("without")::add);
+      if (!evidence.whyNot().isEmpty()) {
+        node.put("whyNot", evidence.whyNot());
+      }
+    }
     ArrayNode disagreed = weights.putArray("disagreed");
     disagreements.forEach(
         (parameter, element) ->

@@ -199,16 +199,7 @@ public record CheckpointFacts(
 
     private static int stage(PickledValue optimizer) {
       Optional<PickledValue> stage = child(optimizer, "zero_stage");
-      if (stage.isEmpty()) {
-        return 1;
-      }
-      PyObject node = stage.get().node();
-      if (node instanceof PyInstance made
-          && made.args() instanceof PyTuple args
-          && args.size() == 1) {
-        node = args.get(0);
-      }
-      return new PickledValue(optimizer.file(), "zero_stage", node).asInt();
+      return stage.isEmpty() ? 1 : ZeroStage.of(stage.get());
     }
 
     private static Set<String> names(Optional<PickledValue> shapes) {

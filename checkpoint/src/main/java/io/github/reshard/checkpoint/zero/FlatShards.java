@@ -19,7 +19,10 @@ import java.util.Map;
 final class FlatShards {
   private FlatShards() {}
 
-  /** Checks a shard against the layout and notes where its partitions are. */
+  /**
+   * Checks a shard against the layout and notes where its partitions are; {@link MuonMomentum} is
+   * added by itself.
+   */
   static void addPartitions(PlanBuilder plan, Shard shard, int rank, List<FileGroup> groups) {
     OptimizerStates optimizer = shard.states();
     if (optimizer.groups() != groups.size()) {
@@ -42,8 +45,16 @@ final class FlatShards {
                 g ->
                     optimizer.isBf16Optimizer()
                         ? g.source().paddingOnLastRank(rank, g.group())
-                        : g.source().padding(rank, g.group()))
+                        : g.source().recordedPadding(rank, g.group()))
             .toList());
+    ParameterAlignments.recorded(optimizer)
+        .ifPresent(
+            found ->
+                requireEqual(
+                    optimizer,
+                    ParameterAlignments.KEY,
+                    found,
+                    groups.stream().map(g -> g.source().alignmentPaddings(g.group())).toList()));
     requireSliceMappings(optimizer, rank, groups);
     List<PickledValue> partitions = new ArrayList<>();
     for (int g = 0; g < groups.size(); g++) {
@@ -53,11 +64,15 @@ final class FlatShards {
       Map<String, DType> types = new LinkedHashMap<>();
       for (OptimizerStates.GroupTensor part : optimizer.tensors(g)) {
         TensorNode tensor = part.tensor();
+        if (MuonMomentum.is(optimizer, g, part.state())) {
+          partitions.add(part.value());
+          continue;
+        }
         if (Replicated.isReplicated(tensor)) {
           continue;
         }
         long padded = layout.bucketElements(group);
-        long expected = part.cut() ? padded - layout.padding(rank, group) : padded;
+        long expected = part.cut() ? layout.cutElements(rank, group) : padded;
         if (tensor.shape().length != 1 || tensor.numel() != expected || !tensor.isContiguous()) {
           throw part.value()
               .refused(
@@ -92,7 +107,7 @@ final class FlatShards {
   }
 
   private static void requireEqual(
-      OptimizerStates optimizer, String key, List<Long> found, List<Long> expected) {
+      OptimizerStates optimizer, String key, List<?> found, List<?> expected) {
     if (!found.equals(expected)) {
       throw optimizer
           .stateDict()

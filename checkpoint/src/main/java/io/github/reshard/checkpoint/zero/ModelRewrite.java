@@ -47,6 +47,9 @@ final class ModelRewrite {
         moveFlat(template, root, states.module(), storage, g, group, moved);
         flat.add(storage);
       }
+      if (!states.hasShapes()) {
+        continue;
+      }
       PickledValue shapes = states.root().get(ModelStates.PARAM_SHAPES).items().get(g);
       List<PyEntries.Entry> entries = shapes.entries().list();
       List<PyEntries.Entry> reordered = new ArrayList<>();

@@ -47,6 +47,11 @@ final class StagePlanner {
    *     checkpoint has, or this program does not
    */
   static void requireConvertible(PlanBuilder plan, ModelStates model, OptimizerStates states) {
+    if (!model.hasShapes()) {
+      throw refused(
+          plan,
+          "it is a mixture of experts that DeepSpeed before 0.19.3 saved, without its configuration in the model file");
+    }
     DsConfig config = DsConfig.of(model.root());
     boolean experts =
         !plan.files.experts().isEmpty() || model.root().findPresent("num_experts").isPresent();
@@ -142,7 +147,24 @@ final class StagePlanner {
     if (roundRobin) {
       plan.notes.add(FlatPlanner.ROUND_ROBIN_NOTE);
     }
-    return new FlatLayout(plan.targetWorldSize, parameters, groups, roundRobin);
+    List<Integer> alignments = new ArrayList<>();
+    Map<String, TensorNode> module = model.module();
+    for (int g = 0; g < groups.size(); g++) {
+      int group = g;
+      alignments.add(
+          parameters.stream()
+              .filter(p -> p.group() == group && module.containsKey(p.name()))
+              .map(p -> ParameterAlignments.of(module.get(p.name()).dtype()))
+              .findFirst()
+              .orElse(1));
+    }
+    return new FlatLayout(
+        plan.targetWorldSize,
+        parameters,
+        groups,
+        roundRobin,
+        FlatPaddings.configured(
+            DsVersion.in(states.root(), model.root()), config, plan.targetStage, alignments));
   }
 
   /** A checkpoint of ZeRO-1 or 2 that was read. */
@@ -214,7 +236,7 @@ final class StagePlanner {
       writer.planFile(
           new ShardedPlanner.RankFile(shard.source(), shard.file()),
           rank,
-          optimizerPath(plan, shard.source(), templateRank, rank),
+          optimizerPath(plan, shard.source(), rank, 0),
           ofOptimizer,
           pickled(plan, shard.file(), ofOptimizer),
           trained);
@@ -225,14 +247,10 @@ final class StagePlanner {
     return TargetFiles.pickled(template, recipe, plan.models, plan.targetWorldSize);
   }
 
-  private static String optimizerPath(PlanBuilder plan, int source, int templateRank, int rank) {
+  private static String optimizerPath(PlanBuilder plan, int source, int rank, int mpRank) {
     return plan.files.tag()
         + "/"
-        + plan.sources
-            .get(source)
-            .stat()
-            .name()
-            .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+        + CheckpointFiles.nameOf(plan.sources.get(source).stat().name(), rank, mpRank);
   }
 
   /** The frozen parameters, which ZeRO-1 and 2 have whole in the model file. */
@@ -296,7 +314,7 @@ final class StagePlanner {
       writer.planFile(
           template,
           rank,
-          optimizerPath(plan, template.source(), templateRank, rank),
+          optimizerPath(plan, template.source(), rank, from.mpRank()),
           recipe,
           pickled(plan, template.file(), recipe),
           from.trained());
@@ -336,10 +354,10 @@ final class StagePlanner {
         int group = weights.group();
         flat.put(group, begin);
         long width = storage.bytes() / Math.max(1, layout.flatElements(group));
-        long data = layout.groupElements(group) * width;
-        if (data < storage.bytes()) {
+        for (FlatLayout.Run run : layout.flatPadding(group)) {
           plan.carried.add(
-              SliceCopy.padding(begin.plus(data), storage.bytes() - data, 0, (int) width));
+              SliceCopy.padding(
+                  begin.plus(run.start() * width), run.elements() * width, 0, (int) width));
         }
       }
     }

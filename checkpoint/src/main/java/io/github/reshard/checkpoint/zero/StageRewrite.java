@@ -32,8 +32,6 @@ import java.util.Set;
  * _common_checkpoint_state} of runtime/engine.py).
  */
 final class StageRewrite {
-  private static final PyGlobal STAGE_ENUM =
-      new PyGlobal("deepspeed.runtime.zero.config", "ZeroStageEnum");
   private static final PyGlobal LOSS_SCALER =
       new PyGlobal("deepspeed.runtime.fp16.loss_scaler", "LossScaler");
   private static final PyGlobal SIZE = new PyGlobal("torch", "Size");
@@ -54,8 +52,8 @@ final class StageRewrite {
 
   private StageRewrite() {}
 
-  private static PyObject stageNode(int stage) {
-    return PyInstance.reduce(STAGE_ENUM, PyTuple.of(PyInt.of(stage)));
+  private static PyObject stageNode(int stage, PickledValue saved) {
+    return ZeroStage.written(stage, saved.find(ZERO_STAGE).map(PickledValue::node));
   }
 
   /** Entries of a dict as they come. */
@@ -104,7 +102,7 @@ final class StageRewrite {
           .take(old, BASE, PyNone.NONE)
           .take(old, MASTERS, PyNone.NONE);
       if (!bf16) {
-        made.put(ZERO_STAGE, stageNode(stage));
+        made.put(ZERO_STAGE, stageNode(stage, old));
       }
       Set<String> first = Set.of(LOSS, DYNAMIC, OVERFLOW, CLIP, BASE, MASTERS, ZERO_STAGE);
       List<PyEntries.Entry> all = made.dict.entries().list();
@@ -117,7 +115,7 @@ final class StageRewrite {
       entries.clear();
       entries.addAll(all);
     } else if (!bf16 && states.stage() != stage) {
-      old.entries().replace(ZERO_STAGE, stageNode(stage));
+      old.entries().replace(ZERO_STAGE, stageNode(stage, old));
     }
     config.setStage(stage);
   }
@@ -213,7 +211,7 @@ final class StageRewrite {
     all.addAll(stateEntries);
     Entries made =
         new Entries()
-            .put(ZERO_STAGE, stageNode(3))
+            .put(ZERO_STAGE, stageNode(3, old))
             .takeScaling(old)
             .put(ShardedStates.PARTITION_COUNT, PyInt.of(target.worldSize()))
             .put(WRAPPER, base.node())
@@ -256,6 +254,7 @@ final class StageRewrite {
     PyList masters = new PyList();
     PyList paddings = new PyList();
     PyList counts = new PyList();
+    List<List<Long>> alignments = new ArrayList<>();
     PyList mappings = new PyList();
     OptimizerRewrite.SliceMappings writer =
         new OptimizerRewrite.SliceMappings(
@@ -263,7 +262,6 @@ final class StageRewrite {
     for (int g = 0; g < groups.size(); g++) {
       int first = source.bucketsOf(g).get(0);
       long partition = target.bucketElements(g);
-      long padding = target.padding(rank, g);
       PyObject master = unlabelled(states.flatGroups().items().get(first).node());
       Optional<PickledValue> state = states.state(first);
       for (String name : states.partitions(source, first).keySet()) {
@@ -273,7 +271,7 @@ final class StageRewrite {
                 .orElseThrow();
         String key = "group " + g + " " + name;
         StorageKeys.move(tensor, key, partition);
-        tensor.setGeometry(0, ofMasters && !bf16 ? partition - padding : partition);
+        tensor.setGeometry(0, ofMasters && !bf16 ? target.cutElements(rank, g) : partition);
         moved.put(
             key,
             new Rewritten.Storage(
@@ -291,7 +289,11 @@ final class StageRewrite {
       List<PyObject> params = ((PyList) groups.get(g).get("params").node()).items();
       params.clear();
       params.add(PyInt.of(g));
-      paddings.items().add(PyInt.of(bf16 ? target.paddingOnLastRank(rank, g) : padding));
+      paddings
+          .items()
+          .add(
+              PyInt.of(bf16 ? target.paddingOnLastRank(rank, g) : target.recordedPadding(rank, g)));
+      alignments.add(target.alignmentPaddings(g));
       counts.items().add(PyInt.of(target.partitionCount(g)));
       mappings.items().add(writer.mapping(target, target.recordedExtentsIn(rank, g)));
     }
@@ -304,10 +306,13 @@ final class StageRewrite {
     }
     made.put(CLIP, config.gradientClipping()).put(BASE, base.node()).put(MASTERS, masters);
     if (!bf16) {
-      made.put(ZERO_STAGE, stageNode(stage));
+      made.put(ZERO_STAGE, stageNode(stage, old));
     }
-    made.put(OptimizerStates.GROUP_PADDINGS, paddings)
-        .put(OptimizerStates.PARTITION_COUNT, counts)
+    made.put(OptimizerStates.GROUP_PADDINGS, paddings);
+    if (FlatPaddings.recordsAlignments(DsVersion.in(states.root()), config, stage)) {
+      made.put(ParameterAlignments.KEY, ParameterAlignments.node(alignments));
+    }
+    made.put(OptimizerStates.PARTITION_COUNT, counts)
         .take(states.root(), VERSION, PyNone.NONE)
         .put(OptimizerStates.PARAM_SLICE_MAPPINGS, mappings);
     states.root().entries().replace(WRAPPER, made.dict);
