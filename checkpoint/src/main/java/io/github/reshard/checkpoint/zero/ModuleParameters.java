@@ -115,7 +115,7 @@ record ModuleParameters(
   }
 
   /** Two tensors at one place of one shape are one parameter by two names. */
-  private static String place(TensorNode tensor) {
+  static String place(TensorNode tensor) {
     return tensor.numel() == 0
         ? "nowhere " + System.identityHashCode(tensor.node())
         : tensor.storageKey()
@@ -125,8 +125,7 @@ record ModuleParameters(
             + Arrays.toString(tensor.stride());
   }
 
-  private static Map<String, TensorNode> listed(
-      ModelStates model, Map<String, TensorNode> module) {
+  private static Map<String, TensorNode> listed(ModelStates model, Map<String, TensorNode> module) {
     Map<String, PickledValue> fragments = model.frozenFragments();
     Map<String, TensorNode> frozen = new LinkedHashMap<>();
     for (Parameter parameter : model.frozen()) {
