@@ -42,6 +42,9 @@ import java.util.TreeMap;
  *     expert-parallel rank and state, see {@link #key}
  */
 public record Manifest(Map<String, Integer> digests) {
+  /** A tensor of 0 elements has no entry in its file. */
+  private static final int CRC_OF_NOTHING = 0;
+
   /** The version of the schema that is written; a reader refuses higher ones. */
   static final int VERSION = 1;
 
@@ -211,6 +214,10 @@ public record Manifest(Map<String, Integer> digests) {
   /** A weight that is carried over with its file, if its entry's CRC is its own. */
   private static void addCarriedWeight(
       ReshardPlan plan, ModuleWeight weight, Parameter parameter, ObjectNode states) {
+    if (parameter.elements() == 0) {
+      addState(states, States.MODULE, weight.dtype(), CRC_OF_NOTHING);
+      return;
+    }
     SourceFile file = plan.sources().get(weight.source().file());
     if (file.entries().isEmpty()) {
       return; // safetensors have no CRC

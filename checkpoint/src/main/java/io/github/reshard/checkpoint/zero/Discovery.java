@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.TorchFile;
 import io.github.reshard.checkpoint.zero.CheckpointFiles.Carried;
 import java.io.FileNotFoundException;
 import java.io.IOException;
@@ -104,12 +105,13 @@ final class Discovery {
         carryBeside(store.child(directory, sub), sub, beside);
       }
     }
+    boolean sequence = isSequenceParallel(sorted);
     return new CheckpointFiles(
         directory,
         tag,
         sorted.models,
-        underOneMpRank(sorted.rankModels),
-        sorted.models.size() > 1 ? sorted.optimizers : underOneMpRank(sorted.optimizers),
+        sequence ? underOneMpRank(sorted.rankModels) : sorted.rankModels,
+        sequence ? underOneMpRank(sorted.optimizers) : sorted.optimizers,
         sorted.layers,
         sorted.experts,
         sorted.others,
@@ -140,11 +142,31 @@ final class Discovery {
   }
 
   /**
-   * Before DeepSpeed's change 8226 (after 0.18.2) a run with sequence parallelism named its ranks'
-   * files after {@code mpu.get_model_parallel_rank()}, which counts the sequence: {@code
-   * zero_pp_rank_1_mp_rank_01}, though all are ranks of one partitioning. Then every rank has
-   * exactly one file over all mp names; with true model parallelism each mp rank has all of them.
+   * Whether the ranks of a run with sequence parallelism named their files after {@code
+   * mpu.get_model_parallel_rank()}, which counts the sequence, as before DeepSpeed's change 8226
+   * (after 0.18.2): {@code zero_pp_rank_1_mp_rank_01}, though all are ranks of one partitioning and
+   * the model files say that {@code mp_world_size} is 1.
    */
+  private boolean isSequenceParallel(CheckpointFiles.Sorted sorted) throws IOException {
+    if (sorted.optimizers.size() < 2 || sorted.models.size() > 1) {
+      return false;
+    }
+    List<FileStat> models = new ArrayList<>(sorted.models.values());
+    sorted.rankModels.values().forEach(ranks -> models.addAll(ranks.values()));
+    for (FileStat model : models) {
+      TorchFile file;
+      try (RangedFile open = store.open(model)) {
+        file = TorchFile.read(open);
+      }
+      PickledValue root = PickledValue.root(file.path(), file.parse().root());
+      if (root.find("mp_world_size").map(PickledValue::asLong).orElse(0L) != 1) {
+        return false;
+      }
+    }
+    return !models.isEmpty();
+  }
+
+  /** The files of all mp names together, if every rank has exactly one; else as they are. */
   private static SortedMap<Integer, SortedMap<Integer, FileStat>> underOneMpRank(
       SortedMap<Integer, SortedMap<Integer, FileStat>> byMpRank) {
     SortedMap<Integer, FileStat> together = new TreeMap<>();
@@ -153,17 +175,13 @@ final class Discovery {
       together.putAll(ranks);
       files += ranks.size();
     }
-    boolean disjoint =
-        byMpRank.size() > 1
-            && byMpRank.firstKey() == 0
-            && together.size() == files
-            && together.firstKey() == 0
-            && together.lastKey() == files - 1;
-    if (!disjoint) {
+    if (together.size() < files) {
       return byMpRank;
     }
     SortedMap<Integer, SortedMap<Integer, FileStat>> one = new TreeMap<>();
-    one.put(0, together);
+    if (files > 0) {
+      one.put(0, together);
+    }
     return one;
   }
 
@@ -184,7 +202,12 @@ final class Discovery {
   private String latest(SourceStore.Listing top) throws IOException {
     for (FileStat file : top.files()) {
       if (file.name().equals(LATEST)) {
-        return readText(file).strip();
+        String tag = readText(file).strip();
+        if (tag.isEmpty()) {
+          throw new RefusedException(
+              file.path(), "expected the name of a tag, found nothing. Name the tag with --tag.");
+        }
+        return tag;
       }
     }
     List<String> tags = new ArrayList<>();

@@ -5,9 +5,11 @@ import io.github.reshard.checkpoint.storage.FileStat;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.OptionalLong;
 import java.util.SortedMap;
 import java.util.TreeMap;
+import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 
 /**
@@ -59,16 +61,20 @@ final class RanksPresent {
                   missing,
                   like.isEmpty()
                       ? ""
-                      : ", such as " + CheckpointFiles.nameOf(like, missing.get(0), mpRank)));
+                      : " ("
+                          + missing.stream()
+                              .map(rank -> CheckpointFiles.nameOf(like, rank, mpRank))
+                              .collect(Collectors.joining(", "))
+                          + ")"));
     }
     SortedMap<Integer, FileStat> leftOver = stats.tailMap(ranks);
     if (leftOver.isEmpty()) {
       return stats;
     }
     List<String> names = new ArrayList<>();
-    for (FileStat stat : leftOver.values()) {
-      requireOfAnotherSave(plan, saysSo, ranks, stat);
-      names.add(stat.name());
+    for (Map.Entry<Integer, FileStat> file : leftOver.entrySet()) {
+      requireOfAnotherSave(plan, saysSo, ranks, file.getKey(), file.getValue());
+      names.add(file.getValue().name());
     }
     plan.notes.add(
         "left over from an earlier save of this tag on more ranks, as they say themselves, and left out: "
@@ -77,10 +83,10 @@ final class RanksPresent {
   }
 
   private static void requireOfAnotherSave(
-      PlanBuilder plan, String saysSo, int ranks, FileStat stat) throws IOException {
+      PlanBuilder plan, String saysSo, int ranks, int rank, FileStat stat) throws IOException {
     PickledValue root = PickledValue.root(stat.path(), plan.read(stat).parse().root());
     OptionalLong own = worldSize(root);
-    if (own.isEmpty() || own.getAsLong() <= ranks) {
+    if (own.isEmpty() || own.getAsLong() <= rank) {
       throw new RefusedException(
           stat.path(),
           "is a file too many: %s says dp_world_size %d, and this file %s. Two checkpoints are mixed here; keep the files of one."
