@@ -52,6 +52,46 @@ final class FlatPaddings {
             areWholeOnLastRank(aligned, shards, shards.size()), aligned.paddings().alignments()));
   }
 
+  /**
+   * The groups of shards without a model file, with the padding that they show.
+   *
+   * @param aligned whether {@code parameter_alignment} is on, if a configuration says it
+   * @param roundRobin the same of {@code round_robin_gradients}
+   * @throws io.github.reshard.checkpoint.RefusedException as {@link #of}, or if the shards say of
+   *     the order of parameters what the configuration does not
+   */
+  static ParamGroups ofShards(
+      ParamGroups groups,
+      List<Shard> shards,
+      Optional<Boolean> aligned,
+      Optional<Boolean> roundRobin,
+      int targetWorldSize) {
+    ParamGroups padded =
+        ParameterAlignments.read(groups, shards, aligned, g -> Optional.empty(), targetWorldSize);
+    if (AlignedShards.haveGaps(padded, shards.size())) {
+      Optional<Boolean> listed = AlignedShards.isRoundRobin(padded, shards);
+      if (listed.isPresent() && roundRobin.isPresent() && !listed.equals(roundRobin)) {
+        throw shards
+            .get(0)
+            .states()
+            .stateDict()
+            .get(OptimizerStates.PARAM_SLICE_MAPPINGS)
+            .refused(
+                "the order of parameters is that of a run %s round_robin_gradients, --dsConfig says another. It is the configuration of another run."
+                    .formatted(listed.get() ? "with" : "without"));
+      }
+      if (roundRobin.isEmpty()) {
+        ParameterAlignments.requireOrderKnown(padded, shards, targetWorldSize);
+      }
+      if (listed.or(() -> roundRobin).orElse(false)) {
+        padded = AlignedShards.underRoundRobin(padded, shards.size());
+      }
+    }
+    return padded.withPaddings(
+        new Paddings(
+            areWholeOnLastRank(padded, shards, shards.size()), padded.paddings().alignments()));
+  }
+
   /** The module's type of the parameters of a group, if the model file has them. */
   private static Optional<DType> type(ModelStates model, ParamGroups groups, int group) {
     Map<String, TensorNode> module = model.module();

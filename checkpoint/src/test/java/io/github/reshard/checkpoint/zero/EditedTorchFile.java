@@ -74,7 +74,7 @@ final class EditedTorchFile {
             file.archiveName(),
             PickleWriter.write(root, file.parse().protocol()),
             sizes,
-            file.serializationId().orElseThrow());
+            file.serializationId().orElse(new byte[40])); // PyTorch before 2.1 has none
     ByteBuffer whole = ByteBuffer.allocate((int) layout.totalBytes());
     for (ByteSegment segment : layout.segments(crcs)) {
       whole.put((int) segment.offset(), segment.bytes());
