@@ -144,6 +144,11 @@ final class AlignedShards {
     return new ParamGroups(original, true, groups.dataFirst(), groups.paddings());
   }
 
+  /** Whether the mappings of all groups say where the parameters are, as those with gaps do. */
+  static boolean haveRightMappings(ParamGroups groups, int worldSize) {
+    return IntStream.range(0, groups.groups().size()).allMatch(g -> hasGaps(groups, g, worldSize));
+  }
+
   private static boolean hasGaps(ParamGroups groups, int g, int worldSize) {
     if (groups.paddings().alignment(g) == 1) {
       return false;
@@ -156,33 +161,53 @@ final class AlignedShards {
 
   /**
    * Whether the run had {@code round_robin_gradients}, as far as groups with gaps tell: the shards
-   * of each rank list its parameters in the original order.
+   * of each rank list its parameters in the original order, and that is nearly always the module's.
    *
    * @param plain the groups as they are without
+   * @param module the names of the module's weights in its order; empty if they are not known
    */
-  static Optional<Boolean> isRoundRobin(ParamGroups plain, List<Shard> shards) {
+  static Optional<Boolean> isRoundRobin(
+      ParamGroups plain, List<Shard> shards, List<String> module) {
     ParamGroups robin = underRoundRobin(plain, shards.size());
-    for (int g = 0; g < plain.groups().size(); g++) {
-      if (hasGaps(plain, g, shards.size())) {
-        // Where both fit, the two may still differ at another size.
-        boolean fitsPlain = isListedInOrder(plain.groups().get(g), g, shards);
-        boolean fitsRobin = isListedInOrder(robin.groups().get(g), g, shards);
-        if (fitsPlain != fitsRobin) {
-          return Optional.of(fitsRobin);
+    for (boolean byModule : new boolean[] {false, true}) {
+      for (int g = 0; g < plain.groups().size(); g++) {
+        if (hasGaps(plain, g, shards.size())) {
+          boolean fitsPlain = fits(plain.groups().get(g), g, shards, byModule, module);
+          boolean fitsRobin = fits(robin.groups().get(g), g, shards, byModule, module);
+          if (fitsPlain != fitsRobin) {
+            return Optional.of(fitsRobin);
+          }
         }
       }
     }
     return Optional.empty();
   }
 
-  /** Whether {@code worldSize} ranks have the parameters in an order that is known. */
-  static boolean isOrderKnown(ParamGroups plain, List<Shard> shards, int worldSize) {
-    if (isRoundRobin(plain, shards).isPresent()) {
-      return true;
+  private static boolean fits(
+      ParamGroups.Group group, int g, List<Shard> shards, boolean byModule, List<String> module) {
+    Map<String, Integer> places = new HashMap<>();
+    group.parameters().forEach(parameter -> places.put(parameter.name(), places.size()));
+    return byModule
+        ? isAscending(module.stream().filter(places::containsKey).toList(), places)
+        : shards.stream().allMatch(s -> isAscending(s.states().sliceNames(g), places));
+  }
+
+  private static boolean isAscending(List<String> names, Map<String, Integer> places) {
+    int last = -1;
+    for (String name : names) {
+      if (places.get(name) < last) {
+        return false;
+      }
+      last = places.get(name);
     }
-    ParamGroups robin = underRoundRobin(plain, shards.size());
+    return true;
+  }
+
+  /** Whether {@code worldSize} ranks have the same order with and without round robin. */
+  static boolean isOrderTheSame(ParamGroups plain, int sourceWorldSize, int worldSize) {
+    ParamGroups robin = underRoundRobin(plain, sourceWorldSize);
     for (int g = 0; g < plain.groups().size(); g++) {
-      if (hasGaps(plain, g, shards.size())
+      if (hasGaps(plain, g, sourceWorldSize)
           && !flatNames(plain, g, worldSize).equals(flatNames(robin, g, worldSize))) {
         return false;
       }
@@ -201,20 +226,5 @@ final class AlignedShards {
   /** Whether a group has padding between its parameters at the size of the source. */
   static boolean haveGaps(ParamGroups groups, int worldSize) {
     return IntStream.range(0, groups.groups().size()).anyMatch(g -> hasGaps(groups, g, worldSize));
-  }
-
-  private static boolean isListedInOrder(ParamGroups.Group group, int g, List<Shard> shards) {
-    Map<String, Integer> places = new HashMap<>();
-    group.parameters().forEach(parameter -> places.put(parameter.name(), places.size()));
-    for (Shard shard : shards) {
-      int last = -1;
-      for (String name : shard.states().sliceNames(g)) {
-        if (places.get(name) < last) {
-          return false;
-        }
-        last = places.get(name);
-      }
-    }
-    return true;
   }
 }

@@ -148,7 +148,7 @@ final class FlatPlanner {
           models.refs(plan, rank, plan.targetWorldSize));
     }
     addPadding(models);
-    if (roundRobin) {
+    if (roundRobin && !AlignedShards.haveRightMappings(targetGroups, plan.targetWorldSize)) {
       plan.notes.add(ROUND_ROBIN_NOTE);
     }
   }

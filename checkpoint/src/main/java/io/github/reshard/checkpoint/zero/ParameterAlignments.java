@@ -114,30 +114,6 @@ final class ParameterAlignments {
     return groups.withPaddings(new Paddings(groups.paddings().wholeOnLastRank(), chosen));
   }
 
-  /**
-   * Checks that the order of parameters at another size is known though no configuration says
-   * whether it is that of {@code round_robin_gradients}: with gaps between the parameters the
-   * mappings are right and cannot tell.
-   *
-   * @throws io.github.reshard.checkpoint.RefusedException if not
-   */
-  static void requireOrderKnown(ParamGroups groups, List<Shard> shards, int targetWorldSize) {
-    if (!groups.roundRobin() && !AlignedShards.isOrderKnown(groups, shards, targetWorldSize)) {
-      throw shards
-          .get(0)
-          .states()
-          .stateDict()
-          .get(KEY)
-          .refused(
-              "parameter_alignment is on, and without a configuration it cannot be told whether round_robin_gradients is as well, which at %d ranks would be another order of parameters. %s"
-                  .formatted(
-                      targetWorldSize,
-                      shards.get(0).states().root().find("optimizer_state_dict").isPresent()
-                          ? "Save the checkpoint from a run whose config is given as a dict, or keep the number of ranks."
-                          : "Say it with --dsConfig=FILE, or keep the number of ranks."));
-    }
-  }
-
   private static List<Integer> left(
       List<Integer> fitting, boolean on, boolean known, Optional<DType> type) {
     List<Integer> left = new ArrayList<>(fitting);

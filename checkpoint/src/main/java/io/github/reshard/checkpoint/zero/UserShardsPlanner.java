@@ -113,7 +113,9 @@ final class UserShardsPlanner {
             shards,
             configured("parameter_alignment"),
             configured("round_robin_gradients"),
-            plan.targetWorldSize);
+            model == null ? List.of() : List.copyOf(model.weights().keySet()),
+            plan.targetWorldSize,
+            plan.notes);
     FlatPlanner.Models models = flat.addModels(0, groups, ranks);
     for (int rank = 0; rank < ranks; rank++) {
       FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
