@@ -26,6 +26,9 @@ record Failure(int exitCode, String message) {
   static final int REFUSED = 3;
   static final int OUTPUT = 4;
 
+  /** Not a failure: {@code verify} found a difference. */
+  static final int DIFFERENT = 5;
+
   /**
    * What {@code thrown} means. Runners wrap what a transform throws, Flink even serializes it, so
    * causes and suppressed exceptions are searched for the one that says why.
@@ -66,9 +69,15 @@ record Failure(int exitCode, String message) {
 
   /** By name: a runner may have loaded the class once more. */
   private static boolean isA(Throwable candidate, Class<? extends Throwable> type) {
-    String name = candidate.getClass().getName();
-    return (name.equals(SERIALIZED) ? FlinkError.originalClass(candidate) : name)
-        .equals(type.getName());
+    if (candidate.getClass().getName().equals(SERIALIZED)) {
+      return FlinkError.originalClass(candidate).equals(type.getName());
+    }
+    for (Class<?> c = candidate.getClass(); c != null; c = c.getSuperclass()) {
+      if (c.getName().equals(type.getName())) {
+        return true;
+      }
+    }
+    return false;
   }
 
   /** Flink's libraries are not part of every installation: this class is only met with them. */

@@ -22,7 +22,7 @@ import org.apache.beam.sdk.values.PCollectionView;
 
 /**
  * Brings the slices of each parameter together and proves that they cover every element of every
- * state once.
+ * state once, or once a rank where ranks share a state.
  */
 public final class AssembleParameters
     extends PTransform<PCollection<KV<ParamId, RankSlice>>, PCollection<ParameterTensor>> {
@@ -98,6 +98,7 @@ public final class AssembleParameters
           id,
           model.parameters().get(place.parameter()).elements(),
           Repartition.expectedStates(model, place.parameter()),
+          Repartition.holders(model, place.parameter()),
           slices);
     }
   }

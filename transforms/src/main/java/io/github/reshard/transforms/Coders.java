@@ -100,8 +100,14 @@ final class Coders {
     void write(ParameterTensor tensor, DataOutputStream out) throws IOException {
       PARAM_ID.encode(tensor.id(), out);
       writeLong(tensor.elements(), out);
-      writeInt(tensor.states().size(), out);
-      for (Map.Entry<String, List<ParameterTensor.Piece>> state : tensor.states().entrySet()) {
+      writePieces(tensor.states(), out);
+      writePieces(tensor.copies(), out);
+    }
+
+    private static void writePieces(
+        Map<String, List<ParameterTensor.Piece>> states, DataOutputStream out) throws IOException {
+      writeInt(states.size(), out);
+      for (Map.Entry<String, List<ParameterTensor.Piece>> state : states.entrySet()) {
         out.writeUTF(state.getKey());
         writeInt(state.getValue().size(), out);
         for (ParameterTensor.Piece piece : state.getValue()) {
@@ -118,6 +124,11 @@ final class Coders {
     ParameterTensor read(DataInputStream in) throws IOException {
       ParamId id = PARAM_ID.decode(in);
       long elements = readLong(in);
+      return new ParameterTensor(id, elements, readPieces(in), readPieces(in));
+    }
+
+    private static Map<String, List<ParameterTensor.Piece>> readPieces(DataInputStream in)
+        throws IOException {
       int count = readInt(in);
       Map<String, List<ParameterTensor.Piece>> states = new LinkedHashMap<>();
       for (int s = 0; s < count; s++) {
@@ -135,7 +146,7 @@ final class Coders {
         }
         states.put(state, list);
       }
-      return new ParameterTensor(id, elements, states);
+      return states;
     }
   }
 
@@ -189,6 +200,12 @@ final class Coders {
         out.writeUTF(cast.master().name());
         out.writeUTF(cast.module().name());
         writeAddress(cast.weights(), out);
+        out.writeBoolean(cast.copies() != null);
+        if (cast.copies() != null) {
+          out.writeUTF(cast.copies().state());
+          writeInt(cast.copies().rank(), out);
+          writeInt(cast.copies().firstRank(), out);
+        }
       }
       if (slice.tensor() != null) {
         PARAM_ID.encode(slice.tensor().parameter(), out);
@@ -217,7 +234,10 @@ final class Coders {
                   readLong(in),
                   DType.valueOf(readName(in)),
                   DType.valueOf(readName(in)),
-                  readAddress(in));
+                  readAddress(in),
+                  in.readBoolean()
+                      ? new CastCheck.Copies(readName(in), readInt(in), readInt(in))
+                      : null);
       TensorRun tensor =
           (flags & TENSOR) == 0
               ? null

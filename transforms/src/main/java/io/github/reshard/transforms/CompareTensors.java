@@ -181,7 +181,10 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
       ParamId id = tensor.id();
       ParamId inBoth = new ParamId("", id.mpRank(), id.expertRank(), id.name());
       out.output(
-          KV.of(inBoth, new Side(side, new ParameterTensor(inBoth, tensor.elements(), states))));
+          KV.of(
+              inBoth,
+              new Side(
+                  side, new ParameterTensor(inBoth, tensor.elements(), states, tensor.copies()))));
     }
   }
 
@@ -225,20 +228,37 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
           out.output(new Run(id, problem, DType.UINT8, 0, 0, List.of(), List.of()));
           continue;
         }
-        DType dtype = ofA.get(0).dtype();
-        long most = Math.max(1, runBytes / dtype.bytes());
-        for (long start = 0; start < a.elements(); start += most) {
-          long elements = Math.min(most, a.elements() - start);
-          out.output(
-              new Run(
-                  id,
-                  "",
-                  dtype,
-                  start,
-                  elements,
-                  within(ofA, start, elements),
-                  within(ofB, start, elements)));
+        compare(id, a.elements(), ofA, ofB, out);
+        // Where ranks share a state, every copy of one is compared with the first of the other.
+        for (Piece copy : a.copies().getOrDefault(state, List.of())) {
+          compare(copyOf(id, copy, "--input"), a.elements(), List.of(copy), ofB, out);
         }
+        for (Piece copy : b.copies().getOrDefault(state, List.of())) {
+          compare(copyOf(id, copy, "--output"), a.elements(), ofA, List.of(copy), out);
+        }
+      }
+    }
+
+    private static TensorId copyOf(TensorId id, Piece copy, String side) {
+      return new TensorId(
+          id.parameter(), "%s on rank %d of %s".formatted(id.state(), copy.rank(), side));
+    }
+
+    private void compare(
+        TensorId id, long all, List<Piece> ofA, List<Piece> ofB, OutputReceiver<Run> out) {
+      DType dtype = ofA.get(0).dtype();
+      long most = Math.max(1, runBytes / dtype.bytes());
+      for (long start = 0; start < all; start += most) {
+        long elements = Math.min(most, all - start);
+        out.output(
+            new Run(
+                id,
+                "",
+                dtype,
+                start,
+                elements,
+                within(ofA, start, elements),
+                within(ofB, start, elements)));
       }
     }
 

@@ -61,9 +61,16 @@ class CodersTest {
     Arbitrary<Map<String, List<ParameterTensor.Piece>>> states =
         Arbitraries.maps(NAME, piece.list().ofMaxSize(3)).ofMaxSize(3);
     Arbitrary<ParameterTensor> tensor =
-        Combinators.combine(PARAM_ID, COUNT, states).as(ParameterTensor::new);
+        Combinators.combine(PARAM_ID, COUNT, states, states).as(ParameterTensor::new);
     Arbitrary<CastCheck> cast =
-        Combinators.combine(NAME, COUNT, DTYPE, DTYPE, ADDRESS).as(CastCheck::new);
+        Combinators.combine(
+                NAME,
+                COUNT,
+                DTYPE,
+                DTYPE,
+                ADDRESS,
+                Combinators.combine(NAME, INDEX, INDEX).as(CastCheck.Copies::new).injectNull(0.5))
+            .as(CastCheck::new);
     Arbitrary<TensorRun> run = Combinators.combine(PARAM_ID, NAME, COUNT).as(TensorRun::new);
     Arbitrary<Conversion> conversion = Combinators.combine(DTYPE, DTYPE).as(Conversion::new);
     Arbitrary<SliceCopy> copy =

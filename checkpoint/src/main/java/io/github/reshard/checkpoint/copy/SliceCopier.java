@@ -248,6 +248,9 @@ public final class SliceCopier {
       lastFound = slice;
       CastCheck cast = found.cast();
       long element = cast.start() + (at - sliceStart) / cast.master().bytes();
+      if (cast.copies() != null) {
+        throw differentCopies(cast, element, module, weightAt(cast, at - sliceStart));
+      }
       disagreements.found(
           found,
           element,
@@ -260,6 +263,23 @@ public final class SliceCopier {
                       cast.module(),
                       module.path(),
                       weightAt(cast, at - sliceStart).offset())));
+    }
+
+    /** No one can say which of two copies is right, so {@link Disagreements} are not asked. */
+    private static RefusedException differentCopies(
+        CastCheck cast, long element, RangedFile firstFile, Address first) {
+      CastCheck.Copies copies = cast.copies();
+      return new RefusedException(
+          "parameter " + cast.parameter(),
+          "ranks %d and %d share it and must hold the same %s, but element %d differs; rank %d's is in %s at byte %d. The shards are of different steps or runs, or one is damaged; restore them from a copy."
+              .formatted(
+                  copies.firstRank(),
+                  copies.rank(),
+                  copies.state(),
+                  element,
+                  copies.firstRank(),
+                  firstFile.path(),
+                  first.offset()));
     }
 
     /** Where the weight lies of the master that begins {@code bytes} into the slice of a claim. */

@@ -30,9 +30,18 @@ public final class FlatLayout implements ZeroLayout {
    * @param rankStep from one partition's rank to the next: 1 for dense groups, the expert-parallel
    *     size for experts
    * @param partitions how many ranks share it
+   * @param recordedPartitions into how many pieces {@code param_slice_mappings} cut it: {@code
+   *     partitions}, but for the experts' groups of some versions (see {@link
+   *     FlatLayout#recordedExtentsIn})
    */
-  public record Group(int parameters, int firstRank, int rankStep, int partitions)
+  public record Group(
+      int parameters, int firstRank, int rankStep, int partitions, int recordedPartitions)
       implements Serializable {
+    /** A group whose mappings say where its elements are. */
+    public Group(int parameters, int firstRank, int rankStep, int partitions) {
+      this(parameters, firstRank, rankStep, partitions, partitions);
+    }
+
     /** A group that all of {@code worldSize} ranks share. */
     public static Group dense(int parameters, int worldSize) {
       return new Group(parameters, 0, 1, worldSize);
@@ -323,15 +332,17 @@ public final class FlatLayout implements ZeroLayout {
 
   @Override
   public List<Extent> extentsIn(int rank, int bucket) {
-    return extents(rank, bucket, flatOrder[bucket], flatEnds[bucket]);
+    return extents(rank, bucket, flatOrder[bucket], flatEnds[bucket], partitionElements[bucket]);
   }
 
   /**
    * What DeepSpeed records in {@code param_slice_mappings}: the extents as they would be in the
    * original order of the parameters. Under round robin that is not where the elements are
    * (stage_1_and_2.py, {@code _link_all_hp_params} walks {@code bit16_groups}), but it is what the
-   * file says. Of a group with padding between parameters the mappings are right, in the original
-   * order all the same (DeepSpeed 0.19.8, {@code param_offsets}).
+   * file says. Before DeepSpeed 0.14.5 the same function also cut groups of experts by the number
+   * of all ranks instead of those that share them. Of a group with padding between parameters the
+   * mappings are right, in the original order all the same (DeepSpeed 0.19.8, {@code
+   * param_offsets}).
    */
   public List<Extent> recordedExtentsIn(int rank, int group) {
     if (hasGaps(group)) {
@@ -339,16 +350,22 @@ public final class FlatLayout implements ZeroLayout {
           .sorted(Comparator.comparingInt(Extent::parameter))
           .toList();
     }
-    return extents(rank, group, originalOrder(group), originalEnds[group]);
+    return extents(
+        rank,
+        group,
+        originalOrder(group),
+        originalEnds[group],
+        flatElements(group) / groups.get(group).recordedPartitions());
   }
 
-  private List<Extent> extents(int rank, int group, int[] order, long[] ends) {
+  private List<Extent> extents(
+      int rank, int group, int[] order, long[] ends, long partitionElements) {
     int partition = partitionOf(rank, group);
     if (partition < 0) {
       return List.of();
     }
-    long from = partition * partitionElements[group];
-    long to = from + partitionElements[group];
+    long from = partition * partitionElements;
+    long to = from + partitionElements;
     List<Extent> extents = new ArrayList<>();
     for (int place = firstEndAfter(ends, from); place < order.length; place++) {
       long at = ends[place] - parameters.get(order[place]).elements();

@@ -1,6 +1,5 @@
 package io.github.reshard.checkpoint.layout;
 
-import java.io.Serializable;
 import java.util.List;
 
 /**
@@ -8,7 +7,7 @@ import java.util.List;
  * pure function of shapes, groups, config and world size, so that one class describes source and
  * target alike.
  */
-public interface ZeroLayout extends Serializable {
+public interface ZeroLayout extends StateLayout {
   /** The number of data-parallel ranks. */
   int worldSize();
 
@@ -33,11 +32,18 @@ public interface ZeroLayout extends Serializable {
   /**
    * Where the elements of {@code parameter} lie, by {@code parameterStart}, without gap or overlap.
    */
+  @Override
   List<Extent> extentsOf(int parameter);
 
   /**
    * What {@code rank}'s partition of {@code bucket} holds, by {@code bucketStart}; what lies
    * between is padding.
    */
+  @Override
   List<Extent> extentsIn(int rank, int bucket);
+
+  @Override
+  default long elementsIn(int rank, int bucket) {
+    return holds(rank, bucket) ? bucketElements(bucket) : 0;
+  }
 }

@@ -26,7 +26,9 @@ public final class EntryContents {
         Address at = partition.getValue();
         if (at.file() == file && at.entry() == entry) {
           Partition key = partition.getKey();
-          for (Extent extent : model.source().extentsIn(key.rank(), key.bucket())) {
+          int group = model.source().groupOf(key.bucket());
+          for (Extent extent :
+              model.sourceOf(group, key.state()).extentsIn(key.rank(), key.bucket())) {
             contents.add(
                 "%s of %s, elements %d to %d"
                     .formatted(

@@ -16,8 +16,10 @@ import java.util.Map;
  * @param id the parameter
  * @param elements elements of the parameter
  * @param states for each state, its pieces in order
+ * @param copies for each state that ranks share, the whole copies beside the first, by rank
  */
-public record ParameterTensor(ParamId id, long elements, Map<String, List<Piece>> states)
+public record ParameterTensor(
+    ParamId id, long elements, Map<String, List<Piece>> states, Map<String, List<Piece>> copies)
     implements Serializable {
   /**
    * Elements that lie in one run in one file.
@@ -35,11 +37,17 @@ public record ParameterTensor(ParamId id, long elements, Map<String, List<Piece>
    * Brings the slices of a parameter together.
    *
    * @param expected the states that must be there, with their types
+   * @param holders for each state that ranks share, those that must hold a whole copy, in order;
+   *     all other states must be there once
    * @throws RefusedException if an element of a state is missing or there twice, or a state is
    *     unknown or of another type
    */
   public static ParameterTensor assemble(
-      ParamId id, long elements, Map<String, DType> expected, Iterable<RankSlice> slices) {
+      ParamId id,
+      long elements,
+      Map<String, DType> expected,
+      Map<String, List<Integer>> holders,
+      Iterable<RankSlice> slices) {
     Map<String, List<Piece>> states = new LinkedHashMap<>();
     expected.keySet().forEach(state -> states.put(state, new ArrayList<>()));
     for (RankSlice slice : slices) {
@@ -64,8 +72,37 @@ public record ParameterTensor(ParamId id, long elements, Map<String, List<Piece>
                     new Address(extent.file(), extent.entry(), extent.offset())));
       }
     }
-    states.forEach((state, pieces) -> requireCovered(id, state, elements, pieces));
-    return new ParameterTensor(id, elements, states);
+    Map<String, List<Piece>> copies = new LinkedHashMap<>();
+    states.forEach(
+        (state, pieces) -> {
+          if (!holders.containsKey(state)) {
+            requireCovered(id, state, elements, pieces);
+            return;
+          }
+          requireHeldBy(holders.get(state), id, state, elements, pieces);
+          if (pieces.size() > 1) {
+            List<Piece> others = pieces.subList(1, pieces.size());
+            copies.put(state, new ArrayList<>(others));
+            others.clear();
+          }
+        });
+    return new ParameterTensor(id, elements, states, copies);
+  }
+
+  private static void requireHeldBy(
+      List<Integer> holders, ParamId id, String state, long elements, List<Piece> pieces) {
+    pieces.sort(Comparator.comparingInt(Piece::rank));
+    List<Integer> ranks = pieces.stream().map(Piece::rank).toList();
+    if (!ranks.equals(holders)) {
+      throw refused(
+          id,
+          state,
+          "expected a copy of all %d elements on each of the ranks %s, which share the parameter; found one on %s"
+              .formatted(elements, holders, ranks));
+    }
+    for (Piece piece : pieces) {
+      requireCovered(id, state, elements, new ArrayList<>(List.of(piece)));
+    }
   }
 
   private static void requireCovered(ParamId id, String state, long elements, List<Piece> pieces) {

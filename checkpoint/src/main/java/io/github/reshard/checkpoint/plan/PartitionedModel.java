@@ -1,11 +1,17 @@
 package io.github.reshard.checkpoint.plan;
 
 import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.layout.StateLayout;
+import io.github.reshard.checkpoint.layout.WholeParameters;
 import io.github.reshard.checkpoint.layout.ZeroLayout;
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.Serializable;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.stream.Collectors;
 
 /**
  * The parameters that a set of data-parallel ranks partitions among its members: those of one
@@ -20,6 +26,7 @@ import java.util.Map;
  * @param sourcePartitions where each source partition begins
  * @param targetPartitions where each target partition begins
  * @param weights for each parameter where the module's weight is, or null where no file holds it
+ * @param whole the states that are not cut along the partitions, see {@link WholeParameters}
  */
 public record PartitionedModel(
     int mpRank,
@@ -29,8 +36,39 @@ public record PartitionedModel(
     List<Map<String, DType>> states,
     Map<Partition, Address> sourcePartitions,
     Map<Partition, Address> targetPartitions,
-    List<ModuleWeight> weights)
+    List<ModuleWeight> weights,
+    Set<GroupState> whole)
     implements Serializable {
+
+  /** A model all of whose states are cut along the partitions, until one is added that is not. */
+  public PartitionedModel(
+      int mpRank,
+      int expertRank,
+      ZeroLayout source,
+      ZeroLayout target,
+      List<Map<String, DType>> states,
+      Map<Partition, Address> sourcePartitions,
+      Map<Partition, Address> targetPartitions,
+      List<ModuleWeight> weights) {
+    this(
+        mpRank,
+        expertRank,
+        source,
+        target,
+        states,
+        sourcePartitions,
+        targetPartitions,
+        weights,
+        new HashSet<>());
+  }
+
+  /**
+   * One state of a param group.
+   *
+   * @param group the param group
+   * @param state the state
+   */
+  public record GroupState(int group, String state) implements Serializable {}
 
   /**
    * One state of one rank's partition.
@@ -64,6 +102,29 @@ public record PartitionedModel(
   /** The identity of a parameter in the whole job. */
   public ParamId id(String checkpoint, int parameter) {
     return new ParamId(checkpoint, mpRank, expertRank, parameters().get(parameter).name());
+  }
+
+  /** Whether the ranks that share a parameter of {@code group} hold all of {@code state} each. */
+  public boolean isWhole(int group, String state) {
+    return whole.contains(new GroupState(group, state));
+  }
+
+  /** The states of {@code group} that are not cut. */
+  public Set<String> wholeStates(int group) {
+    return whole.stream()
+        .filter(of -> of.group() == group)
+        .map(GroupState::state)
+        .collect(Collectors.toCollection(TreeSet::new));
+  }
+
+  /** Who holds which elements of {@code state} of {@code group} in the source. */
+  public StateLayout sourceOf(int group, String state) {
+    return isWhole(group, state) ? new WholeParameters(source) : source;
+  }
+
+  /** Who holds which elements of {@code state} of {@code group} in the target. */
+  public StateLayout targetOf(int group, String state) {
+    return isWhole(group, state) ? new WholeParameters(target) : target;
   }
 
   /** All parameters. */

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.plan;
 
 import io.github.reshard.checkpoint.layout.Extent;
+import io.github.reshard.checkpoint.layout.WholeParameters;
 import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
@@ -20,13 +21,35 @@ public final class Repartition {
       PartitionedModel model, int rank, java.util.function.ObjIntConsumer<RankSlice> out) {
     for (int bucket = 0; bucket < model.source().buckets(); bucket++) {
       for (Extent extent : model.source().extentsIn(rank, bucket)) {
-        List<StateExtent> states = new ArrayList<>();
-        Map<String, DType> types = model.statesOf(extent.parameter());
-        types.forEach(
+        out.accept(slice(model, extent, false), extent.parameter());
+      }
+      if (model.whole().isEmpty()) {
+        continue;
+      }
+      for (Extent extent : new WholeParameters(model.source()).extentsIn(rank, bucket)) {
+        RankSlice slice = slice(model, extent, true);
+        if (!slice.states().isEmpty()) {
+          out.accept(slice, extent.parameter());
+        }
+      }
+    }
+  }
+
+  /**
+   * @param whole whether of the states that ranks share, or of those that are cut
+   */
+  private static RankSlice slice(PartitionedModel model, Extent extent, boolean whole) {
+    int group = model.parameters().get(extent.parameter()).group();
+    List<StateExtent> states = new ArrayList<>();
+    model
+        .statesOf(extent.parameter())
+        .forEach(
             (state, dtype) -> {
               Address partition =
-                  model.sourcePartitions().get(new Partition(rank, extent.bucket(), state));
-              if (partition != null) {
+                  model
+                      .sourcePartitions()
+                      .get(new Partition(extent.rank(), extent.bucket(), state));
+              if (partition != null && model.isWhole(group, state) == whole) {
                 states.add(
                     new StateExtent(
                         state,
@@ -36,11 +59,27 @@ public final class Repartition {
                         partition.offset() + extent.bucketStart() * dtype.bytes()));
               }
             });
-        out.accept(
-            new RankSlice(rank, extent.parameterStart(), extent.elements(), states),
-            extent.parameter());
+    return new RankSlice(extent.rank(), extent.parameterStart(), extent.elements(), states);
+  }
+
+  /** For each state that ranks share, the ranks that hold a copy of {@code parameter}, in order. */
+  public static Map<String, List<Integer>> holders(PartitionedModel model, int parameter) {
+    if (model.whole().isEmpty()) {
+      return Map.of();
+    }
+    int group = model.parameters().get(parameter).group();
+    Map<String, List<Integer>> holders = new LinkedHashMap<>();
+    for (String state : model.statesOf(parameter).keySet()) {
+      if (model.isWhole(group, state)) {
+        holders.put(
+            state,
+            model.sourceOf(group, state).extentsOf(parameter).stream()
+                .map(Extent::rank)
+                .sorted()
+                .toList());
       }
     }
+    return holders;
   }
 
   /** What the model files hold of {@code parameter} and moves by itself, or null. */
@@ -86,6 +125,7 @@ public final class Repartition {
   public static void copies(
       PartitionedModel model, int parameter, ParameterTensor tensor, Consumer<SliceCopy> out) {
     List<Extent> extents = model.target().extentsOf(parameter);
+    int group = model.parameters().get(parameter).group();
     ModuleWeight weight = model.weights().get(parameter);
     tensor
         .states()
@@ -101,6 +141,8 @@ public final class Repartition {
                           tensor.id(), state, piece.start() * (long) piece.dtype().bytes());
                   out.accept(SliceCopy.ofTensor(piece.address(), target, bytes, null, run));
                 }
+              } else if (model.isWhole(group, state)) {
+                copiesOfWhole(model, parameter, tensor, state, out);
               } else {
                 ModuleWeight claim = state.equals(States.MASTER) ? weight : null;
                 if (claim != null && claim.isDerived()) {
@@ -125,6 +167,54 @@ public final class Repartition {
               piece.elements() * module.bytes(),
               new TensorRun(id, States.MODULE, start),
               piece.dtype() == module ? null : new Conversion(piece.dtype(), module)));
+    }
+  }
+
+  /**
+   * Gives every rank of the target that touches the parameter a copy. Each copy of the source is
+   * read, compared with the first and proven, whether or not one of the target is made of it.
+   */
+  private static void copiesOfWhole(
+      PartitionedModel model,
+      int parameter,
+      ParameterTensor tensor,
+      String state,
+      Consumer<SliceCopy> out) {
+    if (tensor.states().get(state).isEmpty()) {
+      return;
+    }
+    Piece first = tensor.states().get(state).get(0);
+    List<Piece> others = tensor.copies().getOrDefault(state, List.of());
+    int group = model.parameters().get(parameter).group();
+    int width = first.dtype().bytes();
+    long bytes = tensor.elements() * width;
+    List<Address> targets =
+        model.targetOf(group, state).extentsOf(parameter).stream()
+            .map(
+                extent ->
+                    model
+                        .targetPartitions()
+                        .get(new Partition(extent.rank(), extent.bucket(), state))
+                        .plus(extent.bucketStart() * width))
+            .toList();
+    out.accept(
+        SliceCopy.ofTensor(
+            first.address(), targets.get(0), bytes, null, new TensorRun(tensor.id(), state, 0)));
+    for (int c = 0; c < others.size(); c++) {
+      Piece other = others.get(c);
+      CastCheck equal =
+          new CastCheck(
+              tensor.id().toString(),
+              0,
+              first.dtype(),
+              first.dtype(),
+              first.address(),
+              new CastCheck.Copies(state, other.rank(), first.rank()));
+      Address target = c + 1 < targets.size() ? targets.get(c + 1) : null;
+      out.accept(SliceCopy.copyOf(other.address(), target, bytes, equal));
+    }
+    for (int t = 1 + others.size(); t < targets.size(); t++) {
+      out.accept(SliceCopy.of(first.address(), targets.get(t), bytes, false));
     }
   }
 
@@ -182,13 +272,16 @@ public final class Repartition {
       int group = model.target().groupOf(bucket);
       gaps(
           model.target().extentsIn(rank, bucket),
-          model.target().holds(rank, bucket) ? model.target().bucketElements(bucket) : 0,
+          model.target().elementsIn(rank, bucket),
           (start, elements) ->
               model
                   .states()
                   .get(group)
                   .forEach(
                       (state, dtype) -> {
+                        if (model.isWhole(group, state)) {
+                          return;
+                        }
                         Address partition =
                             model.targetPartitions().get(new Partition(rank, bucket, state));
                         out.accept(

@@ -74,6 +74,16 @@ public record SliceCopy(
     return new SliceCopy(source, null, bytes, true, 0, 1, null, null, null);
   }
 
+  /**
+   * Another rank's copy of elements of a state.
+   *
+   * @param target where it goes, or null if it is only compared
+   * @param cast the claim that it is equal to the first rank's copy
+   */
+  static SliceCopy copyOf(Address source, Address target, long bytes, CastCheck cast) {
+    return new SliceCopy(source, target, bytes, true, 0, 1, cast, null, null);
+  }
+
   /** Padding: {@code bytes} bytes of repeated elements. */
   public static SliceCopy padding(Address target, long bytes, long fill, int fillBytes) {
     return new SliceCopy(null, target, bytes, false, fill, fillBytes, null, null, null);
@@ -83,14 +93,7 @@ public record SliceCopy(
   SliceCopy part(long from, long length) {
     CastCheck claim = cast;
     if (cast != null) {
-      long elements = from / cast.master().bytes();
-      claim =
-          new CastCheck(
-              cast.parameter(),
-              cast.start() + elements,
-              cast.master(),
-              cast.module(),
-              cast.weights().plus(elements * cast.module().bytes()));
+      claim = cast.plus(from / cast.master().bytes());
     }
     return new SliceCopy(
         source == null

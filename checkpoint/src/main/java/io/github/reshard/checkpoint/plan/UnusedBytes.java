@@ -70,8 +70,10 @@ public final class UnusedBytes {
       Address address = p.getValue();
       if (address.file() == file) {
         int bucket = p.getKey().bucket();
-        DType dtype = model.states().get(model.source().groupOf(bucket)).get(p.getKey().state());
-        for (Extent extent : model.source().extentsIn(p.getKey().rank(), bucket)) {
+        int group = model.source().groupOf(bucket);
+        String state = p.getKey().state();
+        DType dtype = model.states().get(group).get(state);
+        for (Extent extent : model.sourceOf(group, state).extentsIn(p.getKey().rank(), bucket)) {
           long from = address.offset() + extent.bucketStart() * dtype.bytes();
           uses.add(new Use(address.entry(), from, from + extent.elements() * dtype.bytes()));
         }

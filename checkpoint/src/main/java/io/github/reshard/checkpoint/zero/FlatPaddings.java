@@ -37,14 +37,12 @@ final class FlatPaddings {
       return groups; // That is refused where the groups are laid out.
     }
     Optional<Boolean> configured =
-        model.hasConfig()
-            ? Optional.of(
-                model.zeroConfig("parameter_alignment").map(PickledValue::isTrue).orElse(false))
-            : Optional.empty();
+        DsConfig.ifStored(model.root(), shards.get(0).states().root())
+            .map(DsConfig::alignsParameters);
     ParamGroups aligned =
         ParameterAlignments.read(
             groups, shards, configured, g -> type(model, groups, g), targetWorldSize);
-    if (!model.hasConfig() && !aligned.roundRobin()) {
+    if (configured.isEmpty() && !aligned.roundRobin()) {
       aligned = inOrder(model, aligned, shards, targetWorldSize);
     }
     return aligned.withPaddings(
@@ -247,9 +245,7 @@ final class FlatPaddings {
    */
   static Paddings configured(
       Optional<DsVersion> version, DsConfig config, int stage, List<Integer> alignments) {
-    boolean aligned =
-        recordsAlignments(version, config, stage)
-            && config.zero("parameter_alignment").map(PickledValue::isTrue).orElse(false);
+    boolean aligned = recordsAlignments(version, config, stage) && config.alignsParameters();
     return new Paddings(
         version.filter(v -> v.isBefore(DsVersion.OWN_PADDINGS)).isPresent(),
         aligned ? alignments : List.of());

@@ -24,6 +24,7 @@ import java.util.IdentityHashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.SortedMap;
 import java.util.stream.Stream;
 
@@ -99,6 +100,7 @@ final class FlatPlanner {
         new ModelStates(PickledValue.root(modelFile.path(), modelFile.parse().root()));
     int ranks = model.dpWorldSize();
     plan.setSourceWorldSize(modelStat, ranks);
+    plan.steps.addModel(model, 1);
     plan.parallelism = model.parallelism();
     model
         .root()
@@ -110,13 +112,22 @@ final class FlatPlanner {
                   "expected a list with one number for each layer, found %s. That is the old format, whose expert files have no layer in their names: load it once with a DeepSpeed that writes the new one, and save it again."
                       .formatted(experts.describe()));
             });
-    MuonCheckpoints.requireNone(model);
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
     OptimizerStates states = shards.get(0).states();
-    ParamGroups groups =
-        FlatPaddings.of(model, ParamGroups.of(model, shards, ranks), shards, plan.targetWorldSize);
+    DsConfig.ifStored(model.root(), states.root())
+        .ifPresent(config -> config.requireSupported(states.stage()));
+    ParamGroups recorded =
+        model.hasShapes()
+            ? ParamGroups.of(model, shards, ranks)
+            : ExpertGroups.of(
+                plan,
+                ExpertFiles.of(plan, experts, sources, mpRank, model),
+                new ExpertGroups.ModelFile(model, modelFile, modelSource),
+                shards);
+    ParamGroups groups = FlatPaddings.of(model, recorded, shards, plan.targetWorldSize);
     if (StagePlanner.isConversion(plan, states)) {
       StagePlanner.requireConvertible(plan, model, states);
+      MuonMomentum.requireNoneToConvert(states);
       stage = plan.targetStage;
       if (stage == 3) {
         StagePlanner.toSharded(
@@ -136,16 +147,17 @@ final class FlatPlanner {
       FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
     }
     requireReplicasAgree(shards, models.refs(plan, 0, ranks));
+    addSteps(shards);
+    MuonMomentum.add(
+        plan, model.root(), shards, r -> models.refs(plan, r, ranks), Optional.empty());
 
     planModelFile(modelStat, modelFile, modelSource, models.refs(plan, 0, ranks));
-    addWeightsBeside(modelFile.path(), mpRank, models);
+    ExpertsPresent.require(model, mpRank, experts);
+    addWeightsBeside(model, mpRank, models);
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
-      String name = optimizerName(shards, rank);
-      planOptimizerFile(
-          shards,
-          rank,
-          plan.files.tag() + "/" + name,
-          models.refs(plan, rank, plan.targetWorldSize));
+      List<FileGroup> refs = models.refs(plan, rank, plan.targetWorldSize);
+      String name = optimizerName(shards, rank, mpRank, refs);
+      planOptimizerFile(shards, rank, plan.files.tag() + "/" + name, refs);
     }
     addPadding(models);
     if (roundRobin && !AlignedShards.haveRightMappings(targetGroups, plan.targetWorldSize)) {
@@ -188,8 +200,14 @@ final class FlatPlanner {
   }
 
   private List<Shard> readShards(int mpRank, FileStat modelStat, int ranks) throws IOException {
-    SortedMap<Integer, FileStat> stats = plan.files.optimizers().get(mpRank);
-    plan.requireAllRanks(modelStat.name(), mpRank, "optimizer files", stats, ranks);
+    SortedMap<Integer, FileStat> stats =
+        RanksPresent.of(
+            plan,
+            modelStat.name(),
+            mpRank,
+            "optimizer files",
+            plan.files.optimizers().get(mpRank),
+            ranks);
     List<Shard> shards = new ArrayList<>();
     plan.readEach(
         stats.values(),
@@ -206,15 +224,26 @@ final class FlatPlanner {
     return shards;
   }
 
+  /** Takes note of the steps that the shards, which agree, count. */
+  void addSteps(List<Shard> shards) throws IOException {
+    Shard first = shards.get(0);
+    plan.steps.addOptimizer(
+        first.source(),
+        first.file(),
+        first.states().baseState(),
+        shards.stream().map(shard -> plan.sources.get(shard.source()).stat().name()).toList(),
+        false);
+  }
+
   /** What is not partitioned must be the same on all ranks. */
   void requireReplicasAgree(List<Shard> shards, List<FileGroup> refs) throws IOException {
     List<OptimizerRewrite.Group> groups =
-        refs.stream().map(ref -> new OptimizerRewrite.Group(ref.source(), ref.group())).toList();
+        refs.stream()
+            .map(ref -> OptimizerRewrite.Group.of(ref.model(), ref.source(), ref.group()))
+            .toList();
     ReplicaComparison comparison =
         new ReplicaComparison(
-            plan.store,
-            plan.sources,
-            file -> OptimizerRewrite.rewrite(file, groups, 0, Recipe.AS_SAVED));
+            plan.store, plan.sources, file -> OptimizerRewrite.comparable(file, groups));
     for (int rank = 0; rank < shards.size(); rank++) {
       Shard shard = shards.get(rank);
       comparison.add(rank, shard.source(), shard.file()).ifPresent(plan.notes::add);
@@ -304,16 +333,11 @@ final class FlatPlanner {
   /** A tensor of a file that is copied as it is. */
   private record Stored(TorchFile file, PickledValue value) {}
 
-  /**
-   * Adds the weights that stand in files of their own, and says how many are in none.
-   *
-   * @param modelPath the model file, for messages
-   */
-  private void addWeightsBeside(String modelPath, int mpRank, Models models) {
+  /** Adds the weights that stand in files of their own. */
+  private void addWeightsBeside(ModelStates modelStates, int mpRank, Models models) {
     Map<String, Stored> ofLayers = layerWeights(mpRank);
     Map<String, Stored> ofExperts = expertWeights(mpRank);
-    int parameters = 0;
-    int unproven = 0;
+    MissingWeights missing = new MissingWeights(modelStates, !layers.isEmpty());
     for (List<Integer> indices : models.indices().values()) {
       for (int index : indices) {
         PartitionedModel model = plan.models.get(index);
@@ -321,24 +345,55 @@ final class FlatPlanner {
         ExpertNames names = dense ? null : ExpertNames.of(model.parameters());
         for (int p = 0; p < model.parameters().size(); p++) {
           Parameter parameter = model.parameters().get(p);
-          parameters++;
           if (dense) {
             if (model.weights().get(p) == null) {
-              model.weights().set(p, weight(ofLayers.get(parameter.name()), parameter));
+              Stored stored =
+                  ofLayers.containsKey(parameter.name())
+                      ? ofLayers.get(parameter.name())
+                      : tiedWeight(parameter, ofLayers, model);
+              model.weights().set(p, weight(stored, parameter));
             }
           } else {
             String global = names.global(parameter.name(), model.expertRank());
             model.weights().add(weight(ofExperts.get(global), parameter));
+            if (model.weights().get(p) == null) {
+              missing.expert(global, parameter);
+              continue;
+            }
           }
-          unproven += model.weights().get(p) == null ? 1 : 0;
+          if (model.weights().get(p) == null) {
+            missing.dense(parameter);
+          } else {
+            missing.found(parameter);
+          }
         }
       }
     }
-    if (unproven > 0) {
-      plan.notes.add(
-          "%s: %d of %d parameters have no weight in the model files; their order could not be proven against it."
-              .formatted(modelPath, unproven, parameters));
+    missing.note().ifPresent(plan.notes::add);
+  }
+
+  /**
+   * A layer that stands in more than one place is {@code tied_modules.KEY}; its weights are in the
+   * file of a layer that has no other trained parameters (DeepSpeed 0.19.6, runtime/pipe/module.py,
+   * {@code _build}). Null if that is not one file.
+   */
+  private static Stored tiedWeight(
+      Parameter parameter, Map<String, Stored> ofLayers, PartitionedModel model) {
+    Optional<String> inLayer = MissingWeights.nameInTiedLayer(parameter.name());
+    if (inLayer.isEmpty()) {
+      return null;
     }
+    List<Stored> found = new ArrayList<>();
+    ofLayers.forEach(
+        (name, stored) -> {
+          String layer = name.substring(0, name.indexOf('.') + 1);
+          if (name.equals(layer + inLayer.get())
+              && parameter.hasShape(stored.value().tensor().shape())
+              && model.parameters().stream().noneMatch(p -> p.name().startsWith(layer))) {
+            found.add(stored);
+          }
+        });
+    return found.size() == 1 ? found.get(0) : null;
   }
 
   private ModuleWeight weight(Stored stored, Parameter parameter) {
@@ -398,18 +453,31 @@ final class FlatPlanner {
         .filter(entry -> entry.value().asTensor().isPresent());
   }
 
-  private String optimizerName(List<Shard> shards, int rank) {
-    int templateRank = templateRank(shards, rank);
-    return plan.sources
-        .get(shards.get(templateRank).source())
-        .stat()
-        .name()
-        .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+  private String optimizerName(List<Shard> shards, int rank, int mpRank, List<FileGroup> refs) {
+    return CheckpointFiles.nameOf(
+        plan.sources.get(shards.get(templateRank(shards, rank, refs)).source()).stat().name(),
+        rank,
+        mpRank);
   }
 
-  /** The source rank that says everything that is not partitioned. */
-  private static int templateRank(List<Shard> shards, int rank) {
-    return rank < shards.size() ? rank : 0;
+  /**
+   * The source rank that says everything that is not partitioned: the same rank, unless it has no
+   * tensor of a state that the target rank holds.
+   */
+  private static int templateRank(List<Shard> shards, int rank, List<FileGroup> refs) {
+    if (rank >= shards.size()) {
+      return 0;
+    }
+    for (int g = 0; g < refs.size(); g++) {
+      FileGroup ref = refs.get(g);
+      for (String state : ref.model().wholeStates(ref.group())) {
+        boolean needed = ref.model().targetOf(ref.group(), state).elementsIn(rank, ref.group()) > 0;
+        if (needed && shards.get(rank).states().find(g, state).isEmpty()) {
+          return 0;
+        }
+      }
+    }
+    return rank;
   }
 
   /**
@@ -418,7 +486,7 @@ final class FlatPlanner {
    * @param path where it goes, relative to the output
    */
   void planOptimizerFile(List<Shard> shards, int rank, String path, List<FileGroup> refs) {
-    Shard template = shards.get(templateRank(shards, rank));
+    Shard template = shards.get(templateRank(shards, rank, refs));
     String name = path.substring(path.lastIndexOf('/') + 1);
     Recipe recipe =
         plan.optimizerRecipe(
@@ -461,7 +529,7 @@ final class FlatPlanner {
     PaddingReader reader = new PaddingReader(plan.store, plan.sources);
     for (int g = 0; g < model.states().size(); g++) {
       for (Map.Entry<String, DType> state : model.states().get(g).entrySet()) {
-        if (!state.getKey().equals(States.MASTER)) {
+        if (!state.getKey().equals(States.MASTER) && !model.isWhole(g, state.getKey())) {
           long bits = reader.uniformBits(model, g, state.getKey(), state.getValue());
           if (bits != 0) {
             plan.padding.add(new ReshardPlan.Padding(index, g, state.getKey(), bits));

@@ -19,7 +19,10 @@ import java.util.Map;
 final class FlatShards {
   private FlatShards() {}
 
-  /** Checks a shard against the layout and notes where its partitions are. */
+  /**
+   * Checks a shard against the layout and notes where its partitions are; {@link MuonMomentum} is
+   * added by itself.
+   */
   static void addPartitions(PlanBuilder plan, Shard shard, int rank, List<FileGroup> groups) {
     OptimizerStates optimizer = shard.states();
     if (optimizer.groups() != groups.size()) {
@@ -61,6 +64,10 @@ final class FlatShards {
       Map<String, DType> types = new LinkedHashMap<>();
       for (OptimizerStates.GroupTensor part : optimizer.tensors(g)) {
         TensorNode tensor = part.tensor();
+        if (MuonMomentum.is(optimizer, g, part.state())) {
+          partitions.add(part.value());
+          continue;
+        }
         if (Replicated.isReplicated(tensor)) {
           continue;
         }
@@ -95,6 +102,7 @@ final class FlatShards {
                 .formatted(g, types, model.states().get(group)));
       }
     }
+    OtherViews.requireNone(optimizer.root(), partitions);
     StateTensors.requireOthersReplicated(optimizer.stateDict(), partitions);
   }
 

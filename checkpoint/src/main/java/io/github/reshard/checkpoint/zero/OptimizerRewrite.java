@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.layout.Extent;
 import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.WholeParameters;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyGlobal;
@@ -11,6 +12,7 @@ import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.pickle.PyTuple;
+import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.torch.TensorNode;
@@ -20,6 +22,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 
 /** Turns the optimizer file of one source rank into that of a target rank. */
 final class OptimizerRewrite {
@@ -34,8 +37,32 @@ final class OptimizerRewrite {
    *
    * @param layout the target layout that it is in
    * @param group its group there
+   * @param whole the states of which a rank holds all of every parameter that it touches
    */
-  record Group(FlatLayout layout, int group) {}
+  record Group(FlatLayout layout, int group, Set<String> whole) {
+    static Group of(PartitionedModel model, FlatLayout layout, int group) {
+      return new Group(layout, group, model.wholeStates(group));
+    }
+
+    private long wholeElements(int rank) {
+      return new WholeParameters(layout).elementsIn(rank, group);
+    }
+  }
+
+  /**
+   * The file as rank 0's, but without Muon's momentum: which parameters that is of is up to the
+   * rank.
+   */
+  static Rewritten comparable(TorchFile file, List<Group> groups) {
+    PyObject root = file.parse().root();
+    OptimizerStates states = new OptimizerStates(PickledValue.root(file.path(), root));
+    for (int g = 0; g < groups.size(); g++) {
+      if (states.usesMuon(g)) {
+        states.removeState(g, MuonMomentum.STATE);
+      }
+    }
+    return rewrite(file, root, groups, 0, Recipe.AS_SAVED);
+  }
 
   /**
    * @param template the source rank's file
@@ -44,7 +71,11 @@ final class OptimizerRewrite {
    * @param stage the ZeRO stage of the target, or {@link Recipe#AS_SAVED}
    */
   static Rewritten rewrite(TorchFile template, List<Group> groups, int rank, int stage) {
-    PyObject root = template.parse().root();
+    return rewrite(template, template.parse().root(), groups, rank, stage);
+  }
+
+  private static Rewritten rewrite(
+      TorchFile template, PyObject root, List<Group> groups, int rank, int stage) {
     OptimizerStates states = new OptimizerStates(PickledValue.root(template.path(), root));
     boolean toBf16Optimizer =
         stage == Recipe.AS_SAVED
@@ -55,21 +86,32 @@ final class OptimizerRewrite {
       FlatLayout layout = groups.get(g).layout();
       int group = groups.get(g).group();
       long partition = layout.bucketElements(group);
+      Set<String> whole = groups.get(g).whole();
+      long wholeElements = whole.isEmpty() ? 0 : groups.get(g).wholeElements(rank);
+      if (wholeElements == 0) {
+        for (String state : whole) {
+          states.removeState(g, state);
+        }
+      }
       states.setEmptyState(g, !layout.extentsIn(rank, group).isEmpty());
       for (OptimizerStates.GroupTensor part : states.tensors(g)) {
         TensorNode tensor = part.tensor();
-        if (Replicated.isReplicated(tensor)) {
+        boolean isWhole = whole.contains(part.state());
+        if (!isWhole && Replicated.isReplicated(tensor)) {
           continue;
         }
         String key = "group " + g + " " + part.state();
-        StorageKeys.move(tensor, key, partition);
+        long elements = isWhole ? wholeElements : partition;
+        StorageKeys.move(tensor, key, elements);
         boolean cut = part.state().equals(States.MASTER) ? !toBf16Optimizer : part.cut();
-        tensor.setGeometry(0, new long[] {cut ? layout.cutElements(rank, group) : partition});
+        // What is whole on each rank is never cut: it has no padding.
+        tensor.setGeometry(
+            0, new long[] {cut && !isWhole ? layout.cutElements(rank, group) : elements});
         moved.put(
             key,
             new Rewritten.Storage(
                 key,
-                partition * tensor.dtype().bytes(),
+                elements * tensor.dtype().bytes(),
                 new Rewritten.Content.PartitionOf(g, part.state())));
       }
     }

@@ -2,16 +2,20 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Optional;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.IntStream;
 
 /**
  * What an optimizer file of ZeRO-1 or 2 says (DeepSpeed 0.19.6, runtime/zero/stage_1_and_2.py and
@@ -28,6 +32,8 @@ record OptimizerStates(PickledValue root) {
   private static final String MASTERS = "single_partition_of_fp32_groups";
   private static final String BASE_STATE = "base_optimizer_state";
   private static final Pattern EXPERT_GROUP = Pattern.compile("ep_size_([1-9]\\d{0,6})");
+
+  private static final Pattern VERSION = Pattern.compile("(\\d{1,6})\\.(\\d{1,6})\\.(\\d{1,6})");
 
   /** The optimizer's own {@code state_dict()}. */
   PickledValue stateDict() {
@@ -48,6 +54,11 @@ record OptimizerStates(PickledValue root) {
       return 1;
     }
     return ZeroStage.of(stage.get());
+  }
+
+  /** The inner optimizer's {@code state_dict()}, or with elastic checkpoints a list of states. */
+  PickledValue baseState() {
+    return stateDict().get(BASE_STATE);
   }
 
   int groups() {
@@ -88,6 +99,19 @@ record OptimizerStates(PickledValue root) {
         .stream()
         .map(PickledValue.Entry::key)
         .toList();
+  }
+
+  /** How many elements {@code param_slice_mappings} name for {@code group}. */
+  long recordedElements(int group) {
+    return stateDict().get(PARAM_SLICE_MAPPINGS).items().get(group).children().stream()
+        .mapToLong(entry -> fragment(entry.value()).get("numel").asLong())
+        .sum();
+  }
+
+  /** The fields of a {@code fragment_address}. */
+  private static PickledValue fragment(PickledValue address) {
+    PyObject fields = address.node() instanceof PyInstance made ? made.state() : address.node();
+    return new PickledValue(address.file(), address.path(), fields);
   }
 
   /**
@@ -138,6 +162,55 @@ record OptimizerStates(PickledValue root) {
       return Optional.empty();
     }
     return Optional.of(new PickledValue(root.file(), states.path() + "[" + param + "]", state));
+  }
+
+  /** The tensor {@code state} of {@code group}, if there is one that has a dimension. */
+  Optional<PickledValue> find(int group, String state) {
+    return tensors(group).stream()
+        .filter(tensor -> tensor.state().equals(state))
+        .map(GroupTensor::value)
+        .findFirst();
+  }
+
+  /** Takes {@code key} out of the state of {@code group}. */
+  void removeState(int group, String key) {
+    state(group)
+        .ifPresent(
+            state ->
+                state
+                    .entries()
+                    .list()
+                    .removeIf(e -> e.key() instanceof PyStr name && name.value().equals(key)));
+  }
+
+  /**
+   * Whether DeepSpeed's Muon updates {@code group}: its options say so (DeepSpeed 0.19.6,
+   * runtime/zero/muon/original_muon.py, {@code MuonWithAuxAdam}).
+   */
+  boolean usesMuon(int group) {
+    return !isElastic()
+        && usesMuon(stateDict().get(BASE_STATE).get("param_groups").items().get(group));
+  }
+
+  /** The same for the options of a group. */
+  static boolean usesMuon(PickledValue options) {
+    return options.findPresent("use_muon").map(PickledValue::isTrue).orElse(false);
+  }
+
+  /** Whether {@code ds_version} says that an older DeepSpeed than this one wrote it. */
+  boolean isBefore(int major, int minor, int patch) {
+    Optional<Matcher> version =
+        stateDict()
+            .findPresent("ds_version")
+            .filter(found -> found.node() instanceof PyStr)
+            .map(found -> VERSION.matcher(found.asString()))
+            .filter(Matcher::lookingAt);
+    if (version.isEmpty()) {
+      return false;
+    }
+    int[] written =
+        IntStream.rangeClosed(1, 3).map(i -> Integer.parseInt(version.get().group(i))).toArray();
+    return Arrays.compare(written, new int[] {major, minor, patch}) < 0;
   }
 
   /** The number of the one parameter that the inner optimizer sees of a group: its partition. */

@@ -30,10 +30,16 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst, Pa
    * @param parameters in the order in which the optimizer was given them
    * @param expertParallelSize into how many sets of ranks with different experts the ranks fall, or
    *     {@link #DENSE}
+   * @param recordedByAllRanks whether {@code param_slice_mappings} cut it by the number of all
+   *     ranks ({@link FlatLayout#recordedExtentsIn})
    */
-  record Group(List<Parameter> parameters, int expertParallelSize) {
+  record Group(List<Parameter> parameters, int expertParallelSize, boolean recordedByAllRanks) {
     Group {
       parameters = List.copyOf(parameters);
+    }
+
+    Group(List<Parameter> parameters, int expertParallelSize) {
+      this(parameters, expertParallelSize, false);
     }
   }
 
@@ -66,7 +72,9 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst, Pa
     OptimizerStates optimizer = shards.get(0).states();
     List<List<Parameter>> flat = model.flatGroups();
     boolean roundRobin =
-        !optimizer.isBf16Optimizer() && (model.roundRobin() || isReordered(flat, shards));
+        !optimizer.isBf16Optimizer()
+            && (model.config().map(DsConfig::roundRobin).orElse(false)
+                || isReordered(flat, shards));
     List<Group> groups = new ArrayList<>();
     for (int g = 0; g < flat.size(); g++) {
       int expertParallelSize = optimizer.expertParallelSize(g);
@@ -76,7 +84,8 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst, Pa
               roundRobin && sharers > 0 ? RoundRobin.undo(flat.get(g), sharers) : flat.get(g),
               expertParallelSize));
     }
-    return new ParamGroups(groups, roundRobin, model.dataBeforeExperts());
+    return new ParamGroups(
+        groups, roundRobin, model.config().map(DsConfig::dataBeforeExperts).orElse(false));
   }
 
   /**
@@ -136,10 +145,11 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst, Pa
         shared.add(FlatLayout.Group.dense(size, worldSize));
       } else {
         int sharers = worldSize / expertParallelSize;
+        int recorded = groups.get(g).recordedByAllRanks() ? worldSize : sharers;
         shared.add(
             dataFirst
-                ? new FlatLayout.Group(size, expertRank * sharers, 1, sharers)
-                : new FlatLayout.Group(size, expertRank, expertParallelSize, sharers));
+                ? new FlatLayout.Group(size, expertRank * sharers, 1, sharers, recorded)
+                : new FlatLayout.Group(size, expertRank, expertParallelSize, sharers, recorded));
       }
     }
     return new FlatLayout(

@@ -129,7 +129,7 @@ final class ShardGroups {
     throw refused;
   }
 
-  private static void requireSameGroups(List<Shard> shards) {
+  static void requireSameGroups(List<Shard> shards) {
     List<Long> counts = shards.get(0).states().partitionCounts();
     for (Shard shard : shards) {
       if (!shard.states().partitionCounts().equals(counts)) {
@@ -141,7 +141,12 @@ final class ShardGroups {
     }
   }
 
-  private static List<Parameter> parameters(
+  /**
+   * The parameters of {@code group}, each a row of elements, if its mappings say where they are.
+   *
+   * @throws RefusedException if they do not fit together
+   */
+  static List<Parameter> parameters(
       List<Shard> shards, int group, int expertParallelSize, boolean dataFirst) {
     int worldSize = shards.size();
     long count = shards.get(0).states().partitionCounts().get(group);
@@ -159,18 +164,9 @@ final class ShardGroups {
                       ? ""
                       : " of expert-parallel size " + expertParallelSize));
     }
-    ParamGroups placement = new ParamGroups(List.of(), false, dataFirst);
     List<Parameter> parameters = null;
     for (int expertRank = 0; expertRank < Math.max(1, expertParallelSize); expertRank++) {
-      int wanted = expertRank;
-      List<Shard> sharing =
-          IntStream.range(0, worldSize)
-              .filter(
-                  r ->
-                      expertParallelSize == ParamGroups.DENSE
-                          || placement.expertRank(r, worldSize, expertParallelSize) == wanted)
-              .mapToObj(shards::get)
-              .toList();
+      List<Shard> sharing = sharing(shards, expertParallelSize, expertRank, dataFirst);
       List<Parameter> found =
           AlignedShards.hasGaps(sharing, group)
               ? AlignedShards.parameters(sharing, group)
@@ -184,6 +180,19 @@ final class ShardGroups {
       parameters = found;
     }
     return parameters;
+  }
+
+  /** The shards of the ranks that share a group, in the order of its partitions. */
+  static List<Shard> sharing(
+      List<Shard> shards, int expertParallelSize, int expertRank, boolean dataFirst) {
+    ParamGroups placement = new ParamGroups(List.of(), false, dataFirst);
+    return IntStream.range(0, shards.size())
+        .filter(
+            r ->
+                expertParallelSize == ParamGroups.DENSE
+                    || placement.expertRank(r, shards.size(), expertParallelSize) == expertRank)
+        .mapToObj(shards::get)
+        .toList();
   }
 
   /** Puts the fragments of the ranks that share a group one behind the other. */

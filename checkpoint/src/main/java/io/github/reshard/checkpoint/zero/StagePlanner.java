@@ -47,6 +47,11 @@ final class StagePlanner {
    *     checkpoint has, or this program does not
    */
   static void requireConvertible(PlanBuilder plan, ModelStates model, OptimizerStates states) {
+    if (!model.hasShapes()) {
+      throw refused(
+          plan,
+          "it is a mixture of experts that DeepSpeed before 0.19.3 saved, without its configuration in the model file");
+    }
     DsConfig config = DsConfig.of(model.root());
     boolean experts =
         !plan.files.experts().isEmpty() || model.root().findPresent("num_experts").isPresent();
@@ -228,7 +233,7 @@ final class StagePlanner {
       writer.planFile(
           new ShardedPlanner.RankFile(shard.source(), shard.file()),
           rank,
-          optimizerPath(plan, shard.source(), templateRank, rank),
+          optimizerPath(plan, shard.source(), rank, 0),
           ofOptimizer,
           pickled(plan, shard.file(), ofOptimizer),
           trained);
@@ -239,14 +244,10 @@ final class StagePlanner {
     return TargetFiles.pickled(template, recipe, plan.models, plan.targetWorldSize);
   }
 
-  private static String optimizerPath(PlanBuilder plan, int source, int templateRank, int rank) {
+  private static String optimizerPath(PlanBuilder plan, int source, int rank, int mpRank) {
     return plan.files.tag()
         + "/"
-        + plan.sources
-            .get(source)
-            .stat()
-            .name()
-            .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+        + CheckpointFiles.nameOf(plan.sources.get(source).stat().name(), rank, mpRank);
   }
 
   /** The frozen parameters, which ZeRO-1 and 2 have whole in the model file. */
@@ -310,7 +311,7 @@ final class StagePlanner {
       writer.planFile(
           template,
           rank,
-          optimizerPath(plan, template.source(), templateRank, rank),
+          optimizerPath(plan, template.source(), rank, from.mpRank()),
           recipe,
           pickled(plan, template.file(), recipe),
           from.trained());

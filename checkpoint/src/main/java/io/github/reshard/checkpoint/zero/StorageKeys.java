@@ -37,7 +37,12 @@ final class StorageKeys {
    * @param elements of the storage
    */
   static void move(TensorNode tensor, String temporaryKey, long elements) {
-    tensor.setStorage(tensor.storage().with(new PyStr(temporaryKey), elements));
+    tensor.setStorage(named(tensor.storage(), temporaryKey, elements));
+  }
+
+  /** A reference as {@code storage}'s to another storage. */
+  static PyPersistentId named(StorageNode storage, String temporaryKey, long elements) {
+    return storage.with(new PyStr(temporaryKey), elements);
   }
 
   /**
@@ -75,6 +80,19 @@ final class StorageKeys {
     return tensors;
   }
 
+  /** Every reference of {@code root} to a storage, once, in pickled order. */
+  static List<PyPersistentId> references(PyObject root) {
+    List<PyPersistentId> references = new ArrayList<>();
+    inPickledOrder(
+        root,
+        node -> {
+          if (node instanceof PyPersistentId reference && StorageNode.of(reference).isPresent()) {
+            references.add(reference);
+          }
+        });
+    return references;
+  }
+
   /**
    * Visits every node once, an object before its content, in the order in which CPython pickles
    * them.
@@ -98,7 +116,8 @@ final class StorageKeys {
     }
   }
 
-  private static void addChildren(PyObject node, List<PyObject> into) {
+  /** What an object refers to, in the order in which it is pickled. */
+  static void addChildren(PyObject node, List<PyObject> into) {
     if (node instanceof PyTuple tuple) {
       into.addAll(tuple.items());
     } else if (node instanceof PyList list) {

@@ -96,8 +96,10 @@ public final class TargetFiles {
           optimizer.groups().stream()
               .map(
                   ref ->
-                      new OptimizerRewrite.Group(
-                          flat(models.get(ref.model()).target()), ref.group()))
+                      OptimizerRewrite.Group.of(
+                          models.get(ref.model()),
+                          flat(models.get(ref.model()).target()),
+                          ref.group()))
               .toList(),
           optimizer.rank(),
           optimizer.stage());

@@ -4,18 +4,16 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.layout.ShardedLayout;
+import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.torch.TensorNode;
-import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.math.BigDecimal;
 import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
@@ -51,6 +49,7 @@ final class UserShardsPlanner {
     plan.plainObjects = hints.sanitize();
     UserShardsPlanner planner = new UserShardsPlanner(plan, user, hints);
     SortedMap<Integer, Shard> shards = planner.readShards();
+    Evidence identity = ShardArchives.evidence(user, shards);
     if (hints.model().isPresent()) {
       planner.model = ModelWeights.read(plan, user.directory(), hints.model().get());
     }
@@ -59,6 +58,9 @@ final class UserShardsPlanner {
     } else {
       planner.planFlat(shards);
     }
+    plan.evidence.add(identity);
+    plan.evidence.add(new CopiedShards(plan).refuse(false));
+    plan.evidence.addAll(plan.steps.evidence());
     planner.carryFilesBeside();
   }
 
@@ -121,7 +123,7 @@ final class UserShardsPlanner {
       FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
     }
     flat.requireReplicasAgree(shards, models.refs(plan, 0, ranks));
-    new CopiedShards(plan).refuse(user, shards);
+    flat.addSteps(shards);
     addWeights(models);
     recognised(shards.get(0).states(), ranks);
     if (AlignedShards.haveGaps(groups, ranks)) {
@@ -130,6 +132,12 @@ final class UserShardsPlanner {
       reorder(groups, models);
       plan.notes.add(FlatPlanner.ROUND_ROBIN_NOTE);
     }
+    MuonMomentum.add(
+        plan,
+        null,
+        shards,
+        r -> models.refs(plan, r, ranks),
+        config().map(UserShardsPlanner::offloadsOptimizer));
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       flat.planOptimizerFile(
           shards, rank, user.nameOf(rank), models.refs(plan, rank, plan.targetWorldSize));
@@ -157,6 +165,7 @@ final class UserShardsPlanner {
           user.directory() + "/" + user.pattern(),
           "these are shards of ZeRO-3, which hold neither the names nor the shapes of the parameters. Say --model=FILE, the model's state dict at the same step (torch or safetensors).");
     }
+    MuonMomentum.requireNoneAtStage3(new ShardedStates(any.states().root()));
     List<Shard> shards = List.copyOf(byRank.values());
     ShardedReading reading = new ShardedReading(plan, shards, model);
     SubGroups subGroups =
@@ -178,6 +187,12 @@ final class UserShardsPlanner {
     }
     sharded.requireReplicasAgree(List.of(), files, source, List.of());
     ShardedStates states = new ShardedStates(shards.get(0).states().root());
+    plan.steps.addOptimizer(
+        shards.get(0).source(),
+        shards.get(0).file(),
+        states.optimizer(),
+        user.shards().values().stream().map(FileStat::name).toList(),
+        true);
     if (!source.hasBoundariesOf(target)) {
       sharded.requireSubGroupsAgree(states, files.get(0), source);
     }
@@ -490,9 +505,18 @@ final class UserShardsPlanner {
                         each.states(),
                         each.sourcePartitions(),
                         each.targetPartitions(),
-                        each.weights()));
+                        each.weights(),
+                        each.whole()));
               }
             });
+  }
+
+  private static boolean offloadsOptimizer(Map<?, ?> config) {
+    return config.get("zero_optimization") instanceof Map<?, ?> zero
+        && (Boolean.TRUE.equals(zero.get("cpu_offload"))
+            || (zero.get("offload_optimizer") instanceof Map<?, ?> offload
+                && offload.get("device") instanceof String device
+                && !device.equals("none")));
   }
 
   private Optional<Boolean> configured(String key) throws IOException {
@@ -523,45 +547,6 @@ final class UserShardsPlanner {
       } else {
         plan.copyAsIs(file.name(), file);
       }
-    }
-  }
-
-  /** Finds a shard that lies under two names. */
-  private record CopiedShards(PlanBuilder plan) {
-    void refuse(UserShards user, List<Shard> shards) {
-      Map<List<Object>, Integer> seen = new HashMap<>();
-      for (int rank = 0; rank < shards.size(); rank++) {
-        TorchFile file = shards.get(rank).file();
-        List<Object> content =
-            file.entries().stream()
-                .filter(entry -> entry.name().startsWith("data"))
-                .map(entry -> (Object) List.of(entry.name(), entry.bytes(), entry.crc32()))
-                .collect(Collectors.toCollection(ArrayList::new));
-        Integer other = file.hasCrcs() ? seen.putIfAbsent(content, rank) : null;
-        if (other != null && holdsStates(shards.get(rank).states())) {
-          throw new RefusedException(
-              file.path(),
-              "holds the same bytes as %s. One of them is a copy, and the shard of rank %d or %d is missing."
-                  .formatted(user.nameOf(other), other, rank));
-        }
-      }
-    }
-
-    /**
-     * Whether the shard has anything of its own: ranks whose partitions are padding, or weights
-     * that no step has touched, may well be alike.
-     */
-    private static boolean holdsStates(OptimizerStates states) {
-      for (int g = 0; g < states.groups(); g++) {
-        for (OptimizerStates.GroupTensor part : states.tensors(g)) {
-          TensorNode tensor = part.tensor();
-          boolean moment = !part.state().equals(States.MASTER);
-          if (moment && !Replicated.isReplicated(tensor) && tensor.numel() > 64) {
-            return true;
-          }
-        }
-      }
-      return false;
     }
   }
 }

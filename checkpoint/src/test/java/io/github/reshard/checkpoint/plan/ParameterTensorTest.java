@@ -35,7 +35,8 @@ class ParameterTensorTest {
 
   private static AbstractThrowableAssert<?, ? extends Throwable> assertRefused(
       RankSlice... slices) {
-    return assertThatThrownBy(() -> ParameterTensor.assemble(ID, 10, STATES, Arrays.asList(slices)))
+    return assertThatThrownBy(
+            () -> ParameterTensor.assemble(ID, 10, STATES, Map.of(), Arrays.asList(slices)))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("parameter fc.weight (mp rank 0)");
   }
@@ -47,6 +48,7 @@ class ParameterTensorTest {
             ID,
             10,
             STATES,
+            Map.of(),
             List.of(slice(1, 6, 4, moment(1), master(1)), slice(0, 0, 6, master(0), moment(0))));
 
     assertThat(tensor.states().get("exp_avg"))
@@ -106,7 +108,7 @@ class ParameterTensorTest {
 
   @Test
   void aParameterWithoutElementsNeedsNoSlices() {
-    assertThat(ParameterTensor.assemble(ID, 0, STATES, List.of()).states().get("exp_avg"))
+    assertThat(ParameterTensor.assemble(ID, 0, STATES, Map.of(), List.of()).states().get("exp_avg"))
         .isEmpty();
   }
 }

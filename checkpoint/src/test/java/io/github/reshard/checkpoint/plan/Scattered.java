@@ -128,6 +128,7 @@ final class Scattered {
         List.of(),
         List.of(),
         List.of(),
+        List.of(),
         1 << 20);
   }
 
@@ -150,6 +151,7 @@ final class Scattered {
                   model.id("checkpoint", p),
                   model.parameters().get(p).elements(),
                   Repartition.expectedStates(model, p),
+                  Repartition.holders(model, p),
                   ofParameter),
               copies::add);
         });
