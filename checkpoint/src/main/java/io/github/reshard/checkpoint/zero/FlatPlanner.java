@@ -160,7 +160,7 @@ final class FlatPlanner {
       planOptimizerFile(shards, rank, plan.files.tag() + "/" + name, refs);
     }
     addPadding(models);
-    if (roundRobin) {
+    if (roundRobin && !AlignedShards.haveRightMappings(targetGroups, plan.targetWorldSize)) {
       plan.notes.add(ROUND_ROBIN_NOTE);
     }
   }
