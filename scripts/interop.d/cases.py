@@ -53,6 +53,9 @@ EXPERTS = "../moe/train_moe.py"
 # The gate's auxiliary loss (deepspeed/moe/sharded_moe.py, `l_aux`) is a product of two means over
 # the tokens of one rank, so it depends on how a batch is split, and these rows train without it.
 MODEL = ("--model=pytorch_model.bin",)
+# The rows of `scripts/interop versions`, and the size at which each is resumed.
+VERSIONS = {"z1-bf16": 3, "z2-fp16-dynamic": 2, "z2-fp32-two-groups": 2, "z2-freeze-tie": 4,
+            "z2-round-robin": 3, "z3-bf16-sub-groups": 3, "z3-fp32": 2, "moe-z2-ep2-bf16": 2}
 TINY = "--two --d 1 --m 1 --vocab 5 --layers 1"
 
 CASES = (

@@ -94,7 +94,7 @@ def _tensors(engine):
             found[f"{identity}|{key}"] = value
         found[f"{identity}|module"] = _module_weight(parameter)
     for name, buffer in engine.module.named_buffers():
-        found[f"mp{engine.checkpoint_mp_rank}|{name}|buffer"] = buffer
+        found[f"mp{_model_parallel_rank(engine)}|{name}|buffer"] = buffer
     return found
 
 
@@ -102,7 +102,14 @@ def _identity(engine, name, parameter):
     expert = ""
     if getattr(parameter, "allreduce", True) is False:
         expert = f"ep{parallel_groups._get_expert_parallel_rank(parameter.group_name)}|"
-    return f"mp{engine.checkpoint_mp_rank}|{expert}{name}"
+    return f"mp{_model_parallel_rank(engine)}|{expert}{name}"
+
+
+def _model_parallel_rank(engine):
+    try:
+        return engine.checkpoint_mp_rank
+    except AttributeError:  # before DeepSpeed 0.19
+        return 0 if engine.mpu is None else engine.mpu.get_model_parallel_rank()
 
 
 def _module_weight(parameter):
