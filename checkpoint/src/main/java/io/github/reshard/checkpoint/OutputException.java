@@ -5,7 +5,7 @@ package io.github.reshard.checkpoint;
  * replaced. Nothing of it looks whole. The message names the file, what was tried, what happened
  * and what to do. The command exits with 4.
  */
-public final class OutputException extends RuntimeException {
+public class OutputException extends RuntimeException {
   private static final long serialVersionUID = 1L;
 
   /**

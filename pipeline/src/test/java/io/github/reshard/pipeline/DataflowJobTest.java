@@ -194,6 +194,7 @@ class DataflowJobTest {
         List.of(),
         List.of(),
         List.of(),
+        List.of(),
         64 << 20);
   }
 

@@ -286,7 +286,11 @@ class GoogleBucketsTest {
         .isInstanceOf(Exception.class);
     proxy.decide(request -> Fate.PASSES);
     ReshardOptions options = options(golden.source().toString(), gs(name), 3);
-    assertThat(Stores.removeLeftovers(gs(name), options)).hasSize(1);
+    assertThatThrownBy(() -> Stores.removeLeftovers(gs(name), options))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("another run is writing to it");
+    holderDies(golden);
+    assertThat(Stores.removeLeftovers(gs(name), options)).hasSize(2);
     assertThat(bucket.under(name).keySet()).containsExactly("other/model.pt");
 
     AtomicInteger copies = new AtomicInteger();
@@ -393,6 +397,18 @@ class GoogleBucketsTest {
     assertResharded(name, golden, 3);
   }
 
+  private static String lock(GoldenCase golden) {
+    return ".reshard-" + golden.tag() + ".lock";
+  }
+
+  /** The process that holds the output is this one, and it lives. */
+  private void holderDies(GoldenCase golden) {
+    byte[] lock = bucket.under(name).get(lock(golden));
+    String dead =
+        new String(lock, StandardCharsets.UTF_8).replaceFirst("pid=\\d+", "pid=999999999");
+    bucket.write(name + "/" + lock(golden), dead.getBytes(StandardCharsets.UTF_8));
+  }
+
   @Test
   void aCrashLeavesNothingThatLooksWholeAndTheNextRunCleansUp() throws IOException {
     GoldenCase golden = GoldenCase.of("z1-bf16");
@@ -405,9 +421,16 @@ class GoogleBucketsTest {
         .isInstanceOf(Exception.class);
     assertThat(bucket.under(name).keySet())
         .isNotEmpty()
-        .allMatch(file -> file.startsWith(".reshard-" + golden.tag() + ".unpublished/"));
+        .allMatch(
+            file ->
+                file.startsWith(".reshard-" + golden.tag() + ".unpublished/")
+                    || file.equals(lock(golden)));
 
     proxy.decide(request -> Fate.PASSES);
+    assertThatThrownBy(() -> reshard(golden.source().toString(), gs(name), 3))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("another run is writing to it");
+    holderDies(golden);
     reshard(golden.source().toString(), gs(name), 3);
     assertResharded(name, golden, 3);
   }

@@ -96,6 +96,20 @@ final class Scratch {
   /** As {@link #edit}, also with other bytes in the storages and the CRCs that belong to them. */
   static void rewrite(Path file, Consumer<PyObject> change, Storage storage) {
     try {
+      rewrite(file, read(file).archiveName(), change, storage);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  /** Writes {@code file} again with an archive of another name. */
+  static void rename(Path file, String archiveName) {
+    rewrite(file, archiveName, root -> {}, (key, bytes) -> {});
+  }
+
+  private static void rewrite(
+      Path file, String archiveName, Consumer<PyObject> change, Storage storage) {
+    try {
       byte[] original = Files.readAllBytes(file);
       TorchFile torch = read(file);
       Pickle pickle = torch.parse();
@@ -120,7 +134,7 @@ final class Scratch {
       TorchFileLayout layout =
           TorchFileLayout.plan(
               torch.style(),
-              torch.archiveName(),
+              archiveName,
               written,
               sizes,
               torch.serializationId().orElse(new byte[0]));

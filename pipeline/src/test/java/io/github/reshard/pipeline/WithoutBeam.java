@@ -12,6 +12,7 @@ import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.TargetFile;
+import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.PositionalFile;
@@ -21,6 +22,8 @@ import io.github.reshard.checkpoint.torch.ByteSegment;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.checkpoint.zero.TargetFiles;
+import io.github.reshard.checkpoint.zero.UserHints;
+import io.github.reshard.checkpoint.zero.UserShards;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
@@ -30,6 +33,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 
 /**
  * The main job as one loop: the same plan, the same slices, the same copies as in the graph, but in
@@ -46,10 +50,12 @@ final class WithoutBeam {
   private final SliceCopier copier = new SliceCopier();
   private final List<List<List<SliceCrc>>> written = new ArrayList<>();
 
-  private WithoutBeam(Path input, Path output, int worldSize, int stage) throws IOException {
-    CheckpointFiles files = CheckpointFiles.discover(source, input.toString(), Optional.empty());
-    plan = ReshardPlanner.plan(source, files, worldSize, stage, PART_BYTES);
-    target = new LocalTargetStore(output.toString(), plan.tag(), false);
+  private WithoutBeam(Planning planning, Path output) throws IOException {
+    plan = planning.plan(source);
+    target =
+        plan.tag().isEmpty()
+            ? new LocalShardsStore(output.toString(), Set.of(), "*", false)
+            : new LocalTargetStore(output.toString(), plan.tag(), false);
     for (TargetFile file : plan.targets()) {
       List<List<SliceCrc>> entries = new ArrayList<>();
       file.entries().forEach(entry -> entries.add(new ArrayList<>()));
@@ -57,15 +63,46 @@ final class WithoutBeam {
     }
   }
 
-  /** Reshards {@code input} into {@code output}. */
-  static void reshard(Path input, Path output, int worldSize) {
-    reshard(input, output, worldSize, Recipe.AS_SAVED);
+  /** Reshards {@code input} into {@code output}; what was planned. */
+  static ReshardPlan reshard(Path input, Path output, int worldSize) {
+    return reshard(input, output, worldSize, Recipe.AS_SAVED);
   }
 
-  /** Reshards {@code input} into {@code output} for another ZeRO stage. */
-  static void reshard(Path input, Path output, int worldSize, int stage) {
+  /** Reshards {@code input} into {@code output} for another ZeRO stage; what was planned. */
+  static ReshardPlan reshard(Path input, Path output, int worldSize, int stage) {
+    return run(
+        source -> {
+          CheckpointFiles files =
+              CheckpointFiles.discover(source, input.toString(), Optional.empty());
+          return ReshardPlanner.plan(source, files, worldSize, stage, PART_BYTES);
+        },
+        output);
+  }
+
+  /** Reshards shards that a user saved; what was planned. */
+  static ReshardPlan reshardShards(Path input, Path output, int worldSize, UserHints hints) {
+    return run(
+        source -> {
+          UserShards shards =
+              UserShards.find(source, input.toString(), Optional.empty()).orElseThrow();
+          return ReshardPlanner.plan(source, shards, hints, worldSize, PART_BYTES);
+        },
+        output);
+  }
+
+  private interface Planning {
+    ReshardPlan plan(LocalSourceStore source) throws IOException;
+  }
+
+  private static ReshardPlan run(Planning planning, Path output) {
     try {
-      new WithoutBeam(input, output, worldSize, stage).run();
+      WithoutBeam job = new WithoutBeam(planning, output);
+      try {
+        job.run();
+      } finally {
+        job.close();
+      }
+      return job.plan;
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
@@ -80,16 +117,21 @@ final class WithoutBeam {
       }
       moveParameters(plan.models().get(m));
     }
-    for (RangedFile file : open.values()) {
-      file.close();
-    }
+    close();
     for (int f = 0; f < plan.targets().size(); f++) {
       finish(f);
     }
     target.publish(
         plan.targets().stream().map(TargetFile::path).toList(),
-        plan.tag() + "/" + CheckpointFiles.MANIFEST,
+        (plan.tag().isEmpty() ? "" : plan.tag() + "/") + CheckpointFiles.MANIFEST,
         new byte[0]);
+  }
+
+  private void close() throws IOException {
+    for (RangedFile file : open.values()) {
+      file.close();
+    }
+    open.clear();
   }
 
   private void moveParameters(PartitionedModel model) {

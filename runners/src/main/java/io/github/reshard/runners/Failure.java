@@ -18,10 +18,16 @@ import org.apache.flink.util.SerializedThrowable;
  * @param message the one message for the user
  */
 record Failure(int exitCode, String message) {
+  /** What Flink sends of an error that its client may not know. */
+  private static final String SERIALIZED = "org.apache.flink.util.SerializedThrowable";
+
   static final int OTHER = 1;
   static final int USAGE = 2;
   static final int REFUSED = 3;
   static final int OUTPUT = 4;
+
+  /** Not a failure: {@code verify} found a difference. */
+  static final int DIFFERENT = 5;
 
   /**
    * What {@code thrown} means. Runners wrap what a transform throws, Flink even serializes it, so
@@ -63,11 +69,22 @@ record Failure(int exitCode, String message) {
 
   /** By name: a runner may have loaded the class once more. */
   private static boolean isA(Throwable candidate, Class<? extends Throwable> type) {
-    String name =
-        candidate instanceof SerializedThrowable serialized
-            ? serialized.getOriginalErrorClassName()
-            : candidate.getClass().getName();
-    return name.equals(type.getName());
+    if (candidate.getClass().getName().equals(SERIALIZED)) {
+      return FlinkError.originalClass(candidate).equals(type.getName());
+    }
+    for (Class<?> c = candidate.getClass(); c != null; c = c.getSuperclass()) {
+      if (c.getName().equals(type.getName())) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /** Flink's libraries are not part of every installation: this class is only met with them. */
+  private static final class FlinkError {
+    static String originalClass(Throwable serialized) {
+      return ((SerializedThrowable) serialized).getOriginalErrorClassName();
+    }
   }
 
   private static String messageOf(Throwable found, Class<? extends Throwable> type) {

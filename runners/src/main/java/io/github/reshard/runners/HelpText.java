@@ -86,9 +86,9 @@ final class HelpText {
         0  done
         1  something that should not happen; --debug shows where
         2  wrong usage
-        3  the input was refused: missing, damaged, inconsistent or not supported;
-           verify: the two checkpoints differ
-        4  the output cannot be written
+        3  the input was refused: missing, damaged, inconsistent or not supported
+        4  the output cannot be written, or another run is writing to it
+        5  verify: the two checkpoints differ
       """;
 
   static final String INSPECT =
@@ -114,7 +114,7 @@ final class HelpText {
       Says whether two checkpoints hold the same training state, whatever the number of ranks:
       every state of every parameter, element by element, and what all ranks share, such as steps
       and hyper-parameters. Says where the first difference is. Exits with 0 if they are equal and
-      with 3 if they differ.
+      with 5 if they differ.
 
       Examples
         scripts/reshard verify --input=ckpt --output=ckpt-on-2

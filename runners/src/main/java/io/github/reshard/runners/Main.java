@@ -23,7 +23,7 @@ import org.apache.beam.sdk.options.PipelineOptionsFactory;
 
 /**
  * The command {@code reshard}. Exit codes: 0 done, 2 wrong usage, 3 the input was refused, 4 the
- * output cannot be written, 1 anything else.
+ * output cannot be written, 5 {@code verify} found a difference, 1 anything else.
  */
 public final class Main {
   /**
@@ -190,7 +190,7 @@ public final class Main {
       report = VerifyPipeline.run(options, progress);
     }
     out.println(options.getJson() ? report.json() : Tables.of(report));
-    return report.equal() ? 0 : Failure.REFUSED;
+    return report.equal() ? 0 : Failure.DIFFERENT;
   }
 
   private int cleanup(CommandOptions options) throws IOException {

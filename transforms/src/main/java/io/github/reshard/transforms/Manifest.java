@@ -9,6 +9,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
@@ -41,6 +42,9 @@ import java.util.TreeMap;
  *     expert-parallel rank and state, see {@link #key}
  */
 public record Manifest(Map<String, Integer> digests) {
+  /** A tensor of 0 elements has no entry in its file. */
+  private static final int CRC_OF_NOTHING = 0;
+
   /** The version of the schema that is written; a reader refuses higher ones. */
   static final int VERSION = 1;
 
@@ -157,6 +161,15 @@ public record Manifest(Map<String, Integer> digests) {
     ObjectNode weights =
         proofs.putObject("weights").put("parameters", proven.weights() - disagreements.size());
     proven.withoutWeights().forEach(weights.putArray("withoutWeights")::add);
+    ArrayNode files = proofs.putArray("files");
+    for (Evidence evidence : proven.evidence()) {
+      ObjectNode node = files.addObject();
+      node.put("claim", evidence.claim()).put("by", evidence.by()).put("files", evidence.files());
+      evidence.without().forEach(node.putArray("without")::add);
+      if (!evidence.whyNot().isEmpty()) {
+        node.put("whyNot", evidence.whyNot());
+      }
+    }
     ArrayNode disagreed = weights.putArray("disagreed");
     disagreements.forEach(
         (parameter, element) ->
@@ -201,6 +214,10 @@ public record Manifest(Map<String, Integer> digests) {
   /** A weight that is carried over with its file, if its entry's CRC is its own. */
   private static void addCarriedWeight(
       ReshardPlan plan, ModuleWeight weight, Parameter parameter, ObjectNode states) {
+    if (parameter.elements() == 0) {
+      addState(states, States.MODULE, weight.dtype(), CRC_OF_NOTHING);
+      return;
+    }
     SourceFile file = plan.sources().get(weight.source().file());
     if (file.entries().isEmpty()) {
       return; // safetensors have no CRC

@@ -1,6 +1,7 @@
 package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.layout.Parameter;
+import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.Repartition;
@@ -20,6 +21,7 @@ import java.util.List;
  * @param weights parameters whose masters were compared with the module's weights
  * @param withoutWeights parameters that no model file has the weights of
  * @param copies copies of states that ranks share, beside the first of each
+ * @param evidence what the source's metadata proves
  */
 public record Proofs(
     long parameters,
@@ -29,7 +31,9 @@ public record Proofs(
     List<String> filesWithoutEntries,
     long weights,
     List<String> withoutWeights,
-    long copies) {
+    long copies,
+    List<Evidence> evidence) {
+  private static final int MOST_NAMED = 8;
 
   /** What a job for {@code plan} proves if it does not throw. */
   public static Proofs of(ReshardPlan plan) {
@@ -73,7 +77,8 @@ public record Proofs(
             .toList(),
         weights,
         withoutWeights,
-        copies);
+        copies,
+        plan.evidence());
   }
 
   /**
@@ -97,6 +102,16 @@ public record Proofs(
           "the master weights of %d parameters, cast to the module's type, are its weights bit for bit"
               .formatted(weights - disagreed));
     }
+    for (Evidence found : evidence) {
+      if (found.files() > 0) {
+        sentences.add(
+            "%s: %s of %s"
+                .formatted(
+                    found.claim(),
+                    found.by(),
+                    found.files() == 1 ? "1 file" : found.files() + " files"));
+      }
+    }
     return sentences;
   }
 
@@ -107,6 +122,20 @@ public record Proofs(
       sentences.add(
           "saved without CRCs, so what was read could not be proven: "
               + String.join(", ", filesWithoutCrcs));
+    }
+    for (Evidence found : evidence) {
+      if (!found.without().isEmpty()) {
+        List<String> files = found.without();
+        String more =
+            files.size() > MOST_NAMED ? " and %d more".formatted(files.size() - MOST_NAMED) : "";
+        sentences.add(
+            "not proven that %s: %s; concerns %s%s"
+                .formatted(
+                    found.claim(),
+                    found.whyNot(),
+                    String.join(", ", files.subList(0, Math.min(MOST_NAMED, files.size()))),
+                    more));
+      }
     }
     if (disagreed > 0) {
       sentences.add(

@@ -3,6 +3,7 @@ package io.github.reshard.checkpoint.layout;
 import java.io.Serializable;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Comparator;
 import java.util.List;
 import java.util.Objects;
 
@@ -10,7 +11,9 @@ import java.util.Objects;
  * ZeRO-1 and 2, and BF16_Optimizer: each param group is its parameters laid end to end, padded with
  * zeros to a multiple of twice the number of ranks, and cut into one equal partition a rank
  * (DeepSpeed 0.19.6, runtime/zero/stage_1_and_2.py, {@code flatten_dense_tensors_aligned}, {@code
- * get_data_parallel_partitions}; runtime/bf16_optimizer.py).
+ * get_data_parallel_partitions}; runtime/bf16_optimizer.py). With {@code parameter_alignment} there
+ * is padding between the parameters as well (DeepSpeed 0.19.8, stage_1_and_2.py, {@code
+ * round_robin_bit16_padding}).
  */
 public final class FlatLayout implements ZeroLayout {
   private static final long serialVersionUID = 1L;
@@ -27,9 +30,18 @@ public final class FlatLayout implements ZeroLayout {
    * @param rankStep from one partition's rank to the next: 1 for dense groups, the expert-parallel
    *     size for experts
    * @param partitions how many ranks share it
+   * @param recordedPartitions into how many pieces {@code param_slice_mappings} cut it: {@code
+   *     partitions}, but for the experts' groups of some versions (see {@link
+   *     FlatLayout#recordedExtentsIn})
    */
-  public record Group(int parameters, int firstRank, int rankStep, int partitions)
+  public record Group(
+      int parameters, int firstRank, int rankStep, int partitions, int recordedPartitions)
       implements Serializable {
+    /** A group whose mappings say where its elements are. */
+    public Group(int parameters, int firstRank, int rankStep, int partitions) {
+      this(parameters, firstRank, rankStep, partitions, partitions);
+    }
+
     /** A group that all of {@code worldSize} ranks share. */
     public static Group dense(int parameters, int worldSize) {
       return new Group(parameters, 0, 1, worldSize);
@@ -42,6 +54,7 @@ public final class FlatLayout implements ZeroLayout {
 
   private final int worldSize;
   private final boolean roundRobin;
+  private final Paddings paddings;
   private final List<Parameter> parameters;
   private final List<Group> groups;
   private final int[] firstOfGroup;
@@ -50,7 +63,7 @@ public final class FlatLayout implements ZeroLayout {
   /** Of each place in the flat order, where its parameter ends, in elements. */
   private final long[][] flatEnds;
 
-  /** The same as if the flat order were the original one. */
+  /** The same as if the flat order were the original one and there were no gaps. */
   private final long[][] originalEnds;
 
   private final long[] groupElements;
@@ -66,8 +79,26 @@ public final class FlatLayout implements ZeroLayout {
    */
   public FlatLayout(
       int worldSize, List<Parameter> parameters, List<Group> groups, boolean roundRobin) {
+    this(worldSize, parameters, groups, roundRobin, Paddings.USUAL);
+  }
+
+  /**
+   * @param worldSize data-parallel ranks
+   * @param parameters all parameters, group after group, each group in the order in which the
+   *     optimizer was given it
+   * @param groups the groups, in order
+   * @param roundRobin whether the flat order is that of {@code round_robin_gradients}
+   * @param paddings how the groups are padded
+   */
+  public FlatLayout(
+      int worldSize,
+      List<Parameter> parameters,
+      List<Group> groups,
+      boolean roundRobin,
+      Paddings paddings) {
     this.worldSize = worldSize;
     this.roundRobin = roundRobin;
+    this.paddings = paddings;
     this.parameters = List.copyOf(parameters);
     this.groups = List.copyOf(groups);
     int n = groups.size();
@@ -84,15 +115,19 @@ public final class FlatLayout implements ZeroLayout {
       firstOfGroup[g + 1] = firstOfGroup[g] + group.parameters();
       flatOrder[g] = new int[group.parameters()];
       List<Integer> order = RoundRobin.flatOrder(group.parameters(), roundRobin ? ranks : 1);
+      flatEnds[g] = new long[group.parameters()];
       long at = 0;
       for (int place = 0; place < order.size(); place++) {
         int parameter = firstOfGroup[g] + order.get(place);
         flatOrder[g][place] = parameter;
         flatStart[parameter] = at;
         at = Math.addExact(at, parameters.get(parameter).elements());
+        flatEnds[g][place] = at;
+        if (place < order.size() - 1) {
+          at = Math.addExact(at, Math.floorMod(-at, paddings.alignment(g)));
+        }
       }
       groupElements[g] = at;
-      flatEnds[g] = ends(flatOrder[g]);
       originalEnds[g] = roundRobin ? ends(originalOrder(g)) : flatEnds[g];
       long alignment = (long) ALIGNMENT_ELEMENTS_PER_RANK * ranks;
       long aligned = Math.multiplyExact(-Math.floorDiv(-at, alignment), alignment);
@@ -160,7 +195,7 @@ public final class FlatLayout implements ZeroLayout {
     return partitionElements[group] * partitionCount(group);
   }
 
-  /** Elements of the parameters of {@code group}. */
+  /** Elements of the parameters of {@code group} and of the padding between them. */
   public long groupElements(int group) {
     return groupElements[group];
   }
@@ -181,7 +216,48 @@ public final class FlatLayout implements ZeroLayout {
    */
   public int parameterAt(int group, long element) {
     int place = firstEndAfter(flatEnds[group], element);
-    return place < flatOrder[group].length ? flatOrder[group][place] : -1;
+    return place < flatOrder[group].length && flatStart[flatOrder[group][place]] <= element
+        ? flatOrder[group][place]
+        : -1;
+  }
+
+  /**
+   * The padding behind each parameter of {@code group} in the order of the flat buffer, in
+   * elements: {@code param_alignment_paddings} (DeepSpeed 0.19.8, stage_1_and_2.py). What is behind
+   * the last one is not counted there.
+   */
+  public List<Long> alignmentPaddings(int group) {
+    int[] order = flatOrder[group];
+    List<Long> between = new ArrayList<>(order.length);
+    for (int place = 0; place < order.length; place++) {
+      long next = place < order.length - 1 ? flatStart[order[place + 1]] : groupElements[group];
+      between.add(next - flatEnds[group][place]);
+    }
+    return between;
+  }
+
+  /** A run of elements of a flat buffer. */
+  public record Run(long start, long elements) {}
+
+  /** The padding in the flat buffer of {@code group}, between its parameters and at the end. */
+  public List<Run> flatPadding(int group) {
+    List<Run> runs = new ArrayList<>();
+    long at = 0;
+    for (int place = 0; place < flatOrder[group].length; place++) {
+      long start = flatStart[flatOrder[group][place]];
+      if (start > at) {
+        runs.add(new Run(at, start - at));
+      }
+      at = flatEnds[group][place];
+    }
+    if (at < flatElements(group)) {
+      runs.add(new Run(at, flatElements(group) - at));
+    }
+    return runs;
+  }
+
+  private boolean hasGaps(int group) {
+    return alignmentPaddings(group).stream().anyMatch(padding -> padding > 0);
   }
 
   /** The place of {@code rank} among the ranks that share {@code group}, or -1. */
@@ -196,8 +272,8 @@ public final class FlatLayout implements ZeroLayout {
   }
 
   /**
-   * How many elements at the end of {@code rank}'s partition of {@code group} are padding ({@code
-   * group_paddings} of ZeRO-1 and 2, stage_1_and_2.py).
+   * How many elements at the end of {@code rank}'s partition of {@code group} are padding, that
+   * between parameters left out.
    */
   public long padding(int rank, int group) {
     long start = partitionOf(rank, group) * partitionElements[group];
@@ -206,13 +282,34 @@ public final class FlatLayout implements ZeroLayout {
   }
 
   /**
-   * {@code group_paddings} as BF16_Optimizer records it: all of it on the last rank
-   * (bf16_optimizer.py).
+   * {@code group_paddings} as BF16_Optimizer records it, and DeepSpeedZeroOptimizer did before
+   * 0.16.4: all of it on the last rank (bf16_optimizer.py).
    */
   public long paddingOnLastRank(int rank, int group) {
     return partitionOf(rank, group) == partitionCount(group) - 1
         ? flatElements(group) - groupElements[group]
         : 0;
+  }
+
+  /** {@code group_paddings} as DeepSpeedZeroOptimizer records it (stage_1_and_2.py). */
+  public long recordedPadding(int rank, int group) {
+    return paddings.wholeOnLastRank() ? paddingOnLastRank(rank, group) : padding(rank, group);
+  }
+
+  /**
+   * Elements that DeepSpeedZeroOptimizer leaves of a tensor of {@code rank}'s partition, which is
+   * Python's {@code tensor[:numel - padding]}: a negative end counts from the back
+   * (stage_1_and_2.py, {@code _get_groups_without_padding}).
+   */
+  public long cutElements(int rank, int group) {
+    long partition = partitionElements[group];
+    long end = partition - recordedPadding(rank, group);
+    return end < 0 ? Math.max(0, partition + end) : end;
+  }
+
+  /** How the groups are padded. */
+  public Paddings paddings() {
+    return paddings;
   }
 
   @Override
@@ -235,36 +332,51 @@ public final class FlatLayout implements ZeroLayout {
 
   @Override
   public List<Extent> extentsIn(int rank, int bucket) {
-    return extents(rank, bucket, flatOrder[bucket], flatEnds[bucket]);
+    return extents(rank, bucket, flatOrder[bucket], flatEnds[bucket], partitionElements[bucket]);
   }
 
   /**
    * What DeepSpeed records in {@code param_slice_mappings}: the extents as they would be in the
    * original order of the parameters. Under round robin that is not where the elements are
    * (stage_1_and_2.py, {@code _link_all_hp_params} walks {@code bit16_groups}), but it is what the
-   * file says.
+   * file says. Before DeepSpeed 0.14.5 the same function also cut groups of experts by the number
+   * of all ranks instead of those that share them. Of a group with padding between parameters the
+   * mappings are right, in the original order all the same (DeepSpeed 0.19.8, {@code
+   * param_offsets}).
    */
   public List<Extent> recordedExtentsIn(int rank, int group) {
-    return extents(rank, group, originalOrder(group), originalEnds[group]);
+    if (hasGaps(group)) {
+      return extentsIn(rank, group).stream()
+          .sorted(Comparator.comparingInt(Extent::parameter))
+          .toList();
+    }
+    return extents(
+        rank,
+        group,
+        originalOrder(group),
+        originalEnds[group],
+        flatElements(group) / groups.get(group).recordedPartitions());
   }
 
-  private List<Extent> extents(int rank, int group, int[] order, long[] ends) {
+  private List<Extent> extents(
+      int rank, int group, int[] order, long[] ends, long partitionElements) {
     int partition = partitionOf(rank, group);
     if (partition < 0) {
       return List.of();
     }
-    long from = partition * partitionElements[group];
-    long to = from + partitionElements[group];
+    long from = partition * partitionElements;
+    long to = from + partitionElements;
     List<Extent> extents = new ArrayList<>();
-    int place = firstEndAfter(ends, from);
-    long at = place == 0 ? 0 : ends[place - 1];
-    for (; place < order.length && at < to; place++) {
+    for (int place = firstEndAfter(ends, from); place < order.length; place++) {
+      long at = ends[place] - parameters.get(order[place]).elements();
+      if (at >= to) {
+        break;
+      }
       long start = Math.max(at, from);
       long stop = Math.min(ends[place], to);
       if (start < stop) {
         extents.add(new Extent(order[place], start - at, rank, group, start - from, stop - start));
       }
-      at = ends[place];
     }
     return extents;
   }
@@ -294,12 +406,13 @@ public final class FlatLayout implements ZeroLayout {
     return other instanceof FlatLayout that
         && worldSize == that.worldSize
         && roundRobin == that.roundRobin
+        && paddings.equals(that.paddings)
         && parameters.equals(that.parameters)
         && groups.equals(that.groups);
   }
 
   @Override
   public int hashCode() {
-    return Objects.hash(worldSize, roundRobin, parameters, groups);
+    return Objects.hash(worldSize, roundRobin, paddings, parameters, groups);
   }
 }

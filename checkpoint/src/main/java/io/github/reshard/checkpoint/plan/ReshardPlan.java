@@ -18,6 +18,7 @@ import java.util.List;
  * @param carried what is copied without being partitioned: whole storages, and files as they are
  * @param padding what fills the target's partitions behind their parameters: the elements of which
  *     state
+ * @param evidence what was proven of the source by its metadata
  * @param notes what the user should know
  * @param partBytes the size of a part of a target file
  */
@@ -32,6 +33,7 @@ public record ReshardPlan(
     List<PartitionedModel> models,
     List<SliceCopy> carried,
     List<Padding> padding,
+    List<Evidence> evidence,
     List<String> notes,
     long partBytes)
     implements Serializable {
@@ -52,6 +54,7 @@ public record ReshardPlan(
     models = List.copyOf(models);
     carried = List.copyOf(carried);
     padding = List.copyOf(padding);
+    evidence = List.copyOf(evidence);
     notes = List.copyOf(notes);
   }
 

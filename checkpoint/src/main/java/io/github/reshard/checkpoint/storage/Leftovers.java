@@ -14,15 +14,30 @@ import java.util.stream.Stream;
 
 /**
  * What runs that died left in an output, under names that no checkpoint has: {@code
- * .reshard-TAG.unpublished}, {@code .reshard-TAG.replaced} and the marker {@code
- * .reshard-TAG.publishing}. Published tags are never looked at.
+ * .reshard-TAG.unpublished}, {@code .reshard-TAG.replaced}, the marker {@code
+ * .reshard-TAG.publishing} and the lock {@code .reshard-TAG.lock}. Published tags are never looked
+ * at.
  */
 public final class Leftovers {
   private static final Pattern NAME =
-      Pattern.compile("\\.reshard-(.+)\\.(unpublished|replaced|publishing)");
+      Pattern.compile("\\.reshard-(.+)\\.(unpublished|replaced|publishing|lock(?:\\..*)?)");
   private static final String MARKER = "publishing";
+  private static final String LOCK = ".lock";
+
+  /** Stands for the slash of a tag that is a path. */
+  private static final String STEP = "%2F";
 
   private Leftovers() {}
+
+  /**
+   * The name of something unpublished beside {@code tag}.
+   *
+   * @param tag may be a path, whose steps are then joined
+   * @param kind {@code unpublished}, {@code replaced}, {@code publishing} or {@code lock}
+   */
+  public static String name(String tag, String kind) {
+    return ".reshard-" + tag.replace("/", STEP) + "." + kind;
+  }
 
   /**
    * What was removed.
@@ -54,7 +69,7 @@ public final class Leftovers {
       Matcher matcher = NAME.matcher(name);
       if (matcher.matches()
           && matcher.group(2).equals(MARKER)
-          && !latest.equals(Optional.of(matcher.group(1)))) {
+          && !latest.equals(Optional.of(matcher.group(1).replace(STEP, "/")))) {
         throw new OutputException(
             output,
             "the run that published '%s' died in the middle of it, as %s says, and nothing was removed. Run the same reshard again, which repairs it; if '%s' is known to be whole, or not wanted any more, remove %s by hand and clean up again."
@@ -79,7 +94,7 @@ public final class Leftovers {
               : in(
                   directory.getParent(),
                   Pattern.compile(
-                      "\\.reshard-%s\\.(unpublished|replaced|publishing)"
+                      "\\.reshard-%s\\.(unpublished|replaced|publishing|lock(?:\\..*)?)"
                           .formatted(Pattern.quote(directory.getFileName().toString()))));
       if (!Files.isDirectory(directory) && beside.isEmpty()) {
         throw new OutputException(output, "there is no such directory.");
@@ -90,6 +105,9 @@ public final class Leftovers {
           names(inside),
           Files.exists(latest) ? Optional.of(Files.readString(latest).strip()) : Optional.empty());
       requireNoneHalfPublished(output, names(beside), Optional.empty());
+      for (Path left : Stream.concat(inside.stream(), beside.stream()).toList()) {
+        requireNotHeld(output, left);
+      }
       List<Removed> removed = new ArrayList<>();
       for (Path left : Stream.concat(inside.stream(), beside.stream()).toList()) {
         removed.add(removed(left));
@@ -98,6 +116,15 @@ public final class Leftovers {
       return removed;
     } catch (IOException e) {
       throw new OutputException(output, "cannot be cleaned up: " + e, e);
+    }
+  }
+
+  private static void requireNotHeld(String output, Path left) throws IOException {
+    if (left.toString().endsWith(LOCK)) {
+      Optional<LockHolder> holder = new LocalLock(left).livingHolder();
+      if (holder.isPresent()) {
+        throw new OutputHeldException(output, holder.get().describe());
+      }
     }
   }
 

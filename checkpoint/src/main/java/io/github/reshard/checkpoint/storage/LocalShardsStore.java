@@ -62,6 +62,11 @@ public final class LocalShardsStore extends LocalStagingStore {
   }
 
   @Override
+  LocalLock lock() {
+    return new LocalLock(beside(".lock"));
+  }
+
+  @Override
   public void begin() throws IOException {
     if (directory().getFileName() == null) {
       throw new OutputException(output, "is the root of the file system; name a directory in it.");
@@ -69,10 +74,16 @@ public final class LocalShardsStore extends LocalStagingStore {
     try {
       requireReplaceable();
       Files.createDirectories(directory().getParent());
-      discardUnpublished();
-      Files.createDirectories(staging());
+      hold(output);
     } catch (IOException e) {
       throw new OutputException(output, "cannot be written: " + e, e);
+    }
+    try {
+      // Another run may have published before this one had the output.
+      requireReplaceable();
+    } catch (OutputException e) {
+      release();
+      throw e;
     }
   }
 

@@ -58,6 +58,30 @@ abstract class LocalStagingStore implements TargetStore {
     return unpublished().resolve(run + ".plan");
   }
 
+  /** Who may write here; a run holds it from its beginning to its end. */
+  abstract LocalLock lock();
+
+  /**
+   * Takes the output, removes what earlier runs left in it, and makes the place where this one's
+   * files grow.
+   */
+  final void hold(String output) throws IOException {
+    lock().acquire(output, run);
+    try {
+      discardUnpublished();
+      Files.createDirectories(staging());
+    } catch (IOException | RuntimeException e) {
+      lock().release(run);
+      throw e;
+    }
+  }
+
+  /** Gives the output free without having written anything. */
+  final void release() throws IOException {
+    discardUnpublished();
+    lock().release(run);
+  }
+
   /** Is there while publishing is under way, and left behind by a crash in the middle of it. */
   abstract Path marker();
 
@@ -198,7 +222,10 @@ abstract class LocalStagingStore implements TargetStore {
                 FileChannel.open(marker(), StandardOpenOption.CREATE, StandardOpenOption.WRITE);
             FileLock lock = channel.lock()) {
           if (lock.isValid() && Files.exists(staging())) {
-            return replace(paths, manifest, content);
+            lock().requireHeld(directory().toString(), run);
+            boolean cleared = replace(paths, manifest, content);
+            lock().release(run);
+            return cleared;
           }
           requirePublished(paths);
           return true;
@@ -232,6 +259,7 @@ abstract class LocalStagingStore implements TargetStore {
     if (!Files.exists(marker())) {
       discardUnpublished();
     }
+    lock().release(run);
   }
 
   /**

@@ -47,30 +47,45 @@ public final class LocalTargetStore extends LocalStagingStore {
 
   @Override
   Path unpublished() {
-    return directory().resolve(".reshard-" + tag + ".unpublished");
+    return directory().resolve(Leftovers.name(tag, "unpublished"));
   }
 
   private Path replaced() {
-    return directory().resolve(".reshard-" + tag + ".replaced");
+    return directory().resolve(Leftovers.name(tag, "replaced"));
   }
 
   @Override
   Path marker() {
-    return directory().resolve(".reshard-" + tag + ".publishing");
+    return directory().resolve(Leftovers.name(tag, "publishing"));
+  }
+
+  @Override
+  LocalLock lock() {
+    return new LocalLock(directory().resolve(Leftovers.name(tag, "lock")));
   }
 
   @Override
   public void begin() throws IOException {
+    requireReplaceable();
+    try {
+      Files.createDirectories(directory());
+      hold(output);
+    } catch (IOException e) {
+      throw new OutputException(output, "cannot be written: " + e, e);
+    }
+    try {
+      // Another run may have published it before this one had the output.
+      requireReplaceable();
+    } catch (OutputException e) {
+      release();
+      throw e;
+    }
+  }
+
+  private void requireReplaceable() {
     if (Files.exists(tagDirectory()) && !overwrite && !Files.exists(marker())) {
       throw new OutputException(
           tagDirectory().toString(), "the output already holds this tag; --overwrite replaces it.");
-    }
-    try {
-      Files.createDirectories(directory());
-      discardUnpublished();
-      Files.createDirectories(staging());
-    } catch (IOException e) {
-      throw new OutputException(output, "cannot be written: " + e, e);
     }
   }
 
@@ -92,7 +107,9 @@ public final class LocalTargetStore extends LocalStagingStore {
         deleteTree(replaced());
         Files.move(tagDirectory(), replaced(), StandardCopyOption.ATOMIC_MOVE);
       }
+      Files.createDirectories(tagDirectory().getParent());
       Files.move(stagedTag, tagDirectory(), StandardCopyOption.ATOMIC_MOVE);
+      sync(tagDirectory().getParent());
     } else if (firstMissing(directory(), inTag).isPresent()) {
       throw gone(missing.get());
     }

@@ -251,6 +251,36 @@ public final class TensorNode {
     }
   }
 
+  /**
+   * Makes it begin at another element of its storage; its shape and strides stay.
+   *
+   * @param storageOffset in elements
+   */
+  public void setStorageOffset(long storageOffset) {
+    if (storageOffset() != storageOffset) {
+      holder.setArgs(replaced(holder.args(), OFFSET, PyInt.of(storageOffset)));
+    }
+  }
+
+  /**
+   * The last element of its storage that it shows, counted from the storage's begin.
+   *
+   * @throws IllegalStateException if it has no element
+   * @throws ArithmeticException if that is further than any storage reaches
+   */
+  public long lastElement() {
+    long[] shape = shape();
+    long[] stride = stride();
+    if (numel(shape) == 0) {
+      throw new IllegalStateException("a tensor without elements has no last one");
+    }
+    long last = storageOffset();
+    for (int d = 0; d < shape.length; d++) {
+      last = Math.addExact(last, Math.multiplyExact(shape[d] - 1, stride[d]));
+    }
+    return last;
+  }
+
   /** What PyTorch gives a fresh tensor: a dimension of extent 0 counts as 1. */
   static long[] contiguousStride(long... shape) {
     long[] stride = new long[shape.length];
@@ -273,17 +303,11 @@ public final class TensorNode {
    * @throws RefusedException if it does not
    */
   public void requireInBounds(String where) {
-    long[] shape = shape();
-    long[] stride = stride();
-    if (numel(shape) == 0) {
+    if (numel() == 0) {
       return;
     }
     try {
-      long last = storageOffset();
-      for (int d = 0; d < shape.length; d++) {
-        last = Math.addExact(last, Math.multiplyExact(shape[d] - 1, stride[d]));
-      }
-      if (last < storageElements()) {
+      if (lastElement() < storageElements()) {
         return;
       }
     } catch (ArithmeticException e) {
@@ -293,8 +317,8 @@ public final class TensorNode {
         where,
         "shape %s, stride %s from element %d reaches beyond storage %s of %d elements"
             .formatted(
-                Arrays.toString(shape),
-                Arrays.toString(stride),
+                Arrays.toString(shape()),
+                Arrays.toString(stride()),
                 storageOffset(),
                 storageKey(),
                 storageElements()));

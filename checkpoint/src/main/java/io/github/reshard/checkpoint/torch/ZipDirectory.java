@@ -30,6 +30,9 @@ record ZipDirectory(long offset, byte[] content, List<TorchFile.Entry> entries) 
   /** The small entries that PyTorch writes last are worth one read with the directory. */
   private static final int BEFORE_DIRECTORY = 4096;
 
+  /** The first line of a pointer (github.com/git-lfs/git-lfs, docs/spec.md). */
+  private static final String LFS = "version https://git-lfs.github.com/spec/";
+
   private static final byte[] LEGACY_MAGIC = {
     (byte) 0x80, 2, (byte) 0x8a, 10, 0x6c, (byte) 0xfc, (byte) 0x9c, 0x46, (byte) 0xf9
   };
@@ -99,6 +102,12 @@ record ZipDirectory(long offset, byte[] content, List<TorchFile.Entry> entries) 
       throw new RefusedException(
           ranges.path(),
           "a torch.save stream of the format before PyTorch 1.6, as _use_new_zipfile_serialization=False (DeepSpeed: checkpoint_serialization false) still writes it; load it with torch.load and torch.save it again");
+    }
+    byte[] text = ranges.bytes(0, (int) Math.min(ranges.size(), LFS.length()));
+    if (new String(text, StandardCharsets.ISO_8859_1).equals(LFS)) {
+      throw new RefusedException(
+          ranges.path(),
+          "this is a Git LFS pointer, which stands for the file and is not it: run `git lfs pull` in its repository");
     }
     if (head.length >= 4 && LittleEndian.u32(head, 0) == ZipFormat.LOCAL_SIGNATURE) {
       throw new RefusedException(

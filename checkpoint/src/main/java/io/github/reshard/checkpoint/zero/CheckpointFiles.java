@@ -2,14 +2,8 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
-import java.io.FileNotFoundException;
 import java.io.IOException;
-import java.nio.ByteBuffer;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.NoSuchFileException;
-import java.nio.file.NotDirectoryException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
@@ -54,72 +48,32 @@ public record CheckpointFiles(
    */
   public record Carried(String path, FileStat stat) {}
 
-  private static final Pattern MODEL = Pattern.compile("mp_rank_(\\d+)_model_states\\.pt");
-  private static final Pattern RANK_MODEL =
+  static final Pattern MODEL = Pattern.compile("mp_rank_(\\d+)_model_states\\.pt");
+  static final Pattern RANK_MODEL =
       Pattern.compile("zero_pp_rank_(\\d+)_mp_rank_(\\d+)_model_states\\.pt");
-  private static final Pattern OPTIMIZER =
+  static final Pattern OPTIMIZER =
       Pattern.compile("(?:bf16_)?zero_pp_rank_(\\d+)_mp_rank_(\\d+)_?optim_states\\.pt");
-  private static final Pattern LAYER =
-      Pattern.compile("layer_(\\d+)(?:-model_(\\d+))?-model_states\\.pt");
+  static final Pattern LAYER = Pattern.compile("layer_(\\d+)(?:-model_(\\d+))?-model_states\\.pt");
   private static final Pattern EXPERT =
       Pattern.compile(
           "layer_(\\d+)_expert_(\\d+)_mp_rank_(\\d+)_model_states\\.pt|expp_rank_\\d+_mp_rank_\\d+_optim_states\\.pt");
 
+  private static final Pattern RANKS = Pattern.compile("zero_pp_rank_(\\d+)_mp_rank_(\\d+)");
+
   /** What a reshard leaves in a tag; a new one takes its place. */
   public static final String MANIFEST = "reshard-manifest.json";
-
-  static final String LATEST = "latest";
-
-  /** DeepSpeed's name of the tag of a Universal Checkpoint (checkpoint/ds_to_universal.py). */
-  private static final String LATEST_UNIVERSAL = "latest_universal";
 
   /**
    * Looks at a checkpoint directory.
    *
+   * @param directory what {@code save_checkpoint} was given, or the directory of a tag
    * @param tag the tag, or empty for what {@code latest} says
    * @throws RefusedException if there is no checkpoint, or more than one file claims to be the same
    *     thing
    */
   public static CheckpointFiles discover(SourceStore store, String directory, Optional<String> tag)
       throws IOException {
-    SourceStore.Listing top = list(store, directory);
-    String name = tag.isPresent() ? tag.get() : latest(store, directory, top);
-    if (!top.directories().contains(name)) {
-      throw new RefusedException(
-          directory,
-          "%s names the tag '%s', but there is no such directory; found %s"
-              .formatted(tag.isPresent() ? "--tag" : "'latest'", name, top.directories()));
-    }
-    String tagDirectory = store.child(directory, name);
-    Sorted sorted = new Sorted();
-    SourceStore.Listing inTag = list(store, tagDirectory);
-    for (FileStat file : inTag.files()) {
-      sorted.add(name, file);
-    }
-    for (String sub : inTag.directories()) {
-      carryTree(store, store.child(tagDirectory, sub), name + "/" + sub, sorted.others);
-    }
-    List<Carried> beside = new ArrayList<>();
-    for (FileStat file : top.files()) {
-      if (!file.name().equals(LATEST) && !file.name().equals(LATEST_UNIVERSAL)) {
-        beside.add(new Carried(file.name(), file));
-      }
-    }
-    for (String sub : top.directories()) {
-      if (!sub.equals(name) && !isTag(store, store.child(directory, sub))) {
-        carryTree(store, store.child(directory, sub), sub, beside);
-      }
-    }
-    return new CheckpointFiles(
-        directory,
-        name,
-        sorted.models,
-        sorted.rankModels,
-        sorted.optimizers,
-        sorted.layers,
-        sorted.experts,
-        sorted.others,
-        beside);
+    return Discovery.of(store, directory, tag);
   }
 
   /** The files around shards that a user saved. */
@@ -138,79 +92,30 @@ public record CheckpointFiles(
         user.beside().stream().map(file -> new Carried(file.name(), file)).toList());
   }
 
-  private static SourceStore.Listing list(SourceStore store, String directory) throws IOException {
-    try {
-      return store.list(directory);
-    } catch (NoSuchFileException | NotDirectoryException | FileNotFoundException e) {
-      throw new RefusedException(
-          directory, "there is no such directory. --input is what save_checkpoint was given.", e);
-    }
-  }
-
-  private static String latest(SourceStore store, String directory, SourceStore.Listing top)
-      throws IOException {
-    for (FileStat file : top.files()) {
-      if (file.name().equals(LATEST)) {
-        return readText(store, file).strip();
-      }
-    }
-    if (top.files().stream().anyMatch(f -> OPTIMIZER.matcher(f.name()).matches())) {
-      throw new RefusedException(
-          directory,
-          "this is the directory of a tag. --input is the directory above it; name the tag with --tag.");
-    }
-    List<String> tags = new ArrayList<>();
-    for (String sub : top.directories()) {
-      if (isTag(store, store.child(directory, sub))) {
-        tags.add(sub);
-      }
-    }
-    throw new RefusedException(
-        directory,
-        tags.isEmpty()
-            ? "there is no file 'latest' and no directory with ZeRO files. --input is what save_checkpoint was given."
-            : "there is no file 'latest'. Name the tag with --tag; found " + tags);
-  }
-
-  private static String readText(SourceStore store, FileStat file) throws IOException {
-    long limit = 4096;
-    if (file.bytes() > limit) {
-      throw new RefusedException(
-          file.path(),
-          "expected the name of a tag, found a file of %d bytes".formatted(file.bytes()));
-    }
-    ByteBuffer text = ByteBuffer.allocate((int) file.bytes());
-    try (RangedFile open = store.open(file)) {
-      open.readFully(0, text);
-    }
-    return new String(text.array(), StandardCharsets.UTF_8);
-  }
-
   /** Whether DeepSpeed names its optimizer files so. */
   static boolean isOptimizerName(String name) {
     return OPTIMIZER.matcher(name).matches();
   }
 
-  private static boolean isTag(SourceStore store, String directory) throws IOException {
-    SourceStore.Listing listing = store.list(directory);
-    return listing.directories().contains("zero")
-        || listing.files().stream()
-            .anyMatch(
-                f ->
-                    OPTIMIZER.matcher(f.name()).matches()
-                        || MODEL.matcher(f.name()).matches()
-                        || RANK_MODEL.matcher(f.name()).matches());
+  /** Whether a tag has files of this name. */
+  static boolean isTagFile(String name) {
+    return OPTIMIZER.matcher(name).matches()
+        || MODEL.matcher(name).matches()
+        || RANK_MODEL.matcher(name).matches();
   }
 
-  private static void carryTree(
-      SourceStore store, String directory, String path, List<Carried> into) throws IOException {
-    SourceStore.Listing listing = store.list(directory);
-    for (FileStat file : listing.files()) {
-      into.add(new Carried(path + "/" + file.name(), file));
+  /**
+   * The name of the file of another rank.
+   *
+   * @param name of a file of one data-parallel and model-parallel rank
+   */
+  static String nameOf(String name, int rank, int mpRank) {
+    Matcher m = RANKS.matcher(name);
+    if (!m.find()) {
+      throw new IllegalArgumentException(name + " is not the file of a rank");
     }
-    for (String sub : listing.directories()) {
-      carryTree(store, store.child(directory, sub), path + "/" + sub, into);
-    }
+    String mp = "%0" + m.group(2).length() + "d";
+    return m.replaceFirst("zero_pp_rank_" + rank + "_mp_rank_" + mp.formatted(mpRank));
   }
 
   /**
@@ -245,7 +150,8 @@ public record CheckpointFiles(
     }
   }
 
-  private static final class Sorted {
+  /** Files sorted by what their names say. */
+  static final class Sorted {
     final SortedMap<Integer, FileStat> models = new TreeMap<>();
     final SortedMap<Integer, SortedMap<Integer, FileStat>> rankModels = new TreeMap<>();
     final SortedMap<Integer, SortedMap<Integer, FileStat>> optimizers = new TreeMap<>();

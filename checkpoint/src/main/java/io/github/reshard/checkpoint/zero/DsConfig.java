@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
+import java.util.Arrays;
 import java.util.Optional;
 import java.util.Set;
 
@@ -18,6 +19,8 @@ record DsConfig(PickledValue value) {
   private static final String KEY = "ds_config";
   private static final String ZERO = "zero_optimization";
   private static final String STAGE = "stage";
+  private static final String DEVICE = "device";
+  static final String NVME = "nvme";
 
   /** What {@code DtypeEnum} takes for fp32 (runtime/config.py). */
   private static final Set<String> FLOAT = Set.of("torch.float32", "fp32", "float32", "float");
@@ -37,6 +40,67 @@ record DsConfig(PickledValue value) {
           "ds_config is not stored, only the path of its file, so the stage in it cannot be changed. Save the checkpoint once from a run whose config is given as a dict, or leave --targetStage out.");
     }
     return new DsConfig(found.get());
+  }
+
+  /**
+   * The configuration in the first of {@code roots} that has it; none if only the path of its file
+   * is stored, or nothing: the engine stores what {@code initialize} was given. Mixtures of experts
+   * before DeepSpeed 0.19.3 have it in their optimizer files only.
+   */
+  static Optional<DsConfig> ifStored(PickledValue... roots) {
+    return Arrays.stream(roots)
+        .flatMap(root -> root.findPresent(KEY).filter(PickledValue::isDict).stream())
+        .findFirst()
+        .map(DsConfig::new);
+  }
+
+  /**
+   * Checks that nothing in it makes files that hold something else than this program reads.
+   *
+   * @param stage the ZeRO stage that saved it
+   * @throws io.github.reshard.checkpoint.RefusedException if something does
+   */
+  void requireSupported(int stage) {
+    zero("offload_optimizer", "super_offload")
+        .filter(PickledValue::isTrue)
+        .ifPresent(
+            set -> {
+              throw set.refused("checkpoints of SuperOffload are not supported.");
+            });
+    zero("zenflow")
+        .ifPresent(
+            set -> {
+              throw set.refused("checkpoints of ZenFlow are not supported.");
+            });
+    if (device("offload_optimizer").equals(NVME)) {
+      throw zero("offload_optimizer", DEVICE)
+          .orElseThrow()
+          .refused(
+              "the optimizer is offloaded to NVMe, whose files are not read: load the checkpoint once with offload_optimizer on cpu or without, and save it again.");
+    }
+    if (stage == 3) {
+      positive("mics_shard_size")
+          .ifPresent(
+              size -> {
+                throw size.refused(
+                    "this is a checkpoint of MiCS, which is not supported: only one shard group writes its files. Load it at its own size without mics_shard_size and save it again.");
+              });
+    }
+  }
+
+  /** The value of a number that is set and not 0. */
+  Optional<PickledValue> positive(String key) {
+    return zero(key).filter(number -> number.asWhole().orElse(0L) > 0);
+  }
+
+  /** Where {@code offload_optimizer} or {@code offload_param} puts what it offloads. */
+  String device(String offload) {
+    return zero(offload, DEVICE).map(PickledValue::asString).orElse("none");
+  }
+
+  /** {@code use_data_before_expert_parallelism}: ranks are ordered by data before experts. */
+  boolean dataBeforeExperts() {
+    return find("use_data_before_expert_parallelism").map(PickledValue::isTrue).orElse(false);
   }
 
   private Optional<PickledValue> find(String... path) {
@@ -83,9 +147,13 @@ record DsConfig(PickledValue value) {
             .map(PickledValue::node)
             .filter(type -> type instanceof PyStr text && FLOAT.contains(text.value()))
             .isPresent();
-    boolean offloaded =
-        zero("offload_optimizer", "device").map(PickledValue::asString).orElse("").equals("cpu");
+    boolean offloaded = device("offload_optimizer").equals("cpu");
     return stage == 1 && bf16 && floatGradients && !offloaded;
+  }
+
+  /** {@code parameter_alignment} (DeepSpeed 0.19.7 and later). */
+  boolean alignsParameters() {
+    return zero("parameter_alignment").map(PickledValue::isTrue).orElse(false);
   }
 
   /** {@code round_robin_gradients}. */

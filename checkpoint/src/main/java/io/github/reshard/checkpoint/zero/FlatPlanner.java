@@ -66,7 +66,7 @@ final class FlatPlanner {
 
   private void carryWhole(FileStat stat, TorchFile file, Map<String, TorchFile> into) {
     if (stat.name().startsWith("expp_rank_")
-        && !StorageKeys.tensors(file.parse().root()).isEmpty()) {
+        && !StorageKeys.tensors(file.path(), file.parse().root()).isEmpty()) {
       throw new RefusedException(
           stat.path(),
           "holds the optimizer of a run without ZeRO, which nothing partitions. Save the checkpoint from a run at ZeRO-1 or 2.");
@@ -100,6 +100,7 @@ final class FlatPlanner {
         new ModelStates(PickledValue.root(modelFile.path(), modelFile.parse().root()));
     int ranks = model.dpWorldSize();
     plan.setSourceWorldSize(modelStat, ranks);
+    plan.steps.addModel(model, 1);
     plan.parallelism = model.parallelism();
     model
         .root()
@@ -112,8 +113,18 @@ final class FlatPlanner {
                       .formatted(experts.describe()));
             });
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
-    ParamGroups groups = ParamGroups.of(model, shards, ranks);
     OptimizerStates states = shards.get(0).states();
+    DsConfig.ifStored(model.root(), states.root())
+        .ifPresent(config -> config.requireSupported(states.stage()));
+    ParamGroups recorded =
+        model.hasShapes()
+            ? ParamGroups.of(model, shards, ranks)
+            : ExpertGroups.of(
+                plan,
+                ExpertFiles.of(plan, experts, sources, mpRank, model),
+                new ExpertGroups.ModelFile(model, modelFile, modelSource),
+                shards);
+    ParamGroups groups = FlatPaddings.of(model, recorded, shards, plan.targetWorldSize);
     if (StagePlanner.isConversion(plan, states)) {
       StagePlanner.requireConvertible(plan, model, states);
       MuonMomentum.requireNoneToConvert(states);
@@ -129,24 +140,27 @@ final class FlatPlanner {
             ? groups.roundRobin()
             : DsConfig.of(model.root()).roundRobin()
                 && !DsConfig.of(model.root()).makesBf16Optimizer(stage);
-    ParamGroups targetGroups = new ParamGroups(groups.groups(), roundRobin, groups.dataFirst());
+    ParamGroups targetGroups =
+        FlatPaddings.atStage(stage, model, groups, states).withRoundRobin(roundRobin);
     Models models = addModels(mpRank, groups, targetGroups, ranks);
     for (int rank = 0; rank < ranks; rank++) {
       FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
     }
     requireReplicasAgree(shards, models.refs(plan, 0, ranks));
+    addSteps(shards);
     MuonMomentum.add(
         plan, model.root(), shards, r -> models.refs(plan, r, ranks), Optional.empty());
 
     planModelFile(modelStat, modelFile, modelSource, models.refs(plan, 0, ranks));
-    addWeightsBeside(modelFile.path(), mpRank, models);
+    ExpertsPresent.require(model, mpRank, experts);
+    addWeightsBeside(model, mpRank, models);
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       List<FileGroup> refs = models.refs(plan, rank, plan.targetWorldSize);
-      String name = optimizerName(shards, rank, refs);
+      String name = optimizerName(shards, rank, mpRank, refs);
       planOptimizerFile(shards, rank, plan.files.tag() + "/" + name, refs);
     }
     addPadding(models);
-    if (roundRobin) {
+    if (roundRobin && !AlignedShards.haveRightMappings(targetGroups, plan.targetWorldSize)) {
       plan.notes.add(ROUND_ROBIN_NOTE);
     }
   }
@@ -186,8 +200,14 @@ final class FlatPlanner {
   }
 
   private List<Shard> readShards(int mpRank, FileStat modelStat, int ranks) throws IOException {
-    SortedMap<Integer, FileStat> stats = plan.files.optimizers().get(mpRank);
-    plan.requireAllRanks(modelStat.name(), mpRank, "optimizer files", stats, ranks);
+    SortedMap<Integer, FileStat> stats =
+        RanksPresent.of(
+            plan,
+            modelStat.name(),
+            mpRank,
+            "optimizer files",
+            plan.files.optimizers().get(mpRank),
+            ranks);
     List<Shard> shards = new ArrayList<>();
     plan.readEach(
         stats.values(),
@@ -202,6 +222,17 @@ final class FlatPlanner {
           shards.add(new Shard(plan.addSource(stat, file), file, states));
         });
     return shards;
+  }
+
+  /** Takes note of the steps that the shards, which agree, count. */
+  void addSteps(List<Shard> shards) throws IOException {
+    Shard first = shards.get(0);
+    plan.steps.addOptimizer(
+        first.source(),
+        first.file(),
+        first.states().baseState(),
+        shards.stream().map(shard -> plan.sources.get(shard.source()).stat().name()).toList(),
+        false);
   }
 
   /** What is not partitioned must be the same on all ranks. */
@@ -241,11 +272,7 @@ final class FlatPlanner {
         FlatLayout to = refs.get(weights.group()).target();
         int group = refs.get(weights.group()).group();
         DType dtype = module.get(to.parameters().get(to.flatOrder(group)[0]).name()).dtype();
-        long data = to.groupElements(group) * dtype.bytes();
-        if (data < storage.bytes()) {
-          plan.carried.add(
-              SliceCopy.padding(begin.plus(data), storage.bytes() - data, 0, dtype.bytes()));
-        }
+        addFlatPadding(to, group, dtype.bytes(), begin);
       }
     }
     for (int g = 0; g < refs.size(); g++) {
@@ -253,6 +280,14 @@ final class FlatPlanner {
       if (model.expertRank() == ParamId.NO_EXPERT) {
         addModuleWeights(source, file, module, refs.get(g), flat.get(g));
       }
+    }
+  }
+
+  /** The zeros in a flat buffer of the model file. */
+  private void addFlatPadding(FlatLayout layout, int group, int width, Address begin) {
+    for (FlatLayout.Run run : layout.flatPadding(group)) {
+      plan.carried.add(
+          SliceCopy.padding(begin.plus(run.start() * width), run.elements() * width, 0, width));
     }
   }
 
@@ -298,16 +333,11 @@ final class FlatPlanner {
   /** A tensor of a file that is copied as it is. */
   private record Stored(TorchFile file, PickledValue value) {}
 
-  /**
-   * Adds the weights that stand in files of their own, and says how many are in none.
-   *
-   * @param modelPath the model file, for messages
-   */
-  private void addWeightsBeside(String modelPath, int mpRank, Models models) {
+  /** Adds the weights that stand in files of their own. */
+  private void addWeightsBeside(ModelStates modelStates, int mpRank, Models models) {
     Map<String, Stored> ofLayers = layerWeights(mpRank);
     Map<String, Stored> ofExperts = expertWeights(mpRank);
-    int parameters = 0;
-    int unproven = 0;
+    MissingWeights missing = new MissingWeights(modelStates, !layers.isEmpty());
     for (List<Integer> indices : models.indices().values()) {
       for (int index : indices) {
         PartitionedModel model = plan.models.get(index);
@@ -315,24 +345,55 @@ final class FlatPlanner {
         ExpertNames names = dense ? null : ExpertNames.of(model.parameters());
         for (int p = 0; p < model.parameters().size(); p++) {
           Parameter parameter = model.parameters().get(p);
-          parameters++;
           if (dense) {
             if (model.weights().get(p) == null) {
-              model.weights().set(p, weight(ofLayers.get(parameter.name()), parameter));
+              Stored stored =
+                  ofLayers.containsKey(parameter.name())
+                      ? ofLayers.get(parameter.name())
+                      : tiedWeight(parameter, ofLayers, model);
+              model.weights().set(p, weight(stored, parameter));
             }
           } else {
             String global = names.global(parameter.name(), model.expertRank());
             model.weights().add(weight(ofExperts.get(global), parameter));
+            if (model.weights().get(p) == null) {
+              missing.expert(global, parameter);
+              continue;
+            }
           }
-          unproven += model.weights().get(p) == null ? 1 : 0;
+          if (model.weights().get(p) == null) {
+            missing.dense(parameter);
+          } else {
+            missing.found(parameter);
+          }
         }
       }
     }
-    if (unproven > 0) {
-      plan.notes.add(
-          "%s: %d of %d parameters have no weight in the model files; their order could not be proven against it."
-              .formatted(modelPath, unproven, parameters));
+    missing.note().ifPresent(plan.notes::add);
+  }
+
+  /**
+   * A layer that stands in more than one place is {@code tied_modules.KEY}; its weights are in the
+   * file of a layer that has no other trained parameters (DeepSpeed 0.19.6, runtime/pipe/module.py,
+   * {@code _build}). Null if that is not one file.
+   */
+  private static Stored tiedWeight(
+      Parameter parameter, Map<String, Stored> ofLayers, PartitionedModel model) {
+    Optional<String> inLayer = MissingWeights.nameInTiedLayer(parameter.name());
+    if (inLayer.isEmpty()) {
+      return null;
     }
+    List<Stored> found = new ArrayList<>();
+    ofLayers.forEach(
+        (name, stored) -> {
+          String layer = name.substring(0, name.indexOf('.') + 1);
+          if (name.equals(layer + inLayer.get())
+              && parameter.hasShape(stored.value().tensor().shape())
+              && model.parameters().stream().noneMatch(p -> p.name().startsWith(layer))) {
+            found.add(stored);
+          }
+        });
+    return found.size() == 1 ? found.get(0) : null;
   }
 
   private ModuleWeight weight(Stored stored, Parameter parameter) {
@@ -392,13 +453,11 @@ final class FlatPlanner {
         .filter(entry -> entry.value().asTensor().isPresent());
   }
 
-  private String optimizerName(List<Shard> shards, int rank, List<FileGroup> refs) {
-    int templateRank = templateRank(shards, rank, refs);
-    return plan.sources
-        .get(shards.get(templateRank).source())
-        .stat()
-        .name()
-        .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+  private String optimizerName(List<Shard> shards, int rank, int mpRank, List<FileGroup> refs) {
+    return CheckpointFiles.nameOf(
+        plan.sources.get(shards.get(templateRank(shards, rank, refs)).source()).stat().name(),
+        rank,
+        mpRank);
   }
 
   /**

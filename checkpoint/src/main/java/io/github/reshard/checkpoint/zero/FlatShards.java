@@ -45,8 +45,16 @@ final class FlatShards {
                 g ->
                     optimizer.isBf16Optimizer()
                         ? g.source().paddingOnLastRank(rank, g.group())
-                        : g.source().padding(rank, g.group()))
+                        : g.source().recordedPadding(rank, g.group()))
             .toList());
+    ParameterAlignments.recorded(optimizer)
+        .ifPresent(
+            found ->
+                requireEqual(
+                    optimizer,
+                    ParameterAlignments.KEY,
+                    found,
+                    groups.stream().map(g -> g.source().alignmentPaddings(g.group())).toList()));
     requireSliceMappings(optimizer, rank, groups);
     List<PickledValue> partitions = new ArrayList<>();
     for (int g = 0; g < groups.size(); g++) {
@@ -64,7 +72,7 @@ final class FlatShards {
           continue;
         }
         long padded = layout.bucketElements(group);
-        long expected = part.cut() ? padded - layout.padding(rank, group) : padded;
+        long expected = part.cut() ? layout.cutElements(rank, group) : padded;
         if (tensor.shape().length != 1 || tensor.numel() != expected || !tensor.isContiguous()) {
           throw part.value()
               .refused(
@@ -94,11 +102,12 @@ final class FlatShards {
                 .formatted(g, types, model.states().get(group)));
       }
     }
+    OtherViews.requireNone(optimizer.root(), partitions);
     StateTensors.requireOthersReplicated(optimizer.stateDict(), partitions);
   }
 
   private static void requireEqual(
-      OptimizerStates optimizer, String key, List<Long> found, List<Long> expected) {
+      OptimizerStates optimizer, String key, List<?> found, List<?> expected) {
     if (!found.equals(expected)) {
       throw optimizer
           .stateDict()

@@ -6,12 +6,16 @@ import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.plan.Recipe;
+import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.OptionalLong;
+import java.util.Set;
 
 /** Turns the model file of an mp rank at one data-parallel size into that at another. */
 final class ModelRewrite {
@@ -35,11 +39,16 @@ final class ModelRewrite {
     ModelStates states = new ModelStates(PickledValue.root(template.path(), root));
     states.root().entries().replace(ModelStates.DP_WORLD_SIZE, PyInt.of(targetWorldSize));
     Map<String, Rewritten.Storage> moved = new HashMap<>();
+    Set<String> flat = new HashSet<>();
     for (int g = 0; g < groups.size(); g++) {
       Group group = groups.get(g);
       String storage = flatStorage(states.module(), group);
       if (storage != null) {
-        moveFlat(root, storage, g, group, moved);
+        moveFlat(template, root, states.module(), storage, g, group, moved);
+        flat.add(storage);
+      }
+      if (!states.hasShapes()) {
+        continue;
       }
       PickledValue shapes = states.root().get(ModelStates.PARAM_SHAPES).items().get(g);
       List<PyEntries.Entry> entries = shapes.entries().list();
@@ -55,6 +64,7 @@ final class ModelRewrite {
       entries.clear();
       entries.addAll(reordered);
     }
+    OtherViews.keep(template, root, flat, moved);
     if (stage != Recipe.AS_SAVED) {
       StageRewrite.setFlatStage(states, stage);
     }
@@ -86,28 +96,59 @@ final class ModelRewrite {
   }
 
   private static void moveFlat(
-      PyObject root, String storage, int g, Group group, Map<String, Rewritten.Storage> moved) {
+      TorchFile template,
+      PyObject root,
+      Map<String, TensorNode> module,
+      String storage,
+      int g,
+      Group group,
+      Map<String, Rewritten.Storage> moved) {
     long elements = group.target().flatElements(group.group());
     String key = "flat weights of group " + g;
-    for (TensorNode tensor : StorageKeys.tensors(root)) {
-      if (tensor.storageKey().equals(storage) && tensor.numel() > 0) {
-        long offset = moveOffset(group, tensor.storageOffset());
-        StorageKeys.move(tensor, key, elements);
-        tensor.setGeometry(offset, tensor.shape());
-        moved.put(
-            key,
-            new Rewritten.Storage(
-                key, elements * tensor.dtype().bytes(), new Rewritten.Content.FlatWeights(g)));
+    int first = group.source().flatOrder(group.group())[0];
+    DType dtype = module.get(group.source().parameters().get(first).name()).dtype();
+    for (TensorNode tensor : StorageKeys.tensors(template.path(), root)) {
+      if (tensor.storageKey().equals(storage) && tensor.dtype() == dtype) {
+        tensor.requireInBounds(template.path() + ", a view of the flat weights of group " + g);
+        OptionalLong shift = shift(group, tensor);
+        if (shift.isPresent()) {
+          StorageKeys.move(tensor, key, elements);
+          tensor.setStorageOffset(tensor.storageOffset() + shift.getAsLong());
+        }
       }
     }
+    moved.put(
+        key,
+        new Rewritten.Storage(key, elements * dtype.bytes(), new Rewritten.Content.FlatWeights(g)));
   }
 
-  /** Where the element at {@code offset} of the source's flat buffer lies in the target's. */
-  private static long moveOffset(Group group, long offset) {
-    int parameter = group.source().parameterAt(group.group(), offset);
-    if (parameter >= 0) {
-      return group.target().flatStart(parameter) + offset - group.source().flatStart(parameter);
+  /**
+   * How far the elements that {@code tensor} shows move in the flat buffer; none if they do not all
+   * move alike, or are padding.
+   */
+  private static OptionalLong shift(Group group, TensorNode tensor) {
+    FlatLayout source = group.source();
+    long at = tensor.storageOffset();
+    if (tensor.numel() == 0) {
+      int p = source.parameterAt(group.group(), at);
+      return OptionalLong.of(p < 0 ? 0 : shift(group, p));
     }
-    throw new IllegalArgumentException("element " + offset + " is in no parameter of the group");
+    long last = tensor.lastElement();
+    OptionalLong shift = OptionalLong.empty();
+    while (at <= last) {
+      int p = source.parameterAt(group.group(), at);
+      if (p < 0
+          || source.flatStart(p) > at
+          || (shift.isPresent() && shift.getAsLong() != shift(group, p))) {
+        return OptionalLong.empty();
+      }
+      shift = OptionalLong.of(shift(group, p));
+      at = source.flatStart(p) + source.parameters().get(p).elements();
+    }
+    return shift;
+  }
+
+  private static long shift(Group group, int parameter) {
+    return group.target().flatStart(parameter) - group.source().flatStart(parameter);
   }
 }

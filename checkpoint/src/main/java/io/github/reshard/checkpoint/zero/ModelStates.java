@@ -39,6 +39,14 @@ record ModelStates(PickledValue root) {
     return dimensions.findPresent(key).map(PickledValue::asInt).orElse(ModelParallelism.UNKNOWN);
   }
 
+  /**
+   * Whether it names the parameters and their shapes: that of a native mixture of experts does not
+   * before DeepSpeed 0.19.3 ({@link ExpertGroups}).
+   */
+  boolean hasShapes() {
+    return root.find(PARAM_SHAPES).isPresent() || root.findPresent("num_experts").isEmpty();
+  }
+
   /** The param groups, each in the order of its flat buffer. */
   List<List<Parameter>> flatGroups() {
     PickledValue shapes = root.get(PARAM_SHAPES);
@@ -71,38 +79,9 @@ record ModelStates(PickledValue root) {
     return tensors;
   }
 
-  /** Whether {@code ds_config} asks for round robin (runtime/zero/config.py). */
-  boolean roundRobin() {
-    return zeroConfig("round_robin_gradients").map(PickledValue::isTrue).orElse(false);
-  }
-
-  /** Whether {@code ds_config} orders ranks by data before experts (runtime/config.py). */
-  boolean dataBeforeExperts() {
-    return root.findPresent("ds_config")
-        .filter(PickledValue::isDict)
-        .flatMap(config -> config.findPresent("use_data_before_expert_parallelism"))
-        .map(PickledValue::isTrue)
-        .orElse(false);
-  }
-
-  /**
-   * Whether {@code ds_config} is there to read: the engine stores what {@code initialize} was
-   * given, which may be the path of a file.
-   */
-  boolean hasConfig() {
-    return root.findPresent("ds_config").filter(PickledValue::isDict).isPresent();
-  }
-
-  /** What {@code ds_config} says under {@code zero_optimization}, if it says it. */
-  Optional<PickledValue> zeroConfig(String... path) {
-    Optional<PickledValue> value =
-        root.findPresent("ds_config")
-            .filter(PickledValue::isDict)
-            .flatMap(config -> config.findPresent("zero_optimization"));
-    for (String key : path) {
-      value = value.filter(PickledValue::isDict).flatMap(config -> config.findPresent(key));
-    }
-    return value;
+  /** The configuration, if it is stored. */
+  Optional<DsConfig> config() {
+    return DsConfig.ifStored(root);
   }
 
   /** The names of the module's tensors that are no parameters. */

@@ -21,6 +21,7 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Set;
 
 /** Turns the optimizer file of one source rank into that of a target rank. */
@@ -103,7 +104,9 @@ final class OptimizerRewrite {
         long elements = isWhole ? wholeElements : partition;
         StorageKeys.move(tensor, key, elements);
         boolean cut = part.state().equals(States.MASTER) ? !toBf16Optimizer : part.cut();
-        tensor.setGeometry(0, new long[] {cut ? elements - layout.padding(rank, group) : elements});
+        // What is whole on each rank is never cut: it has no padding.
+        tensor.setGeometry(
+            0, new long[] {cut && !isWhole ? layout.cutElements(rank, group) : elements});
         moved.put(
             key,
             new Rewritten.Storage(
@@ -120,7 +123,15 @@ final class OptimizerRewrite {
         g ->
             toBf16Optimizer
                 ? groups.get(g).layout().paddingOnLastRank(rank, groups.get(g).group())
-                : groups.get(g).layout().padding(rank, groups.get(g).group()));
+                : groups.get(g).layout().recordedPadding(rank, groups.get(g).group()));
+    ParameterAlignments.write(
+        stateDict,
+        groups.stream().map(g -> g.layout().alignmentPaddings(g.group())).toList(),
+        stage == Recipe.AS_SAVED
+            ? Optional.empty()
+            : Optional.of(
+                FlatPaddings.recordsAlignments(
+                    DsVersion.in(stateDict, states.root()), DsConfig.of(states.root()), stage)));
     setNumbers(
         stateDict,
         OptimizerStates.PARTITION_COUNT,

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
@@ -52,13 +53,12 @@ record OptimizerStates(PickledValue root) {
     if (stage.isEmpty()) {
       return 1;
     }
-    PyObject node = stage.get().node();
-    if (node instanceof io.github.reshard.checkpoint.pickle.PyInstance made
-        && made.args() instanceof io.github.reshard.checkpoint.pickle.PyTuple args
-        && args.size() == 1) {
-      return new PickledValue(root.file(), stage.get().path(), args.get(0)).asInt();
-    }
-    return stage.get().asInt();
+    return ZeroStage.of(stage.get());
+  }
+
+  /** The inner optimizer's {@code state_dict()}, or with elastic checkpoints a list of states. */
+  PickledValue baseState() {
+    return stateDict().get(BASE_STATE);
   }
 
   int groups() {
@@ -99,6 +99,19 @@ record OptimizerStates(PickledValue root) {
         .stream()
         .map(PickledValue.Entry::key)
         .toList();
+  }
+
+  /** How many elements {@code param_slice_mappings} name for {@code group}. */
+  long recordedElements(int group) {
+    return stateDict().get(PARAM_SLICE_MAPPINGS).items().get(group).children().stream()
+        .mapToLong(entry -> fragment(entry.value()).get("numel").asLong())
+        .sum();
+  }
+
+  /** The fields of a {@code fragment_address}. */
+  private static PickledValue fragment(PickledValue address) {
+    PyObject fields = address.node() instanceof PyInstance made ? made.state() : address.node();
+    return new PickledValue(address.file(), address.path(), fields);
   }
 
   /**

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.FlatLayout;
+import io.github.reshard.checkpoint.layout.Paddings;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.layout.RoundRobin;
 import java.util.ArrayList;
@@ -17,8 +18,9 @@ import java.util.Set;
  * @param roundRobin whether the flat order is that of {@code round_robin_gradients}
  * @param dataFirst whether consecutive ranks share experts instead of having different ones ({@code
  *     use_data_before_expert_parallelism}; DeepSpeed 0.19.6, utils/groups.py)
+ * @param paddings how the groups are padded
  */
-record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
+record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst, Paddings paddings) {
   /** The {@link Group#expertParallelSize()} of parameters that every rank has. */
   static final int DENSE = 0;
 
@@ -28,15 +30,34 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
    * @param parameters in the order in which the optimizer was given them
    * @param expertParallelSize into how many sets of ranks with different experts the ranks fall, or
    *     {@link #DENSE}
+   * @param recordedByAllRanks whether {@code param_slice_mappings} cut it by the number of all
+   *     ranks ({@link FlatLayout#recordedExtentsIn})
    */
-  record Group(List<Parameter> parameters, int expertParallelSize) {
+  record Group(List<Parameter> parameters, int expertParallelSize, boolean recordedByAllRanks) {
     Group {
       parameters = List.copyOf(parameters);
+    }
+
+    Group(List<Parameter> parameters, int expertParallelSize) {
+      this(parameters, expertParallelSize, false);
     }
   }
 
   ParamGroups {
     groups = List.copyOf(groups);
+  }
+
+  /** Groups that are padded as usual. */
+  ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
+    this(groups, roundRobin, dataFirst, Paddings.USUAL);
+  }
+
+  ParamGroups withRoundRobin(boolean reordered) {
+    return new ParamGroups(groups, reordered, dataFirst, paddings);
+  }
+
+  ParamGroups withPaddings(Paddings padded) {
+    return new ParamGroups(groups, roundRobin, dataFirst, padded);
   }
 
   /**
@@ -51,7 +72,9 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
     OptimizerStates optimizer = shards.get(0).states();
     List<List<Parameter>> flat = model.flatGroups();
     boolean roundRobin =
-        !optimizer.isBf16Optimizer() && (model.roundRobin() || isReordered(flat, shards));
+        !optimizer.isBf16Optimizer()
+            && (model.config().map(DsConfig::roundRobin).orElse(false)
+                || isReordered(flat, shards));
     List<Group> groups = new ArrayList<>();
     for (int g = 0; g < flat.size(); g++) {
       int expertParallelSize = optimizer.expertParallelSize(g);
@@ -61,7 +84,8 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
               roundRobin && sharers > 0 ? RoundRobin.undo(flat.get(g), sharers) : flat.get(g),
               expertParallelSize));
     }
-    return new ParamGroups(groups, roundRobin, model.dataBeforeExperts());
+    return new ParamGroups(
+        groups, roundRobin, model.config().map(DsConfig::dataBeforeExperts).orElse(false));
   }
 
   /**
@@ -121,12 +145,14 @@ record ParamGroups(List<Group> groups, boolean roundRobin, boolean dataFirst) {
         shared.add(FlatLayout.Group.dense(size, worldSize));
       } else {
         int sharers = worldSize / expertParallelSize;
+        int recorded = groups.get(g).recordedByAllRanks() ? worldSize : sharers;
         shared.add(
             dataFirst
-                ? new FlatLayout.Group(size, expertRank * sharers, 1, sharers)
-                : new FlatLayout.Group(size, expertRank, expertParallelSize, sharers));
+                ? new FlatLayout.Group(size, expertRank * sharers, 1, sharers, recorded)
+                : new FlatLayout.Group(size, expertRank, expertParallelSize, sharers, recorded));
       }
     }
-    return new FlatLayout(worldSize, parameters, shared, roundRobin);
+    return new FlatLayout(
+        worldSize, parameters, shared, roundRobin, paddings.of(indices(expertParallelSize)));
   }
 }

@@ -15,6 +15,7 @@ import java.util.HashMap;
 import java.util.IdentityHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Set;
 import java.util.regex.Pattern;
 
@@ -135,6 +136,10 @@ final class PlainObjects {
       }
       throw new RefusedException(
           file, "an object of " + made + " has no plain form; leave --sanitize out.");
+    }
+    Optional<PyInt> stage = ZeroStage.numberOf(instance);
+    if (stage.isPresent() && instance.args() instanceof PyTuple args && args.size() == 2) {
+      return stage.get();
     }
     done.put(instance, instance);
     plain(instance.callable());

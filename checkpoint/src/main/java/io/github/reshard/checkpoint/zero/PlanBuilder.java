@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.Address;
+import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ModelParallelism;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.Recipe;
@@ -25,16 +26,12 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import java.util.SortedMap;
 import java.util.concurrent.ConcurrentHashMap;
-import java.util.stream.IntStream;
 
 /** Reads the source's files and collects the lists of a {@link ReshardPlan} while it is made. */
 final class PlanBuilder {
   /** The entry of bytes that belong to no zip entry's payload. */
   static final int NO_ENTRY = -1;
-
-  private static final int MOST_NAMED = 20;
 
   final SourceStore store;
   final CheckpointFiles files;
@@ -54,6 +51,9 @@ final class PlanBuilder {
   final List<SliceCopy> carried = new ArrayList<>();
   final List<ReshardPlan.Padding> padding = new ArrayList<>();
   final List<String> notes = new ArrayList<>();
+  final List<Evidence> evidence = new ArrayList<>();
+  final ArchiveNames archives = new ArchiveNames();
+  final OneStep steps = new OneStep(this);
   private final Set<Long> proven = new HashSet<>();
   private final Map<ByteBuffer, ByteBuffer> pickles = new ConcurrentHashMap<>();
   private int sourceWorldSize;
@@ -112,38 +112,13 @@ final class PlanBuilder {
   }
 
   /**
-   * Checks that there is one file for each rank.
-   *
-   * @param saysSo the file that says how many ranks there are
-   * @param what the kind of file, such as "optimizer files"
-   */
-  void requireAllRanks(
-      String saysSo, int mpRank, String what, SortedMap<Integer, FileStat> stats, int ranks) {
-    if (ranks < 1) {
-      throw new RefusedException(
-          where(), "%s says dp_world_size %d, expected at least 1.".formatted(saysSo, ranks));
-    }
-    // A file may claim any number of ranks; a few that are missing say enough.
-    List<Integer> missing =
-        IntStream.range(0, ranks)
-            .filter(r -> !stats.containsKey(r))
-            .limit(MOST_NAMED)
-            .boxed()
-            .toList();
-    List<Integer> extra = stats.keySet().stream().filter(r -> r >= ranks).toList();
-    if (!missing.isEmpty() || !extra.isEmpty()) {
-      throw new RefusedException(
-          where(),
-          "%s says dp_world_size %d, but of mp rank %d the %s of ranks %s are missing and those of ranks %s are too many."
-              .formatted(saysSo, ranks, mpRank, what, missing, extra));
-    }
-  }
-
-  /**
    * Registers a torch file of the source; its index. Entries of 0 bytes have no place in a plan: a
    * ZeRO-3 model file has one for each parameter.
+   *
+   * @throws RefusedException if it was saved as another file of a checkpoint
    */
   int addSource(FileStat stat, TorchFile file) {
+    archives.add(stat, file);
     sources.add(
         new SourceFile(
             stat,
@@ -274,6 +249,14 @@ final class PlanBuilder {
       if (storage.content() instanceof Rewritten.Content.Carried carried) {
         carry(
             storageAddress(source, template, carried.sourceKey()), begins.get(s), storage.bytes());
+      } else if (storage.content() instanceof Rewritten.Content.Copied copied
+          && storage.bytes() > 0) {
+        this.carried.add(
+            SliceCopy.of(
+                storageAddress(source, template, copied.sourceKey()).plus(copied.from()),
+                begins.get(s),
+                storage.bytes(),
+                false));
       }
     }
     return new Written(targets.size() - 1, begins);

@@ -130,8 +130,7 @@ final class ReplicaComparison {
     @Override
     public boolean test(PyObject ofFirst, PyObject mine) {
       if (rankLocal.containsKey(ofFirst) && rankLocal.containsKey(mine)) {
-        local =
-            Optional.of(rankLocal.get(mine) + ", which each rank computes anew before it uses it");
+        local = Optional.of(rankLocal.get(mine));
         return true;
       }
       Optional<TensorNode> a = TensorNode.of(ofFirst);

@@ -3,9 +3,14 @@ package io.github.reshard.checkpoint.zero;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.util.Set;
+import java.util.SortedMap;
+import java.util.TreeMap;
 
 /** Reads the metadata of a checkpoint and plans its reshard. */
 public final class ReshardPlanner {
@@ -40,13 +45,16 @@ public final class ReshardPlanner {
       int targetStage,
       long partBytes)
       throws IOException {
-    requireKnownKind(files);
+    requireKnownKind(store, files);
     PlanBuilder plan = new PlanBuilder(store, files, targetWorldSize, targetStage);
     if (files.rankModels().isEmpty()) {
       FlatPlanner.plan(plan);
     } else {
       ShardedPlanner.plan(plan);
     }
+    plan.evidence.addAll(plan.archives.evidence());
+    plan.evidence.add(new CopiedShards(plan).refuse(plan.steps.trainedSteps() > 0));
+    plan.evidence.addAll(plan.steps.evidence());
     files.others().forEach(other -> plan.copyAsIs(other.path(), other.stat()));
     files.beside().forEach(other -> plan.copyAsIs(other.path(), other.stat()));
     return finished(plan, files.tag(), partBytes);
@@ -80,11 +88,13 @@ public final class ReshardPlanner {
         plan.models,
         plan.carried,
         plan.padding,
+        plan.evidence,
         plan.notes,
         partBytes);
   }
 
-  private static void requireKnownKind(CheckpointFiles files) {
+  private static void requireKnownKind(SourceStore store, CheckpointFiles files)
+      throws IOException {
     String where = files.directory() + "/" + files.tag();
     String universal = files.tag() + "/zero/";
     if (files.optimizers().isEmpty()
@@ -94,13 +104,13 @@ public final class ReshardPlanner {
           "this is a Universal Checkpoint, which DeepSpeed loads at any number of ranks as it is; name the tag that it was made of with --tag.");
     }
     if (files.rankModels().isEmpty()) {
-      requireBoth(where, files.models().keySet(), files.optimizers().keySet(), "mp_rank_*");
+      requireBoth(store, where, files.models(), files.optimizers().keySet(), "mp_rank_*");
     } else if (files.models().isEmpty()) {
-      requireBoth(
-          where,
-          files.rankModels().keySet(),
-          files.optimizers().keySet(),
-          "zero_pp_rank_*_mp_rank_*");
+      SortedMap<Integer, FileStat> ofRanks = new TreeMap<>();
+      files
+          .rankModels()
+          .forEach((mpRank, ranks) -> ofRanks.put(mpRank, ranks.get(ranks.firstKey())));
+      requireBoth(store, where, ofRanks, files.optimizers().keySet(), "zero_pp_rank_*_mp_rank_*");
     } else {
       throw new RefusedException(
           where,
@@ -118,18 +128,48 @@ public final class ReshardPlanner {
   }
 
   private static void requireBoth(
-      String where, Set<Integer> models, Set<Integer> optimizers, String modelName) {
-    if (models.isEmpty() || optimizers.isEmpty()) {
+      SourceStore store,
+      String where,
+      SortedMap<Integer, FileStat> models,
+      Set<Integer> optimizers,
+      String modelName)
+      throws IOException {
+    if (models.isEmpty() && optimizers.isEmpty()) {
       throw new RefusedException(
           where,
-          "expected %s_model_states.pt and zero_pp_rank_*_optim_states.pt, found %d and %d of them."
-              .formatted(modelName, models.size(), optimizers.size()));
+          "expected files of DeepSpeed such as mp_rank_00_model_states.pt and zero_pp_rank_0_mp_rank_00_optim_states.pt, found none.");
     }
-    if (!models.equals(optimizers)) {
+    if (optimizers.isEmpty()) {
+      requireZero(store, models.get(models.firstKey()));
       throw new RefusedException(
           where,
-          "model files are there of the mp ranks %s, optimizer files of %s; they must be the same."
-              .formatted(models, optimizers));
+          "has model files and no optimizer files (zero_pp_rank_*_mp_rank_*_optim_states.pt). If nodes wrote to disks of their own, copy the files of all nodes into one directory.");
+    }
+    if (models.isEmpty()) {
+      throw new RefusedException(
+          where,
+          "has optimizer files and no model file (%s_model_states.pt). If nodes wrote to disks of their own, copy the files of all nodes into one directory."
+              .formatted(modelName));
+    }
+    if (!models.keySet().equals(optimizers)) {
+      throw new RefusedException(
+          where,
+          "model files are there of the mp ranks %s, optimizer files of %s; they must be the same. If nodes wrote to disks of their own, copy the files of all nodes into one directory."
+              .formatted(models.keySet(), optimizers));
+    }
+  }
+
+  /** Without ZeRO the optimizer's state is in the model file, whole (runtime/engine.py). */
+  private static void requireZero(SourceStore store, FileStat model) throws IOException {
+    TorchFile file;
+    try (RangedFile open = store.open(model)) {
+      file = TorchFile.read(open);
+    }
+    PickledValue root = PickledValue.root(file.path(), file.parse().root());
+    if (root.isDict() && root.findPresent("optimizer").isPresent()) {
+      throw new RefusedException(
+          file.path(),
+          "holds the whole state of the optimizer: ZeRO was off (stage 0), so nothing is partitioned. DeepSpeed loads this checkpoint at any number of data-parallel ranks as it is.");
     }
   }
 }

@@ -29,6 +29,14 @@ record Rewritten(PyObject root, List<Storage> storages) {
     record Carried(String sourceKey) implements Content {}
 
     /**
+     * Bytes of a storage of the template that are written elsewhere as well, where they are proven.
+     *
+     * @param sourceKey its key there
+     * @param from where they begin in it, in bytes
+     */
+    record Copied(String sourceKey, long from) implements Content {}
+
+    /**
      * This rank's partition of one state.
      *
      * @param group the param group of the file

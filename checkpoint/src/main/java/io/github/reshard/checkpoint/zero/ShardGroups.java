@@ -129,7 +129,7 @@ final class ShardGroups {
     throw refused;
   }
 
-  private static void requireSameGroups(List<Shard> shards) {
+  static void requireSameGroups(List<Shard> shards) {
     List<Long> counts = shards.get(0).states().partitionCounts();
     for (Shard shard : shards) {
       if (!shard.states().partitionCounts().equals(counts)) {
@@ -141,7 +141,12 @@ final class ShardGroups {
     }
   }
 
-  private static List<Parameter> parameters(
+  /**
+   * The parameters of {@code group}, each a row of elements, if its mappings say where they are.
+   *
+   * @throws RefusedException if they do not fit together
+   */
+  static List<Parameter> parameters(
       List<Shard> shards, int group, int expertParallelSize, boolean dataFirst) {
     int worldSize = shards.size();
     long count = shards.get(0).states().partitionCounts().get(group);
@@ -159,19 +164,13 @@ final class ShardGroups {
                       ? ""
                       : " of expert-parallel size " + expertParallelSize));
     }
-    ParamGroups placement = new ParamGroups(List.of(), false, dataFirst);
     List<Parameter> parameters = null;
     for (int expertRank = 0; expertRank < Math.max(1, expertParallelSize); expertRank++) {
-      int wanted = expertRank;
-      List<Shard> sharing =
-          IntStream.range(0, worldSize)
-              .filter(
-                  r ->
-                      expertParallelSize == ParamGroups.DENSE
-                          || placement.expertRank(r, worldSize, expertParallelSize) == wanted)
-              .mapToObj(shards::get)
-              .toList();
-      List<Parameter> found = new Walk(group).over(sharing);
+      List<Shard> sharing = sharing(shards, expertParallelSize, expertRank, dataFirst);
+      List<Parameter> found =
+          AlignedShards.hasGaps(sharing, group)
+              ? AlignedShards.parameters(sharing, group)
+              : new Walk(group).over(sharing);
       if (parameters != null && !parameters.equals(found)) {
         throw new RefusedException(
             sharing.get(0).file().path(),
@@ -181,6 +180,19 @@ final class ShardGroups {
       parameters = found;
     }
     return parameters;
+  }
+
+  /** The shards of the ranks that share a group, in the order of its partitions. */
+  static List<Shard> sharing(
+      List<Shard> shards, int expertParallelSize, int expertRank, boolean dataFirst) {
+    ParamGroups placement = new ParamGroups(List.of(), false, dataFirst);
+    return IntStream.range(0, shards.size())
+        .filter(
+            r ->
+                expertParallelSize == ParamGroups.DENSE
+                    || placement.expertRank(r, shards.size(), expertParallelSize) == expertRank)
+        .mapToObj(shards::get)
+        .toList();
   }
 
   /** Puts the fragments of the ranks that share a group one behind the other. */
@@ -194,7 +206,8 @@ final class ShardGroups {
     }
 
     List<Parameter> over(List<Shard> sharing) {
-      long data = 0;
+      long partition = AlignedShards.partitionElements(sharing.get(0).states(), group);
+      long data = partition * sharing.size();
       for (Shard shard : sharing) {
         PickledValue mappings =
             shard
@@ -202,7 +215,7 @@ final class ShardGroups {
                 .stateDict()
                 .findPresent(OptimizerStates.PARAM_SLICE_MAPPINGS)
                 .orElse(null);
-        data += dataElements(shard);
+        data -= shard.states().numbers(OptimizerStates.GROUP_PADDINGS).get(group);
         if (mappings != null) {
           add(mappings.items().get(group));
         }
@@ -214,14 +227,6 @@ final class ShardGroups {
       return elements.entrySet().stream()
           .map(e -> new Parameter(e.getKey(), List.of(e.getValue()), group))
           .toList();
-    }
-
-    private long dataElements(Shard shard) {
-      OptimizerStates states = shard.states();
-      long master = states.tensors(group).get(states.tensors(group).size() - 1).tensor().numel();
-      return states.isBf16Optimizer()
-          ? master - states.numbers(OptimizerStates.GROUP_PADDINGS).get(group)
-          : master;
     }
 
     private void add(PickledValue mapping) {
@@ -258,7 +263,7 @@ final class ShardGroups {
 
   /** Whether round robin would put the parameters of a group in another order. */
   static boolean orderMatters(ParamGroups groups, int worldSize) {
-    ParamGroups reordered = new ParamGroups(groups.groups(), true, groups.dataFirst());
+    ParamGroups reordered = groups.withRoundRobin(true);
     for (int size : groups.expertParallelSizes()) {
       FlatLayout plain = groups.layout(worldSize, size, 0);
       FlatLayout robin = reordered.layout(worldSize, size, 0);

@@ -14,8 +14,10 @@ import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 
 /** Turns the ZeRO-3 model file of a source rank into that of a target rank. */
 final class ShardedModelRewrite {
@@ -50,10 +52,12 @@ final class ShardedModelRewrite {
     }
     Map<String, Rewritten.Storage> moved = new HashMap<>();
     Map<String, PickledValue> fragments = states.frozenFragments();
+    Set<String> pieces = new HashSet<>();
     for (int p = 0; p < frozen.parameters().size(); p++) {
       TensorNode fragment = fragments.get(frozen.parameters().get(p).name()).tensor();
       String key = "fragment " + p;
       long elements = frozen.bucketElements(p);
+      pieces.add(fragment.storageKey());
       StorageKeys.move(fragment, key, elements);
       fragment.setGeometry(0, elements);
       moved.put(
@@ -63,6 +67,7 @@ final class ShardedModelRewrite {
               elements * fragment.dtype().bytes(),
               new Rewritten.Content.PartitionOf(p, States.FROZEN)));
     }
+    OtherViews.keep(template, root, pieces, moved);
     return StorageList.of(template, root, moved);
   }
 

@@ -24,6 +24,7 @@ import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.IdentityHashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -98,20 +99,31 @@ final class ShardedPlanner {
   }
 
   private static PickledValue root(RankFile file) {
-    return PickledValue.root(file.file().path(), file.file().parse().root());
+    return root(file.file());
+  }
+
+  private static PickledValue root(TorchFile file) {
+    return PickledValue.root(file.path(), file.parse().root());
   }
 
   private void planMpRank(int mpRank) throws IOException {
-    SortedMap<Integer, FileStat> modelStats = plan.files.rankModels().get(mpRank);
-    SortedMap<Integer, FileStat> optimizerStats = plan.files.optimizers().get(mpRank);
+    SortedMap<Integer, FileStat> ofModels = plan.files.rankModels().get(mpRank);
+    FileStat firstStat = ofModels.get(ofModels.firstKey());
+    int ranks = new ModelStates(root(plan.read(firstStat))).dpWorldSize();
+    plan.setSourceWorldSize(firstStat, ranks);
+    SortedMap<Integer, FileStat> modelStats =
+        RanksPresent.of(plan, firstStat.name(), mpRank, "model files", ofModels, ranks);
+    SortedMap<Integer, FileStat> optimizerStats =
+        RanksPresent.of(
+            plan,
+            firstStat.name(),
+            mpRank,
+            "optimizer files",
+            plan.files.optimizers().get(mpRank),
+            ranks);
     List<RankFile> models = read(modelStats.values());
     ModelStates first = new ModelStates(root(models.get(0)));
-    int ranks = first.dpWorldSize();
-    String saysSo = modelStats.values().iterator().next().name();
-    plan.setSourceWorldSize(modelStats.values().iterator().next(), ranks);
     plan.parallelism = first.parallelism();
-    plan.requireAllRanks(saysSo, mpRank, "model files", modelStats, ranks);
-    plan.requireAllRanks(saysSo, mpRank, "optimizer files", optimizerStats, ranks);
     List<RankFile> optimizers = read(optimizerStats.values());
     ShardedStates states = new ShardedStates(root(optimizers.get(0)));
     ShardedKinds.requireSupported(plan, first, states);
@@ -159,6 +171,13 @@ final class ShardedPlanner {
       }
     }
     requireReplicasAgree(models, optimizers, source, frozen);
+    plan.steps.addModel(first, models.size());
+    plan.steps.addOptimizer(
+        optimizers.get(0).source(),
+        optimizers.get(0).file(),
+        states.optimizer(),
+        optimizerStats.values().stream().map(FileStat::name).toList(),
+        true);
     if (flat) {
       requireSubGroupsAgree(states, optimizers.get(0), source);
       StagePlanner.toFlat(
@@ -175,7 +194,7 @@ final class ShardedPlanner {
     List<String> dsIds =
         ParameterIds.labels(
             parameterNames(first), first.tiedNames(), source, states.dsIds(), shardedTarget);
-    Contents contents = new Contents(new Shared<>(), new Shared<>());
+    Contents contents = new Contents(mpRank, new Shared<>(), new Shared<>());
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       planFiles(rank, models, optimizers, indices, dsIds, contents);
     }
@@ -193,9 +212,15 @@ final class ShardedPlanner {
         new ArrayList<ModuleWeight>(Collections.nCopies(source.parameters().size(), null)));
   }
 
-  static List<String> parameterNames(ModelStates model) {
+  /** The names in {@code module} that are of parameters, as far as the file lists these. */
+  private static List<String> parameterNames(ModelStates model) {
+    Set<String> listed = new HashSet<>(model.tiedNames());
+    model.flatGroups().forEach(group -> group.forEach(p -> listed.add(p.name())));
+    model.frozen().forEach(p -> listed.add(p.name()));
+    boolean all = model.root().findPresent(ModelStates.FROZEN_SHAPES).isPresent();
+    Set<String> buffers = model.bufferNames();
     return model.module().keySet().stream()
-        .filter(name -> !model.bufferNames().contains(name))
+        .filter(name -> !buffers.contains(name) && (!all || listed.contains(name)))
         .toList();
   }
 
@@ -296,6 +321,7 @@ final class ShardedPlanner {
                 .formatted(b, types, model.states().get(group)));
       }
     }
+    OtherViews.requireNone(states.root(), tensors);
     StateTensors.requireOthersReplicated(states.stateDict(), tensors);
     return located;
   }
@@ -413,10 +439,12 @@ final class ShardedPlanner {
   /**
    * What the files of an mp rank say.
    *
+   * @param mpRank which mp rank
    * @param kept for ranks on both sides
    * @param lent for ranks that are made like rank 0
    */
-  private record Contents(Shared<TargetFiles.Pickled> kept, Shared<TargetFiles.Pickled> lent) {}
+  private record Contents(
+      int mpRank, Shared<TargetFiles.Pickled> kept, Shared<TargetFiles.Pickled> lent) {}
 
   private void planFiles(
       int rank,
@@ -456,11 +484,8 @@ final class ShardedPlanner {
       int partitioned,
       Contents contents) {
     String name =
-        plan.sources
-            .get(template.source())
-            .stat()
-            .name()
-            .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+        CheckpointFiles.nameOf(
+            plan.sources.get(template.source()).stat().name(), rank, contents.mpRank());
     TargetFiles.Pickled content =
         (templateRank == rank ? contents.kept() : contents.lent())
             .get(

@@ -47,13 +47,18 @@ final class StagePlanner {
    *     checkpoint has, or this program does not
    */
   static void requireConvertible(PlanBuilder plan, ModelStates model, OptimizerStates states) {
+    if (!model.hasShapes()) {
+      throw refused(
+          plan,
+          "it is a mixture of experts that DeepSpeed before 0.19.3 saved, without its configuration in the model file");
+    }
     DsConfig config = DsConfig.of(model.root());
     boolean experts =
         !plan.files.experts().isEmpty() || model.root().findPresent("num_experts").isPresent();
     if (plan.targetStage > 1 && !plan.files.layers().isEmpty()) {
       throw refused(plan, "pipeline modules do not work with ZeRO-2 and 3 in DeepSpeed");
     }
-    if (experts && plan.targetStage == 2 && !StageRewrite.frozenWeights(model).isEmpty()) {
+    if (experts && plan.targetStage == 2 && !ModuleParameters.of(model).frozen().isEmpty()) {
       throw refused(plan, "it has both a mixture of experts and frozen parameters");
     }
     if (states.isElastic()
@@ -75,7 +80,7 @@ final class StagePlanner {
     if (states.stateDict().findPresent("universal_checkpoint_info").isPresent()) {
       throw refused(plan, "it was saved with automatic tensor parallelism");
     }
-    requirePlainZero3(config, !StageRewrite.frozenWeights(model).isEmpty());
+    requirePlainZero3(config, !ModuleParameters.of(model).frozen().isEmpty());
   }
 
   /** What only takes effect at stage 3 may be in the configuration already. */
@@ -142,7 +147,24 @@ final class StagePlanner {
     if (roundRobin) {
       plan.notes.add(FlatPlanner.ROUND_ROBIN_NOTE);
     }
-    return new FlatLayout(plan.targetWorldSize, parameters, groups, roundRobin);
+    List<Integer> alignments = new ArrayList<>();
+    Map<String, TensorNode> module = model.module();
+    for (int g = 0; g < groups.size(); g++) {
+      int group = g;
+      alignments.add(
+          parameters.stream()
+              .filter(p -> p.group() == group && module.containsKey(p.name()))
+              .map(p -> ParameterAlignments.of(module.get(p.name()).dtype()))
+              .findFirst()
+              .orElse(1));
+    }
+    return new FlatLayout(
+        plan.targetWorldSize,
+        parameters,
+        groups,
+        roundRobin,
+        FlatPaddings.configured(
+            DsVersion.in(states.root(), model.root()), config, plan.targetStage, alignments));
   }
 
   /** A checkpoint of ZeRO-1 or 2 that was read. */
@@ -186,9 +208,12 @@ final class StagePlanner {
       reader.addModuleWeights(from.modelSource(), from.modelFile(), module, ref, null);
     }
     int frozen = addFrozen(plan, from);
+    ModuleParameters named = ModuleParameters.of(from.model());
     List<String> dsIds =
         ParameterIds.labels(
-            ShardedPlanner.parameterNames(from.model()), from.model().tiedNames(), target);
+            module.keySet().stream().filter(named::contains).toList(),
+            named.others().keySet(),
+            target);
     ShardedPlanner writer = new ShardedPlanner(plan);
     ShardedPlanner.RankFile modelTemplate =
         new ShardedPlanner.RankFile(from.modelSource(), from.modelFile());
@@ -211,7 +236,7 @@ final class StagePlanner {
       writer.planFile(
           new ShardedPlanner.RankFile(shard.source(), shard.file()),
           rank,
-          optimizerPath(plan, shard.source(), templateRank, rank),
+          optimizerPath(plan, shard.source(), rank, 0),
           ofOptimizer,
           pickled(plan, shard.file(), ofOptimizer),
           trained);
@@ -222,14 +247,10 @@ final class StagePlanner {
     return TargetFiles.pickled(template, recipe, plan.models, plan.targetWorldSize);
   }
 
-  private static String optimizerPath(PlanBuilder plan, int source, int templateRank, int rank) {
+  private static String optimizerPath(PlanBuilder plan, int source, int rank, int mpRank) {
     return plan.files.tag()
         + "/"
-        + plan.sources
-            .get(source)
-            .stat()
-            .name()
-            .replaceFirst("zero_pp_rank_" + templateRank + "_", "zero_pp_rank_" + rank + "_");
+        + CheckpointFiles.nameOf(plan.sources.get(source).stat().name(), rank, mpRank);
   }
 
   /** The frozen parameters, which ZeRO-1 and 2 have whole in the model file. */
@@ -237,7 +258,7 @@ final class StagePlanner {
     List<Parameter> parameters = new ArrayList<>();
     List<Map<String, DType>> states = new ArrayList<>();
     Map<Partition, Address> partitions = new HashMap<>();
-    Map<String, TensorNode> weights = StageRewrite.frozenWeights(from.model());
+    Map<String, TensorNode> weights = ModuleParameters.of(from.model()).frozen();
     for (Map.Entry<String, TensorNode> weight : weights.entrySet()) {
       TensorNode tensor = weight.getValue();
       int p = parameters.size();
@@ -293,7 +314,7 @@ final class StagePlanner {
       writer.planFile(
           template,
           rank,
-          optimizerPath(plan, template.source(), templateRank, rank),
+          optimizerPath(plan, template.source(), rank, from.mpRank()),
           recipe,
           pickled(plan, template.file(), recipe),
           from.trained());
@@ -333,10 +354,10 @@ final class StagePlanner {
         int group = weights.group();
         flat.put(group, begin);
         long width = storage.bytes() / Math.max(1, layout.flatElements(group));
-        long data = layout.groupElements(group) * width;
-        if (data < storage.bytes()) {
+        for (FlatLayout.Run run : layout.flatPadding(group)) {
           plan.carried.add(
-              SliceCopy.padding(begin.plus(data), storage.bytes() - data, 0, (int) width));
+              SliceCopy.padding(
+                  begin.plus(run.start() * width), run.elements() * width, 0, (int) width));
         }
       }
     }

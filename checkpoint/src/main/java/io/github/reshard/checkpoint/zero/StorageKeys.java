@@ -37,7 +37,12 @@ final class StorageKeys {
    * @param elements of the storage
    */
   static void move(TensorNode tensor, String temporaryKey, long elements) {
-    tensor.setStorage(tensor.storage().with(new PyStr(temporaryKey), elements));
+    tensor.setStorage(named(tensor.storage(), temporaryKey, elements));
+  }
+
+  /** A reference as {@code storage}'s to another storage. */
+  static PyPersistentId named(StorageNode storage, String temporaryKey, long elements) {
+    return storage.with(new PyStr(temporaryKey), elements);
   }
 
   /**
@@ -54,7 +59,7 @@ final class StorageKeys {
         node -> {
           if (node instanceof PyPersistentId reference) {
             StorageNode storage =
-                StorageNode.of(reference)
+                RefusedException.inFile(file, () -> StorageNode.of(reference))
                     .orElseThrow(
                         () ->
                             new RefusedException(
@@ -68,11 +73,30 @@ final class StorageKeys {
     return old;
   }
 
-  /** Every tensor of {@code root}, once, in pickled order. */
-  static List<TensorNode> tensors(PyObject root) {
+  /**
+   * Every tensor of {@code root}, once, in pickled order.
+   *
+   * @param file for messages
+   */
+  static List<TensorNode> tensors(String file, PyObject root) {
     List<TensorNode> tensors = new ArrayList<>();
-    inPickledOrder(root, node -> TensorNode.of(node).ifPresent(tensors::add));
+    inPickledOrder(
+        root,
+        node -> RefusedException.inFile(file, () -> TensorNode.of(node)).ifPresent(tensors::add));
     return tensors;
+  }
+
+  /** Every reference of {@code root} to a storage, once, in pickled order. */
+  static List<PyPersistentId> references(PyObject root) {
+    List<PyPersistentId> references = new ArrayList<>();
+    inPickledOrder(
+        root,
+        node -> {
+          if (node instanceof PyPersistentId reference && StorageNode.of(reference).isPresent()) {
+            references.add(reference);
+          }
+        });
+    return references;
   }
 
   /**
@@ -98,7 +122,8 @@ final class StorageKeys {
     }
   }
 
-  private static void addChildren(PyObject node, List<PyObject> into) {
+  /** What an object refers to, in the order in which it is pickled. */
+  static void addChildren(PyObject node, List<PyObject> into) {
     if (node instanceof PyTuple tuple) {
       into.addAll(tuple.items());
     } else if (node instanceof PyList list) {

@@ -35,7 +35,10 @@ final class StorageList {
     return new Rewritten(root, storages);
   }
 
-  private static void requireThere(TorchFile template, StorageNode storage) {
+  /**
+   * @throws RefusedException if the file has not as much of a storage as its pickle says
+   */
+  static void requireThere(TorchFile template, StorageNode storage) {
     long found = template.storage(storage.key()).map(TorchFile.Entry::bytes).orElse(0L);
     if (found != storage.bytes()) {
       throw new RefusedException(

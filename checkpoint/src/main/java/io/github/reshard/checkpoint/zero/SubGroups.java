@@ -69,22 +69,9 @@ record SubGroups(List<Parameter> parameters, List<Integer> firsts, PickledValue 
    * or, where that is not stored, from the boundaries themselves.
    */
   long size(ModelStates model, int ranks, int targetRanks, List<String> notes) {
-    Optional<PickledValue> configured = model.zeroConfig("sub_group_size");
-    if (model.hasConfig()) {
-      long size = DEFAULT_SIZE;
-      if (configured.isPresent()) {
-        size =
-            configured
-                .get()
-                .asWhole()
-                .orElseThrow(
-                    () ->
-                        configured
-                            .get()
-                            .refused(
-                                "expected a number of elements, found "
-                                    + configured.get().describe()));
-      }
+    Optional<DsConfig> config = model.config();
+    if (config.isPresent()) {
+      long size = config.get().subGroupSize();
       if (!agree(new ShardedLayout(ranks, parameters, size))) {
         throw shapes.refused(
             "the sub-groups are not those that sub_group_size %d makes at %d ranks. ds_config was changed after the checkpoint was made, or the files do not belong together."

@@ -58,7 +58,7 @@ public record UserShards(
     if (pattern.isPresent()) {
       return Optional.of(named(directory, listing, pattern.get()));
     }
-    if (listing.files().stream().anyMatch(f -> f.name().equals(CheckpointFiles.LATEST))) {
+    if (listing.files().stream().anyMatch(f -> f.name().equals(Discovery.LATEST))) {
       return Optional.empty();
     }
     Map<String, String[]> found = new LinkedHashMap<>();

@@ -4,18 +4,16 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.layout.ShardedLayout;
+import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.torch.TensorNode;
-import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.math.BigDecimal;
 import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
@@ -51,6 +49,7 @@ final class UserShardsPlanner {
     plan.plainObjects = hints.sanitize();
     UserShardsPlanner planner = new UserShardsPlanner(plan, user, hints);
     SortedMap<Integer, Shard> shards = planner.readShards();
+    Evidence identity = ShardArchives.evidence(user, shards);
     if (hints.model().isPresent()) {
       planner.model = ModelWeights.read(plan, user.directory(), hints.model().get());
     }
@@ -59,6 +58,9 @@ final class UserShardsPlanner {
     } else {
       planner.planFlat(shards);
     }
+    plan.evidence.add(identity);
+    plan.evidence.add(new CopiedShards(plan).refuse(false));
+    plan.evidence.addAll(plan.steps.evidence());
     planner.carryFilesBeside();
   }
 
@@ -107,16 +109,26 @@ final class UserShardsPlanner {
     int ranks = ShardGroups.worldSize(user, ShardGroups.byRank(byRank));
     plan.setSourceWorldSize(user.shards().get(0), ranks);
     List<Shard> shards = List.copyOf(byRank.values());
-    ParamGroups groups = withShapes(ShardGroups.of(shards));
+    ParamGroups groups =
+        FlatPaddings.ofShards(
+            withShapes(ShardGroups.of(shards)),
+            shards,
+            configured("parameter_alignment"),
+            configured("round_robin_gradients"),
+            model == null ? List.of() : List.copyOf(model.weights().keySet()),
+            plan.targetWorldSize,
+            plan.notes);
     FlatPlanner.Models models = flat.addModels(0, groups, ranks);
     for (int rank = 0; rank < ranks; rank++) {
       FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
     }
     flat.requireReplicasAgree(shards, models.refs(plan, 0, ranks));
-    new CopiedShards(plan).refuse(user, shards);
+    flat.addSteps(shards);
     addWeights(models);
     recognised(shards.get(0).states(), ranks);
-    if (isRoundRobin(shards.get(0).states(), groups, models)) {
+    if (AlignedShards.haveGaps(groups, ranks)) {
+      requireWeights(groups, models);
+    } else if (isRoundRobin(shards.get(0).states(), groups, models)) {
       reorder(groups, models);
       plan.notes.add(FlatPlanner.ROUND_ROBIN_NOTE);
     }
@@ -175,6 +187,12 @@ final class UserShardsPlanner {
     }
     sharded.requireReplicasAgree(List.of(), files, source, List.of());
     ShardedStates states = new ShardedStates(shards.get(0).states().root());
+    plan.steps.addOptimizer(
+        shards.get(0).source(),
+        shards.get(0).file(),
+        states.optimizer(),
+        user.shards().values().stream().map(FileStat::name).toList(),
+        true);
     if (!source.hasBoundariesOf(target)) {
       sharded.requireSubGroupsAgree(states, files.get(0), source);
     }
@@ -300,7 +318,7 @@ final class UserShardsPlanner {
               group.parameters().stream().map(this::withShape).toList(),
               group.expertParallelSize()));
     }
-    return new ParamGroups(shaped, groups.roundRobin(), groups.dataFirst());
+    return new ParamGroups(shaped, groups.roundRobin(), groups.dataFirst(), groups.paddings());
   }
 
   private Parameter withShape(Parameter parameter) {
@@ -365,7 +383,7 @@ final class UserShardsPlanner {
    */
   private boolean isRoundRobin(
       OptimizerStates states, ParamGroups groups, FlatPlanner.Models models) throws IOException {
-    Optional<Boolean> configured = configuredRoundRobin();
+    Optional<Boolean> configured = configured("round_robin_gradients");
     boolean atSource = ShardGroups.orderMatters(groups, plan.sourceWorldSize());
     boolean atTarget = ShardGroups.orderMatters(groups, plan.targetWorldSize);
     boolean possible = !states.isBf16Optimizer() && (atSource || atTarget);
@@ -412,6 +430,15 @@ final class UserShardsPlanner {
     return robin.isEmpty() && !both;
   }
 
+  /** The shards tell the order themselves where there is padding between the parameters. */
+  private void requireWeights(ParamGroups groups, FlatPlanner.Models models) throws IOException {
+    Optional<String> mismatch =
+        model == null ? Optional.empty() : firstMismatch(groups, models, groups.roundRobin());
+    if (mismatch.isPresent() && !hints.trustMasters()) {
+      throw notTheWeights(Optional.empty(), mismatch, false);
+    }
+  }
+
   private String onTrust() {
     String beside =
         user.beside().stream()
@@ -446,7 +473,7 @@ final class UserShardsPlanner {
   private Optional<String> firstMismatch(
       ParamGroups groups, FlatPlanner.Models models, boolean roundRobin) throws IOException {
     OrderProof proof = new OrderProof(plan);
-    ParamGroups ordered = new ParamGroups(groups.groups(), roundRobin, groups.dataFirst());
+    ParamGroups ordered = groups.withRoundRobin(roundRobin);
     for (Map.Entry<Integer, List<Integer>> ofSize : models.indices().entrySet()) {
       for (int expertRank = 0; expertRank < ofSize.getValue().size(); expertRank++) {
         PartitionedModel each = plan.models.get(ofSize.getValue().get(expertRank));
@@ -461,7 +488,7 @@ final class UserShardsPlanner {
   }
 
   private void reorder(ParamGroups groups, FlatPlanner.Models models) {
-    ParamGroups ordered = new ParamGroups(groups.groups(), true, groups.dataFirst());
+    ParamGroups ordered = groups.withRoundRobin(true);
     models
         .indices()
         .forEach(
@@ -492,12 +519,12 @@ final class UserShardsPlanner {
                 && !device.equals("none")));
   }
 
-  private Optional<Boolean> configuredRoundRobin() throws IOException {
+  private Optional<Boolean> configured(String key) throws IOException {
     return config()
         .map(
             config ->
                 config.get("zero_optimization") instanceof Map<?, ?> zero
-                    && Boolean.TRUE.equals(zero.get("round_robin_gradients")));
+                    && Boolean.TRUE.equals(zero.get(key)));
   }
 
   private Optional<Map<?, ?>> config() throws IOException {
@@ -520,45 +547,6 @@ final class UserShardsPlanner {
       } else {
         plan.copyAsIs(file.name(), file);
       }
-    }
-  }
-
-  /** Finds a shard that lies under two names. */
-  private record CopiedShards(PlanBuilder plan) {
-    void refuse(UserShards user, List<Shard> shards) {
-      Map<List<Object>, Integer> seen = new HashMap<>();
-      for (int rank = 0; rank < shards.size(); rank++) {
-        TorchFile file = shards.get(rank).file();
-        List<Object> content =
-            file.entries().stream()
-                .filter(entry -> entry.name().startsWith("data"))
-                .map(entry -> (Object) List.of(entry.name(), entry.bytes(), entry.crc32()))
-                .collect(Collectors.toCollection(ArrayList::new));
-        Integer other = file.hasCrcs() ? seen.putIfAbsent(content, rank) : null;
-        if (other != null && holdsStates(shards.get(rank).states())) {
-          throw new RefusedException(
-              file.path(),
-              "holds the same bytes as %s. One of them is a copy, and the shard of rank %d or %d is missing."
-                  .formatted(user.nameOf(other), other, rank));
-        }
-      }
-    }
-
-    /**
-     * Whether the shard has anything of its own: ranks whose partitions are padding, or weights
-     * that no step has touched, may well be alike.
-     */
-    private static boolean holdsStates(OptimizerStates states) {
-      for (int g = 0; g < states.groups(); g++) {
-        for (OptimizerStates.GroupTensor part : states.tensors(g)) {
-          TensorNode tensor = part.tensor();
-          boolean moment = !part.state().equals(States.MASTER);
-          if (moment && !Replicated.isReplicated(tensor) && tensor.numel() > 64) {
-            return true;
-          }
-        }
-      }
-      return false;
     }
   }
 }

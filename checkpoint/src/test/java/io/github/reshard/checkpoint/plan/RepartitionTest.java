@@ -207,6 +207,7 @@ class RepartitionTest {
             zero.models(),
             zero.carried(),
             List.of(new ReshardPlan.Padding(0, 0, "exp_avg", 0x2e66)),
+            zero.evidence(),
             zero.notes(),
             zero.partBytes());
     List<SliceCopy> padding = new ArrayList<>();

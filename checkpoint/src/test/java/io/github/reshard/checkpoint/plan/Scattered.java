@@ -128,6 +128,7 @@ final class Scattered {
         List.of(),
         List.of(),
         List.of(),
+        List.of(),
         1 << 20);
   }
 

@@ -62,6 +62,31 @@ class LocalStoresTest {
     store.publish(PATHS, MANIFEST, "{}".getBytes(StandardCharsets.UTF_8));
   }
 
+  /** The process that holds an output is gone: its lock names one that is not there. */
+  private static void dies(Path lock) throws IOException {
+    if (Files.exists(lock)) {
+      Files.writeString(lock, Files.readString(lock).replaceFirst("pid=\\d+", "pid=999999999"));
+    }
+  }
+
+  @Test
+  void nothingIsRemovedFromUnderARun() throws IOException {
+    LocalTargetStore store = store(false);
+    store.begin();
+    writeAll(store);
+
+    assertThatThrownBy(() -> Leftovers.remove(output.toString()))
+        .isInstanceOf(OutputHeldException.class)
+        .hasMessageContaining("another run is writing to it");
+
+    publish(store);
+    assertPublished();
+  }
+
+  private void dies() throws IOException {
+    dies(output.resolve(".reshard-step3.lock"));
+  }
+
   private static void run(TargetStore store) throws IOException {
     store.begin();
     writeAll(store);
@@ -104,6 +129,7 @@ class LocalStoresTest {
     LocalTargetStore killed = store(false);
     killed.begin();
     write(killed, "step3/stale.pt", "of a killed run");
+    dies();
 
     run(store(false));
 
@@ -206,6 +232,7 @@ class LocalStoresTest {
     killed.begin();
     writeAll(killed);
     crash(killed.staging(), when);
+    dies();
     assertLatestNamesAWholeTag();
 
     run(store(true));
@@ -271,6 +298,7 @@ class LocalStoresTest {
   void aWorkerOfAnEarlierRunCannotWriteIntoThisOne() throws IOException {
     LocalTargetStore killed = store(false);
     killed.begin();
+    dies();
     LocalTargetStore next = store(false);
     next.begin();
     writeAll(next);
@@ -312,6 +340,7 @@ class LocalStoresTest {
     killed.begin();
     writeAll(killed);
     crash(killed.staging(), when);
+    dies();
     boolean half =
         when.compareTo(Crash.LATEST_TAKEN_AWAY) >= 0 && when.compareTo(Crash.LATEST_WRITTEN) < 0;
 
@@ -338,11 +367,14 @@ class LocalStoresTest {
     LocalShardsStore killed = new LocalShardsStore(output.toString(), Set.of(), "shard.*", false);
     killed.begin();
     write(killed, "shard.0", "of a killed run");
+    dies(temp.resolve(".reshard-output.lock"));
     Files.writeString(temp.resolve(".reshard-other.unpublished"), "of another output");
 
     assertThat(Leftovers.remove(output.toString()))
+        .extracting(Leftovers.Removed::where)
         .containsExactly(
-            new Leftovers.Removed(temp.resolve(".reshard-output.unpublished").toString(), 1, 15));
+            temp.resolve(".reshard-output.lock").toString(),
+            temp.resolve(".reshard-output.unpublished").toString());
     assertThat(temp).isDirectoryContaining("glob:**/.reshard-other.unpublished");
     assertThatThrownBy(() -> Leftovers.remove(output.toString()))
         .isInstanceOf(OutputException.class)

@@ -58,6 +58,7 @@ final class BeamObjectStore implements ObjectStore {
         name,
         metadata.sizeBytes() - (isPart(name) ? CRC_BYTES : 0),
         BeamSourceStore.version(metadata),
+        metadata.lastModifiedMillis(),
         Map.of());
   }
 
@@ -148,6 +149,26 @@ final class BeamObjectStore implements ObjectStore {
     BeamUpload upload = new BeamUpload(name);
     upload.write(ByteBuffer.wrap(content));
     upload.complete();
+  }
+
+  /** These file systems know no preconditions: of two in the same moment both may succeed. */
+  @Override
+  public boolean putIfAbsent(String name, byte[] content) {
+    if (find(name).isPresent()) {
+      return false;
+    }
+    put(name, content);
+    return true;
+  }
+
+  @Override
+  public boolean replace(Found old, byte[] content) {
+    Optional<Found> there = find(old.name());
+    if (there.isEmpty() || !there.get().version().equals(old.version())) {
+      return false;
+    }
+    put(old.name(), content);
+    return true;
   }
 
   @Override

@@ -59,6 +59,9 @@ final class GcsObjectStore implements ObjectStore {
         blob.getName(),
         blob.getSize(),
         blob.getGeneration() + "/" + blob.getCrc32c(),
+        blob.getCreateTimeOffsetDateTime() == null
+            ? 0
+            : blob.getCreateTimeOffsetDateTime().toInstant().toEpochMilli(),
         blob.getMetadata() == null ? Map.of() : blob.getMetadata());
   }
 
@@ -249,6 +252,28 @@ final class GcsObjectStore implements ObjectStore {
       storage().create(info(name, Map.of()).build(), content);
     } catch (StorageException e) {
       throw failure(name, e);
+    }
+  }
+
+  @Override
+  public boolean putIfAbsent(String name, byte[] content) {
+    return putIf(name, content, Storage.BlobTargetOption.doesNotExist());
+  }
+
+  @Override
+  public boolean replace(Found old, byte[] content) {
+    return putIf(old.name(), content, Storage.BlobTargetOption.generationMatch(generation(old)));
+  }
+
+  private boolean putIf(String name, byte[] content, Storage.BlobTargetOption condition) {
+    try {
+      storage().create(info(name, Map.of()).build(), content, condition);
+      return true;
+    } catch (StorageException e) {
+      if (e.getCode() != 412) {
+        throw failure(name, e);
+      }
+      return false;
     }
   }
 

@@ -25,9 +25,11 @@ interface ObjectStore extends Serializable {
    * @param name inside the bucket
    * @param bytes its length
    * @param version what the store calls this content of it
+   * @param writtenMillis when this content of it was written, by the store's clock
    * @param metadata what the writer said of it; empty where the store keeps no such thing
    */
-  record Found(String name, long bytes, String version, Map<String, String> metadata)
+  record Found(
+      String name, long bytes, String version, long writtenMillis, Map<String, String> metadata)
       implements Serializable {
     public Found {
       metadata = Map.copyOf(metadata);
@@ -58,6 +60,12 @@ interface ObjectStore extends Serializable {
 
   /** Writes a small object, in place of what is there. */
   void put(String name, byte[] content) throws IOException;
+
+  /** Writes a small object unless there is one; whether it did. */
+  boolean putIfAbsent(String name, byte[] content) throws IOException;
+
+  /** Writes a small object in place of exactly this one; false if it is another one by now. */
+  boolean replace(Found old, byte[] content) throws IOException;
 
   byte[] read(Found object) throws IOException;
 

@@ -2,6 +2,8 @@ package io.github.reshard.transforms.storage;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.storage.Leftovers;
+import io.github.reshard.checkpoint.storage.LockHolder;
+import io.github.reshard.checkpoint.storage.OutputHeldException;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.transforms.storage.ObjectStore.Found;
@@ -69,7 +71,7 @@ final class ObjectTargetStore implements TargetStore {
   }
 
   private String staging() {
-    return base + ".reshard-" + tag + ".unpublished/";
+    return base + Leftovers.name(tag, "unpublished") + "/";
   }
 
   private String mine() {
@@ -89,19 +91,35 @@ final class ObjectTargetStore implements TargetStore {
   }
 
   private String marker() {
-    return base + ".reshard-" + tag + ".publishing";
+    return base + Leftovers.name(tag, "publishing");
+  }
+
+  private BucketLock lock() {
+    return new BucketLock(store, base + Leftovers.name(tag, "lock"));
   }
 
   @Override
   public void begin() throws IOException {
+    requireReplaceable();
+    lock().acquire(store.uri(base + tag), run);
+    try {
+      // Another run may have published it before this one had the output.
+      requireReplaceable();
+      store.delete(store.list(staging()));
+      // Whoever may not write learns it now.
+      store.put(mine() + "begun", new byte[0]);
+    } catch (IOException | RuntimeException e) {
+      lock().release(run);
+      throw e;
+    }
+  }
+
+  private void requireReplaceable() throws IOException {
     String tagPrefix = base + tag + "/";
     if (!overwrite && !store.list(tagPrefix).isEmpty() && store.find(marker()).isEmpty()) {
       throw new OutputException(
           store.uri(tagPrefix), "the output already holds this tag; --overwrite replaces it.");
     }
-    store.delete(store.list(staging()));
-    // Whoever may not write learns it now.
-    store.put(mine() + "begun", new byte[0]);
   }
 
   @Override
@@ -388,6 +406,7 @@ final class ObjectTargetStore implements TargetStore {
       }
       return true;
     }
+    lock().requireHeld(store.uri(base + tag), run);
     store.put(marker(), new byte[0]);
     Optional<Found> latest = store.find(base + LATEST);
     if (latest.isPresent()
@@ -405,15 +424,26 @@ final class ObjectTargetStore implements TargetStore {
 
   /** Removes what is left now that the output is whole: a failure changes nothing about that. */
   private boolean clear() {
+    boolean cleared = true;
     // The files go last: while they are there, publishing can be done again.
     for (String prefix : List.of(marker(), mine() + "parts/", mine())) {
-      try {
-        store.delete(store.list(prefix));
-      } catch (IOException | OutputException e) {
-        return false;
-      }
+      cleared = cleared && removed(() -> store.delete(store.list(prefix)));
     }
-    return true;
+    return removed(() -> lock().release(run)) && cleared;
+  }
+
+  /** Some objects that are not needed any more. */
+  private interface Removal {
+    void run() throws IOException;
+  }
+
+  private static boolean removed(Removal removal) {
+    try {
+      removal.run();
+      return true;
+    } catch (IOException | OutputException e) {
+      return false;
+    }
   }
 
   @Override
@@ -421,6 +451,7 @@ final class ObjectTargetStore implements TargetStore {
     if (store.find(marker()).isEmpty()) {
       store.delete(store.list(mine()));
     }
+    lock().release(run);
   }
 
   /**
@@ -437,6 +468,14 @@ final class ObjectTargetStore implements TargetStore {
       String name = inside.substring(0, (inside + "/").indexOf('/'));
       if (Leftovers.isOne(name)) {
         left.computeIfAbsent(name, n -> new ArrayList<>()).add(object);
+      }
+    }
+    for (String name : left.keySet()) {
+      if (name.endsWith(".lock")) {
+        Optional<LockHolder> holder = new BucketLock(store, base + name).livingHolder();
+        if (holder.isPresent()) {
+          throw new OutputHeldException(store.uri(directory), holder.get().describe());
+        }
       }
     }
     Optional<Found> latest = store.find(base + LATEST);

@@ -1,0 +1,211 @@
+package io.github.reshard.checkpoint.storage;
+
+import io.github.reshard.checkpoint.OutputException;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.channels.FileLock;
+import java.nio.file.AtomicMoveNotSupportedException;
+import java.nio.file.DirectoryStream;
+import java.nio.file.FileAlreadyExistsException;
+import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.nio.file.StandardOpenOption;
+import java.util.Arrays;
+import java.util.Optional;
+
+/**
+ * The lock of an output on a file system that machines may share: a file that says who holds it and
+ * that its holder writes again every few seconds. A file is created by one of many at once on every
+ * file system; kernel locks are not known on all of them.
+ */
+final class LocalLock {
+  private final Path file;
+
+  LocalLock(Path file) {
+    this.file = file;
+  }
+
+  /**
+   * Takes the output for {@code run}, from a dead holder too.
+   *
+   * @throws OutputHeldException if a living run has it
+   */
+  void acquire(String output, String run) throws IOException {
+    LockHolder me = LockHolder.here(run);
+    Path mine = file.resolveSibling(file.getFileName() + "." + run);
+    try {
+      while (!create(mine, me)) {
+        Optional<byte[]> found = content();
+        if (found.isEmpty()) {
+          continue;
+        }
+        Optional<LockHolder> holder = LockHolder.parse(found.get());
+        if (holder.filter(other -> other.run().equals(run)).isPresent()) {
+          break; // A server that was asked twice says so of what it did the first time.
+        }
+        // The clock is the file system's: both files were written through it.
+        Files.write(mine, me.toBytes());
+        Optional<Long> now = modified(mine);
+        Optional<Long> written = modified(file);
+        if (now.isEmpty() || written.isEmpty()) {
+          continue;
+        }
+        long silent = now.get() - written.get();
+        boolean dead =
+            holder.map(other -> other.isDead(silent)).orElse(silent > LockHolder.DEAD_AFTER_MILLIS);
+        if (!dead) {
+          throw new OutputHeldException(
+              output, holder.map(LockHolder::describe).orElse("which has only just begun"));
+        }
+        takeAway(found.get(), run);
+      }
+    } finally {
+      Files.deleteIfExists(mine);
+    }
+    removeTriesOfTheDead();
+    Heartbeat.start(output, () -> renew(me));
+  }
+
+  /** What runs that were killed while they tried left; one that still tries makes its own again. */
+  private void removeTriesOfTheDead() throws IOException {
+    Path directory = file.toAbsolutePath().getParent();
+    try (DirectoryStream<Path> tries =
+        Files.newDirectoryStream(
+            directory,
+            path -> path.getFileName().toString().startsWith(file.getFileName() + "."))) {
+      for (Path left : tries) {
+        Files.deleteIfExists(left);
+      }
+    }
+  }
+
+  /** Makes the lock appear with its content, unless there is one. */
+  private boolean create(Path mine, LockHolder me) throws IOException {
+    Files.write(mine, me.toBytes());
+    try {
+      Files.createLink(file, mine);
+      return true;
+    } catch (FileAlreadyExistsException | NoSuchFileException e) {
+      return false;
+    } catch (UnsupportedOperationException | IOException e) {
+      if (Files.exists(file)) {
+        return false;
+      }
+      // No hard links here. The content comes a moment later than the file.
+      try {
+        Files.write(file, me.toBytes(), StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+        return true;
+      } catch (FileAlreadyExistsException there) {
+        return false;
+      }
+    }
+  }
+
+  private Optional<byte[]> content() throws IOException {
+    try {
+      return Optional.of(Files.readAllBytes(file));
+    } catch (NoSuchFileException e) {
+      return Optional.empty();
+    }
+  }
+
+  private static Optional<Long> modified(Path path) throws IOException {
+    try {
+      return Optional.of(Files.getLastModifiedTime(path).toMillis());
+    } catch (NoSuchFileException e) {
+      return Optional.empty();
+    }
+  }
+
+  /**
+   * Removes the lock of a dead holder. Of several that find it dead one does so at a time, and a
+   * lock that is another one by now is put back.
+   */
+  private void takeAway(byte[] dead, String run) throws IOException {
+    Path guard = file.resolveSibling(file.getFileName() + ".taking");
+    synchronized (LocalLock.class) {
+      try (FileChannel channel =
+              FileChannel.open(guard, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+          FileLock lock = channel.lock()) {
+        if (!lock.isValid() || content().filter(now -> Arrays.equals(now, dead)).isEmpty()) {
+          return;
+        }
+        Path taken = file.resolveSibling(file.getFileName() + "." + run + ".dead");
+        try {
+          Files.move(file, taken, StandardCopyOption.ATOMIC_MOVE);
+        } catch (NoSuchFileException | AtomicMoveNotSupportedException e) {
+          return;
+        }
+        if (!Arrays.equals(Files.readAllBytes(taken), dead)) {
+          Files.createLink(file, taken);
+        }
+        Files.delete(taken);
+      } finally {
+        Files.deleteIfExists(guard);
+      }
+    }
+  }
+
+  private boolean renew(LockHolder me) throws IOException {
+    if (!isOf(me.run())) {
+      return false;
+    }
+    try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
+      channel.write(ByteBuffer.wrap(me.toBytes()), 0);
+      return true;
+    } catch (NoSuchFileException e) {
+      return false;
+    }
+  }
+
+  private boolean isOf(String run) throws IOException {
+    return content()
+        .flatMap(LockHolder::parse)
+        .filter(holder -> holder.run().equals(run))
+        .isPresent();
+  }
+
+  /**
+   * Checks that nobody took the output away from {@code run}.
+   *
+   * @throws OutputException if somebody did
+   */
+  void requireHeld(String output, String run) throws IOException {
+    Optional<LockHolder> holder = content().flatMap(LockHolder::parse);
+    if (holder.isPresent() && !holder.get().run().equals(run)) {
+      throw new OutputException(
+          output,
+          "another run has taken it over, because this one gave no sign of life for %d s: %s."
+              .formatted(LockHolder.DEAD_AFTER_MILLIS / 1000, holder.get().describe()));
+    }
+  }
+
+  /** Who holds it and lives; empty if nobody does. */
+  Optional<LockHolder> livingHolder() throws IOException {
+    Optional<LockHolder> holder = content().flatMap(LockHolder::parse);
+    if (holder.isEmpty()) {
+      return Optional.empty();
+    }
+    Path probe = Files.createTempFile(file.toAbsolutePath().getParent(), ".reshard-", ".probe");
+    try {
+      Optional<Long> written = modified(file);
+      if (written.isEmpty()) {
+        return Optional.empty();
+      }
+      long silent = modified(probe).orElseThrow() - written.get();
+      return holder.filter(found -> !found.isDead(silent));
+    } finally {
+      Files.delete(probe);
+    }
+  }
+
+  /** Gives the output free, if it is {@code run}'s. */
+  void release(String run) throws IOException {
+    if (isOf(run)) {
+      Files.deleteIfExists(file);
+    }
+  }
+}

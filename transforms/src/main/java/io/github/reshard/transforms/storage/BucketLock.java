@@ -1,0 +1,119 @@
+package io.github.reshard.transforms.storage;
+
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.storage.Heartbeat;
+import io.github.reshard.checkpoint.storage.LockHolder;
+import io.github.reshard.checkpoint.storage.OutputHeldException;
+import io.github.reshard.transforms.storage.ObjectStore.Found;
+import java.io.IOException;
+import java.util.List;
+import java.util.Optional;
+
+/**
+ * The lock of an output in a bucket: an object that says who holds it and that its holder writes
+ * again every few seconds. It is made, renewed and taken over under generation preconditions, so
+ * that of many at once one succeeds.
+ */
+final class BucketLock {
+  private final ObjectStore store;
+  private final String name;
+
+  BucketLock(ObjectStore store, String name) {
+    this.store = store;
+    this.name = name;
+  }
+
+  /**
+   * Takes the output for {@code run}, from a dead holder too.
+   *
+   * @param output for messages
+   * @throws OutputHeldException if a living run has it
+   */
+  void acquire(String output, String run) throws IOException {
+    LockHolder me = LockHolder.here(run);
+    while (!store.putIfAbsent(name, me.toBytes())) {
+      Optional<Found> found = store.find(name);
+      if (found.isEmpty()) {
+        continue;
+      }
+      Optional<LockHolder> holder = LockHolder.parse(store.read(found.get()));
+      if (holder.filter(other -> other.run().equals(run)).isPresent()) {
+        break; // The answer to the request that made it was lost.
+      }
+      long silent = silentMillis(found.get(), run);
+      if (holder.isPresent() && !holder.get().isDead(silent)) {
+        throw new OutputHeldException(output, holder.get().describe());
+      }
+      if (store.replace(found.get(), me.toBytes())) {
+        break;
+      }
+    }
+    Heartbeat.start(output, () -> renew(me));
+  }
+
+  /** How long ago the lock was written, by the store's own clock. */
+  private long silentMillis(Found lock, String run) throws IOException {
+    String probe = name + "." + run;
+    store.put(probe, new byte[0]);
+    Optional<Found> now = store.find(probe);
+    now.ifPresent(
+        found -> {
+          try {
+            store.delete(List.of(found));
+          } catch (IOException e) {
+            throw new OutputException(store.uri(probe), "cannot be removed: " + e, e);
+          }
+        });
+    return now.map(found -> found.writtenMillis() - lock.writtenMillis()).orElse(0L);
+  }
+
+  private boolean renew(LockHolder me) throws IOException {
+    Optional<Found> found = ofRun(me.run());
+    return found.isPresent() && store.replace(found.get(), me.toBytes());
+  }
+
+  private Optional<Found> ofRun(String run) throws IOException {
+    Optional<Found> found = store.find(name);
+    if (found.isEmpty()) {
+      return found;
+    }
+    boolean own =
+        LockHolder.parse(store.read(found.get()))
+            .filter(holder -> holder.run().equals(run))
+            .isPresent();
+    return own ? found : Optional.empty();
+  }
+
+  /**
+   * Checks that nobody took the output away from {@code run}.
+   *
+   * @throws OutputException if somebody did
+   */
+  void requireHeld(String output, String run) throws IOException {
+    if (store.find(name).isPresent() && ofRun(run).isEmpty()) {
+      throw new OutputException(
+          output,
+          "another run has taken it over, because this one gave no sign of life for %d s. Run again."
+              .formatted(LockHolder.DEAD_AFTER_MILLIS / 1000));
+    }
+  }
+
+  /** Who holds it and lives; empty if nobody does. */
+  Optional<LockHolder> livingHolder() throws IOException {
+    Optional<Found> found = store.find(name);
+    if (found.isEmpty()) {
+      return Optional.empty();
+    }
+    Optional<LockHolder> holder = LockHolder.parse(store.read(found.get()));
+    long silent = silentMillis(found.get(), "probe");
+    return holder.filter(other -> !other.isDead(silent));
+  }
+
+  /** Gives the output free, if it is {@code run}'s. */
+  void release(String run) throws IOException {
+    Optional<Found> mine = ofRun(run);
+    if (mine.isPresent()) {
+      store.delete(List.of(mine.get()));
+    }
+  }
+}
