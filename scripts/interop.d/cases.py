@@ -103,6 +103,12 @@ CASES = (
     Case("z2-lion", 3, (2, 4), "--stage 2 --two", optimizer="lion"),
     Case("z1-lion-bf16-optimizer", 2, (3,), "--stage 1 --dtype bf16 --gad fp32",
          optimizer="lion", dtype="bf16"),
+    # Muon orthogonalizes in half precision, whatever the type of the model.
+    Case("z2-muon", 2, (1, 4, 8), "--stage 2", optimizer="muon", small=(3,), dtype="fp16"),
+    Case("z1-muon-tiny-groups", 8, (1, 2, 3, 12), f"--stage 1 {TINY}", optimizer="muon",
+         dtype="fp16"),
+    Case("z2-muon-round-robin", 3, (1, 2, 4), "--stage 2 --round_robin", optimizer="muon",
+         dtype="fp16"),
     Case("z2-any-class", 2, (3,), "--stage 2 --two", scheduler="warmup-then-decay",
          client_state=True, small=(1,)),
     Case("z2-offload", 2, (1, 4), "--stage 2 --offload"),

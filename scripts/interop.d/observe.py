@@ -87,6 +87,8 @@ def _tensors(engine):
         states = _round_robin_states(optimizer, {id(p): name for name, p in named})
     else:
         states = _states(optimizer, named)
+    for name, momentum in _muon_momentum(optimizer, named).items():
+        states[name]["momentum_buffer"] = momentum
     found = {}
     for name, parameter in named:
         identity = _identity(engine, name, parameter)
@@ -127,14 +129,44 @@ def _states(optimizer, named):
     keys = sorted(
         {key for state in optimizer.optimizer.state.values()
          for key, value in state.items() if torch.is_tensor(value) and value.dim() > 0})
+    if _uses_muon(optimizer):
+        keys = ["exp_avg", "exp_avg_sq"]
     states = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
         states[name] = {"fp32": safe_get_full_fp32_param(parameter)}
-        for key in keys:
+        for key in keys if not getattr(parameter, "use_muon", False) else []:
             states[name][key] = safe_get_full_optimizer_state(parameter, key)
     return states
+
+
+def _uses_muon(optimizer):
+    return any(group.get("use_muon", False) for group in optimizer.optimizer.param_groups)
+
+
+def _muon_momentum(optimizer, named):
+    """Muon's momentum lies end to end, whole, on every rank that has any of a parameter, which is
+    not where the safe_get_full_* calls look."""
+    if not _uses_muon(optimizer):
+        return {}
+    names = {id(parameter): name for name, parameter in named}
+    mine = {}
+    for index, parameters in enumerate(optimizer.params_in_partition):
+        state = optimizer.optimizer.state.get(optimizer.single_partition_of_fp32_groups[index], {})
+        if not optimizer.optimizer.param_groups[index]["use_muon"] or "momentum_buffer" not in state:
+            continue
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, part in zip(parameters, state["momentum_buffer"].split(sizes)):
+            mine[names[id(parameter)]] = part.detach().view(parameter.shape).clone()
+    everyones = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, mine)
+    momentum = {}
+    for of_rank in everyones:
+        for name, found in of_rank.items():
+            if not torch.equal(momentum.setdefault(name, found), found):
+                raise AssertionError(f"ranks disagree on the momentum of {name}")
+    return momentum
 
 
 def _round_robin_states(optimizer, names):
