@@ -7,8 +7,10 @@ import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
+import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.checkpoint.zero.CheckpointFacts;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.checkpoint.zero.UserHints;
@@ -69,21 +71,63 @@ public final class ReshardPipeline {
    */
   public static ReshardReport run(ReshardOptions options, ProgressListener progress) {
     long begin = System.nanoTime();
-    JobConfig config = new JobConfig(options.getTrustMasters(), System.currentTimeMillis());
     progress.phase("reading headers", 0);
     SourceStore source = Stores.source(options.getInput(), options);
     requireDistinct(options.getInput(), options.getOutput());
-    ReshardPlan plan;
-    TargetStore target;
     try {
       Optional<UserShards> user = userShards(source, options);
-      plan = plan(source, user, options);
-      target = target(plan, user, options);
-      target.begin();
+      ReshardPlan plan = plan(source, user, options);
+      TargetStore target = target(plan, user, options);
+      return run(plan, source, target, "moving bytes", options, progress, begin);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
-    progress.phase("moving bytes", payloadBytes(plan));
+  }
+
+  /**
+   * Reads and proves a checkpoint as {@link #run} does, for the ranks that saved it, and writes
+   * nothing.
+   *
+   * @throws RefusedException if the input is refused
+   */
+  public static ReshardReport check(ReshardOptions options, ProgressListener progress) {
+    long begin = System.nanoTime();
+    progress.phase("reading headers", 0);
+    SourceStore source = Stores.source(options.getInput(), options);
+    try {
+      Optional<UserShards> user = userShards(source, options);
+      options.setTargetWorldSize(savedBy(source, user, options));
+      ReshardPlan plan = plan(source, user, options);
+      return run(plan, source, new NoTargetStore(), "proving bytes", options, progress, begin);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  /** The data-parallel ranks that saved {@code --input}. */
+  private static int savedBy(SourceStore source, Optional<UserShards> user, ReshardOptions options)
+      throws IOException {
+    if (user.isPresent()) {
+      return user.get().shards().size();
+    }
+    CheckpointFiles files =
+        CheckpointFiles.discover(
+            source, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
+    return Math.max(1, CheckpointFacts.read(source, files).dataParallelRanks());
+  }
+
+  private static ReshardReport run(
+      ReshardPlan plan,
+      SourceStore source,
+      TargetStore target,
+      String phase,
+      ReshardOptions options,
+      ProgressListener progress,
+      long begin)
+      throws IOException {
+    JobConfig config = new JobConfig(options.getTrustMasters(), System.currentTimeMillis());
+    target.begin();
+    progress.phase(phase, payloadBytes(plan));
     try {
       Pipeline pipeline = Pipeline.create(options);
       apply(pipeline, plan, source, target, config);
@@ -142,7 +186,7 @@ public final class ReshardPipeline {
     return options.getTargetStage() == null ? Recipe.AS_SAVED : options.getTargetStage();
   }
 
-  private static Optional<UserShards> userShards(SourceStore source, ReshardOptions options)
+  static Optional<UserShards> userShards(SourceStore source, ReshardOptions options)
       throws IOException {
     if (options.getShards() != null && options.getTag() != null) {
       throw new RefusedException(
@@ -278,7 +322,9 @@ public final class ReshardPipeline {
     notes.addAll(proofs.notProven(disagreed));
     if (counter(result, Counters.LEFT_BEHIND) > 0) {
       notes.add(
-          "the output is whole, but what it was made of could not all be removed; do so with: scripts/reshard cleanup --output="
+          "the output is whole, but what it was made of could not all be removed; do so with: "
+              + CommandName.typed()
+              + " cleanup --output="
               + options.getOutput());
     }
     return new ReshardReport(
