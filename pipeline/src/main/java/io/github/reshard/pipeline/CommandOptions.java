@@ -28,4 +28,10 @@ public interface CommandOptions extends ReshardOptions {
   Integer getGpus();
 
   void setGpus(Integer gpus);
+
+  /** How many checkpoints stay in the output; {@code null} for all. */
+  @Description("How many checkpoints to keep in the output; older ones are removed")
+  Integer getKeep();
+
+  void setKeep(Integer keep);
 }

@@ -78,7 +78,8 @@ public final class ReshardPipeline {
       Optional<UserShards> user = userShards(source, options);
       ReshardPlan plan = plan(source, user, options);
       TargetStore target = target(plan, user, options);
-      return run(plan, source, target, "moving bytes", options, progress, begin);
+      target.begin();
+      return move(plan, source, target, "moving bytes", options, progress, begin);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
@@ -98,7 +99,7 @@ public final class ReshardPipeline {
       Optional<UserShards> user = userShards(source, options);
       options.setTargetWorldSize(savedBy(source, user, options));
       ReshardPlan plan = plan(source, user, options);
-      return run(plan, source, new NoTargetStore(), "proving bytes", options, progress, begin);
+      return move(plan, source, new NoTargetStore(), "proving bytes", options, progress, begin);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
@@ -116,17 +117,21 @@ public final class ReshardPipeline {
     return Math.max(1, CheckpointFacts.read(source, files).dataParallelRanks());
   }
 
-  private static ReshardReport run(
+  /**
+   * Does what was planned.
+   *
+   * @param target has begun
+   * @param beginNanos when the whole of it began, as {@link System#nanoTime}
+   */
+  static ReshardReport move(
       ReshardPlan plan,
       SourceStore source,
       TargetStore target,
       String phase,
       ReshardOptions options,
       ProgressListener progress,
-      long begin)
-      throws IOException {
+      long beginNanos) {
     JobConfig config = new JobConfig(options.getTrustMasters(), System.currentTimeMillis());
-    target.begin();
     progress.phase(phase, payloadBytes(plan));
     try {
       Pipeline pipeline = Pipeline.create(options);
@@ -137,7 +142,7 @@ public final class ReshardPipeline {
       if (state != PipelineResult.State.DONE) {
         throw new IllegalStateException("the pipeline ended as " + state);
       }
-      return report(plan, options, result, (System.nanoTime() - begin) / 1e9);
+      return report(plan, options, result, (System.nanoTime() - beginNanos) / 1e9);
     } catch (JobStagedException e) {
       throw e;
     } catch (RuntimeException e) {
@@ -164,8 +169,8 @@ public final class ReshardPipeline {
     return plan(source, userShards(source, options), options);
   }
 
-  private static ReshardPlan plan(
-      SourceStore source, Optional<UserShards> user, ReshardOptions options) throws IOException {
+  static ReshardPlan plan(SourceStore source, Optional<UserShards> user, ReshardOptions options)
+      throws IOException {
     if (user.isPresent()) {
       return ReshardPlanner.plan(
           source, user.get(), hints(options), options.getTargetWorldSize(), options.getPartBytes());
@@ -228,8 +233,7 @@ public final class ReshardPipeline {
         options.getSanitize());
   }
 
-  private static TargetStore target(
-      ReshardPlan plan, Optional<UserShards> user, ReshardOptions options) {
+  static TargetStore target(ReshardPlan plan, Optional<UserShards> user, ReshardOptions options) {
     if (user.isEmpty()) {
       return Stores.target(options.getOutput(), plan.tag(), options.getOverwrite(), options);
     }
@@ -279,7 +283,7 @@ public final class ReshardPipeline {
         .apply("ProveAndPublish", new ProveAndPublish(view, plan, source, target, config));
   }
 
-  private static void requireDistinct(String input, String output) {
+  static void requireDistinct(String input, String output) {
     if (Stores.isWithin(output, input)) {
       throw new OutputException(
           output, "--output may not be --input nor lie in it; name another directory.");

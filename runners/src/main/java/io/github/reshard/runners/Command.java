@@ -40,6 +40,20 @@ enum Command {
           "trustMasters",
           "partBytes",
           "json")),
+  ENSURE(
+      HelpText.ENSURE,
+      List.of("input", "targetWorldSize"),
+      Set.of(
+          "gpus",
+          "output",
+          "keep",
+          "tag",
+          "shards",
+          "model",
+          "dsConfig",
+          "paramGroups",
+          "trustMasters",
+          "partBytes")),
   VERIFY(
       HelpText.VERIFY, List.of("input", "output"), Set.of("tag", "outputTag", "partBytes", "json")),
   PLAN(

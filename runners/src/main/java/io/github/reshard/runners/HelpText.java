@@ -75,6 +75,8 @@ final class HelpText {
       Other commands
         scripts/reshard inspect --input=ckpt                   What is this checkpoint?
         scripts/reshard verify --input=ckpt --output=other     Do two hold the same state?
+        scripts/reshard ensure --input=ckpt --targetWorldSize=8
+                                                               Make it if needed, print where
         scripts/reshard doctor --input=ckpt                    Is it whole? Reads all, writes none
         scripts/reshard plan --input=ckpt --targetWorldSize=2  What would be written?
         scripts/reshard cleanup --output=out                   Remove what dead runs left.
@@ -82,6 +84,7 @@ final class HelpText {
         --json                 Print JSON. Default: a table, or a summary of the run.
         --html=FILE            inspect: also write a page that shows which rank holds what.
                                Default: none.
+        --keep=K               ensure: how many checkpoints stay in its output. Default: all.
         --outputTag=TAG        verify: which checkpoint inside --output.
                                Default: what its `latest` says.
 
@@ -133,6 +136,35 @@ final class HelpText {
         --json                 Print JSON. Default: a summary.
         --trustMasters         As in the main job. Default: off.
         --partBytes=SIZE       How much one worker reads in one go. Default: 64MiB.
+        --shards=PATTERN       As in the main job. Default: the usual names.
+        --model=FILE           As in the main job. Default: none.
+        --dsConfig=FILE        As in the main job. Default: none.
+        --paramGroups=FILE     As in the main job. Default: none.
+        --debug                Show stack traces and what the runner logs. Default: off.
+      """;
+
+  static final String ENSURE =
+      """
+      Prints the directory to load from at some size, and nothing else, on stdout: --input itself
+      if it is for that size already, else one beside it, made now if it is not there or if
+      --input has gone on since. Every rank of every node may run this at once on a file system
+      that they share: one works, the others wait, and all print the same.
+
+      Examples
+        CKPT=$(scripts/reshard ensure --input=ckpt --gpus=$WORLD_SIZE)
+        scripts/reshard ensure --input=ckpt --targetWorldSize=8 --keep=2
+
+        --input=DIR            The directory that save_checkpoint was given, or the output
+                               directory of Hugging Face Trainer, of which the newest whole
+                               checkpoint-N is taken. Required.
+        --targetWorldSize=M    How many data-parallel ranks will load. Required.
+        --gpus=N               In its place, all GPUs, as WORLD_SIZE counts them. Default: none.
+        --output=DIR           Where to make it. Default: INPUT-world-M.
+        --keep=K               How many checkpoints stay in --output when one is made; older ones
+                               that this program made are removed. Default: all.
+        --tag=TAG              Which checkpoint inside --input. Default: what `latest` says.
+        --trustMasters         As in the main job. Default: off.
+        --partBytes=SIZE       As in the main job. Default: 64MiB.
         --shards=PATTERN       As in the main job. Default: the usual names.
         --model=FILE           As in the main job. Default: none.
         --dsConfig=FILE        As in the main job. Default: none.

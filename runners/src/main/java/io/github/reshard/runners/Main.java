@@ -3,6 +3,7 @@ package io.github.reshard.runners;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.pipeline.CommandName;
 import io.github.reshard.pipeline.CommandOptions;
+import io.github.reshard.pipeline.Ensure;
 import io.github.reshard.pipeline.GpuCount;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.JobStagedException;
@@ -104,6 +105,7 @@ public final class Main {
         case RESHARD -> reshard(options);
         case INSPECT -> inspect(options);
         case DOCTOR -> doctor(options);
+        case ENSURE -> ensure(options);
         case VERIFY -> verify(options);
         case PLAN -> plan(options);
         case CLEANUP -> cleanup(options);
@@ -150,6 +152,9 @@ public final class Main {
     }
     if (options.getGpus() != null && options.getGpus() < 1) {
       throw new UsageException("--gpus is at least 1, not " + options.getGpus());
+    }
+    if (options.getKeep() != null && options.getKeep() < 1) {
+      throw new UsageException("--keep is at least 1, not " + options.getKeep());
     }
     RunnerDefaults.requireReachable(options);
     if (options.getPartBytes() < 1) {
@@ -221,6 +226,18 @@ public final class Main {
       report = ReshardPipeline.check(options, progress);
     }
     out.println(options.getJson() ? report.json() : Summary.ofCheck(report));
+    return 0;
+  }
+
+  /** A script takes what is on stdout: all else goes to stderr. */
+  private int ensure(CommandOptions options) {
+    Ensure.Result result;
+    try (Progress progress = progress()) {
+      result = Ensure.of(options, progress);
+    }
+    result.report().ifPresent(report -> err.println(Summary.of(report)));
+    result.notes().forEach(note -> err.println("reshard: " + note));
+    out.println(result.directory());
     return 0;
   }
 
