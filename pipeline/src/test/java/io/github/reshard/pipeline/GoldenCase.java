@@ -23,7 +23,7 @@ record GoldenCase(Path directory, String tag, int sourceWorld, int expertParalle
 
   /** Every case. */
   static List<GoldenCase> all() {
-    return Stream.of("corpus", "zero12", "zero3", "moe")
+    return Stream.of("corpus", "zero12", "zero3", "moe", "field")
         .map(TESTDATA::resolve)
         .filter(Files::isDirectory)
         .flatMap(GoldenCase::children)

@@ -26,7 +26,8 @@ import java.util.stream.Stream;
 /**
  * The full tensors of a checkpoint, put together as plainly as can be and without the code under
  * test: the partitions of all ranks one after the other, cut at the sizes in the order of {@code
- * param_shapes}; in ZeRO-3 the pieces of each parameter one after the other.
+ * param_shapes}, without {@code param_alignment_paddings}; in ZeRO-3 the pieces of each parameter
+ * one after the other.
  *
  * @param tensors for {@code MP/PARAM.fp32}, {@code MP/PARAM.exp_avg}, ... the bytes in full shape;
  *     MP is the mp rank
@@ -149,7 +150,7 @@ record Reassembly(
 
   private void addGroup(
       String mp, PyObject shapes, int g, List<TorchContent> ranks, UnaryOperator<String> naming) {
-    addState(mp, shapes, naming, "fp32", ranks, "single_partition_of_fp32_groups", g);
+    addState(mp, shapes, g, naming, "fp32", ranks, "single_partition_of_fp32_groups", g);
     TorchContent first = ranks.get(0);
     Object[] path =
         first.at("optimizer_state_dict", "base_optimizer_state") instanceof PyList
@@ -165,7 +166,7 @@ record Reassembly(
       full[path.length] = key;
       Optional<TensorNode> tensor = TensorNode.of(entry.value());
       if (tensor.isPresent() && tensor.get().shape().length > 0) {
-        addState(mp, shapes, naming, key, ranks, full);
+        addState(mp, shapes, g, naming, key, ranks, full);
       } else if (tensor.isPresent()) {
         replicated.put(mp + "/" + g + "." + key, first.tensor(tensor.get()));
       }
@@ -267,10 +268,15 @@ record Reassembly(
   private void addState(
       String mp,
       PyObject shapes,
+      int g,
       UnaryOperator<String> naming,
       String state,
       List<TorchContent> ranks,
       Object... path) {
+    PyList between =
+        ranks.get(0).at(inStateDict("param_alignment_paddings")) instanceof PyList all
+            ? (PyList) all.get(g)
+            : new PyList();
     ByteArrayOutputStream flat = new ByteArrayOutputStream();
     int width = 0;
     for (TorchContent rank : ranks) {
@@ -279,12 +285,16 @@ record Reassembly(
       width = partition.dtype().bytes();
     }
     int at = 0;
+    int place = 0;
     for (PyEntries.Entry parameter : TorchContent.entries(shapes)) {
       int bytes = width * numel(parameter.value());
       tensors.put(
           mp + "/" + naming.apply(TorchContent.text(parameter.key())) + "." + state,
           Arrays.copyOfRange(flat.toByteArray(), at, at + bytes));
       at += bytes;
+      if (place < between.size()) {
+        at += width * ((PyInt) between.get(place++)).value().intValueExact();
+      }
     }
     if (at > flat.size()) {
       throw new IllegalStateException(

@@ -42,12 +42,85 @@ final class FlatPaddings {
     ParamGroups aligned =
         ParameterAlignments.read(
             groups, shards, configured, g -> type(model, groups, g), targetWorldSize);
-    if (configured.isEmpty()) {
-      ParameterAlignments.requireOrderKnown(aligned, shards, targetWorldSize);
+    if (configured.isEmpty() && !aligned.roundRobin()) {
+      aligned = inOrder(model, aligned, shards, targetWorldSize);
     }
     return aligned.withPaddings(
         new Paddings(
             areWholeOnLastRank(aligned, shards, shards.size()), aligned.paddings().alignments()));
+  }
+
+  /**
+   * The groups of shards without a model file, with the padding that they show.
+   *
+   * @param aligned whether {@code parameter_alignment} is on, if a configuration says it
+   * @param roundRobin the same of {@code round_robin_gradients}
+   * @param module the names of the model's weights in its order; empty if it is not given
+   * @param notes where to say what was taken on trust
+   * @throws io.github.reshard.checkpoint.RefusedException as {@link #of}, or if the shards say of
+   *     the order of parameters what the configuration does not
+   */
+  static ParamGroups ofShards(
+      ParamGroups groups,
+      List<Shard> shards,
+      Optional<Boolean> aligned,
+      Optional<Boolean> roundRobin,
+      List<String> module,
+      int targetWorldSize,
+      List<String> notes) {
+    ParamGroups padded =
+        ParameterAlignments.read(groups, shards, aligned, g -> Optional.empty(), targetWorldSize);
+    if (AlignedShards.haveGaps(padded, shards.size())) {
+      Optional<Boolean> listed =
+          AlignedShards.isRoundRobin(padded, shards, roundRobin.isPresent() ? List.of() : module);
+      if (listed.isPresent() && roundRobin.isPresent() && !listed.equals(roundRobin)) {
+        throw shards
+            .get(0)
+            .states()
+            .stateDict()
+            .get(OptimizerStates.PARAM_SLICE_MAPPINGS)
+            .refused(
+                "the order of parameters is that of a run %s round_robin_gradients, --dsConfig says another. It is the configuration of another run."
+                    .formatted(listed.get() ? "with" : "without"));
+      }
+      if (listed.isEmpty()
+          && roundRobin.isEmpty()
+          && !AlignedShards.isOrderTheSame(padded, shards.size(), targetWorldSize)) {
+        notes.add(
+            "the order of parameters was taken on trust: a run with round_robin_gradients may leave shards that look just the same. --dsConfig=FILE, the DeepSpeed configuration, decides it");
+      }
+      if (listed.or(() -> roundRobin).orElse(false)) {
+        padded = AlignedShards.underRoundRobin(padded, shards.size());
+      }
+    }
+    return padded.withPaddings(
+        new Paddings(
+            areWholeOnLastRank(padded, shards, shards.size()), padded.paddings().alignments()));
+  }
+
+  /**
+   * The groups in the order of the run, though no configuration says whether it had {@code
+   * round_robin_gradients}: with gaps between the parameters the mappings are right either way.
+   */
+  private static ParamGroups inOrder(
+      ModelStates model, ParamGroups groups, List<Shard> shards, int targetWorldSize) {
+    if (!AlignedShards.haveGaps(groups, shards.size())) {
+      return groups;
+    }
+    Optional<Boolean> roundRobin =
+        AlignedShards.isRoundRobin(groups, shards, List.copyOf(model.module().keySet()));
+    if (roundRobin.isEmpty()
+        && !AlignedShards.isOrderTheSame(groups, shards.size(), targetWorldSize)) {
+      throw shards
+          .get(0)
+          .states()
+          .stateDict()
+          .get(ParameterAlignments.KEY)
+          .refused(
+              "parameter_alignment is on, and without a configuration it cannot be told whether round_robin_gradients is as well, which at %d ranks would be another order of parameters. Save the checkpoint from a run whose config is given as a dict, or keep the number of ranks."
+                  .formatted(targetWorldSize));
+    }
+    return roundRobin.orElse(false) ? AlignedShards.underRoundRobin(groups, shards.size()) : groups;
   }
 
   /** The module's type of the parameters of a group, if the model file has them. */

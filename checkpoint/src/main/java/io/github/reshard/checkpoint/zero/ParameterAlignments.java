@@ -2,7 +2,6 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Paddings;
-import io.github.reshard.checkpoint.layout.RoundRobin;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
@@ -10,7 +9,6 @@ import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.torch.DType;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.IntFunction;
@@ -114,54 +112,6 @@ final class ParameterAlignments {
       chosen.add(left.get(0));
     }
     return groups.withPaddings(new Paddings(groups.paddings().wholeOnLastRank(), chosen));
-  }
-
-  /**
-   * Checks that the order of parameters at another size is known though no configuration says
-   * whether it is that of {@code round_robin_gradients}: with gaps between the parameters the
-   * mappings are right and cannot tell.
-   *
-   * @throws io.github.reshard.checkpoint.RefusedException if not
-   */
-  static void requireOrderKnown(ParamGroups groups, List<Shard> shards, int targetWorldSize) {
-    if (groups.roundRobin() || groups.paddings().alignments().isEmpty()) {
-      return;
-    }
-    ParamGroups robin = undone(groups, shards.size());
-    for (int size : groups.expertParallelSizes()) {
-      FlatLayout plain = groups.layout(targetWorldSize, size, 0);
-      FlatLayout other = robin.layout(targetWorldSize, size, 0);
-      for (int g = 0; g < plain.buckets(); g++) {
-        if (!names(plain, g).equals(names(other, g))) {
-          throw shards
-              .get(0)
-              .states()
-              .stateDict()
-              .get(KEY)
-              .refused(
-                  "parameter_alignment is on, and without a configuration it cannot be told whether round_robin_gradients is as well, which at %d ranks would be another order of parameters. Save the checkpoint from a run whose config is given as a dict, or keep the number of ranks."
-                      .formatted(targetWorldSize));
-        }
-      }
-    }
-  }
-
-  /** The same flat groups, read as those of a run with {@code round_robin_gradients}. */
-  static ParamGroups undone(ParamGroups groups, int worldSize) {
-    List<ParamGroups.Group> original = new ArrayList<>();
-    for (ParamGroups.Group group : groups.groups()) {
-      int sharers = worldSize / Math.max(1, group.expertParallelSize());
-      original.add(
-          new ParamGroups.Group(
-              RoundRobin.undo(group.parameters(), sharers), group.expertParallelSize()));
-    }
-    return new ParamGroups(original, true, groups.dataFirst(), groups.paddings());
-  }
-
-  private static List<String> names(FlatLayout layout, int group) {
-    return Arrays.stream(layout.flatOrder(group))
-        .mapToObj(p -> layout.parameters().get(p).name())
-        .toList();
   }
 
   private static List<Integer> left(

@@ -167,7 +167,10 @@ final class ShardGroups {
     List<Parameter> parameters = null;
     for (int expertRank = 0; expertRank < Math.max(1, expertParallelSize); expertRank++) {
       List<Shard> sharing = sharing(shards, expertParallelSize, expertRank, dataFirst);
-      List<Parameter> found = new Walk(group).over(sharing);
+      List<Parameter> found =
+          AlignedShards.hasGaps(sharing, group)
+              ? AlignedShards.parameters(sharing, group)
+              : new Walk(group).over(sharing);
       if (parameters != null && !parameters.equals(found)) {
         throw new RefusedException(
             sharing.get(0).file().path(),
@@ -203,7 +206,8 @@ final class ShardGroups {
     }
 
     List<Parameter> over(List<Shard> sharing) {
-      long data = 0;
+      long partition = AlignedShards.partitionElements(sharing.get(0).states(), group);
+      long data = partition * sharing.size();
       for (Shard shard : sharing) {
         PickledValue mappings =
             shard
@@ -211,7 +215,7 @@ final class ShardGroups {
                 .stateDict()
                 .findPresent(OptimizerStates.PARAM_SLICE_MAPPINGS)
                 .orElse(null);
-        data += dataElements(shard);
+        data -= shard.states().numbers(OptimizerStates.GROUP_PADDINGS).get(group);
         if (mappings != null) {
           add(mappings.items().get(group));
         }
@@ -223,14 +227,6 @@ final class ShardGroups {
       return elements.entrySet().stream()
           .map(e -> new Parameter(e.getKey(), List.of(e.getValue()), group))
           .toList();
-    }
-
-    private long dataElements(Shard shard) {
-      OptimizerStates states = shard.states();
-      long master = states.tensors(group).get(states.tensors(group).size() - 1).tensor().numel();
-      return states.isBf16Optimizer()
-          ? master - states.numbers(OptimizerStates.GROUP_PADDINGS).get(group)
-          : master;
     }
 
     private void add(PickledValue mapping) {

@@ -182,7 +182,9 @@ final class StageRewrite {
             k == 0
                 ? state.orElse(null)
                 : state
-                    .map(node -> ShardedOptimizerRewrite.copyOf(node, bucket, moved))
+                    .map(
+                        node ->
+                            ShardedOptimizerRewrite.copyOf(template.path(), node, bucket, moved))
                     .orElse(null));
       }
       for (int k = 0; k < buckets.size(); k++) {

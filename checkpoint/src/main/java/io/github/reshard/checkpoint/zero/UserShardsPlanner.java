@@ -109,7 +109,15 @@ final class UserShardsPlanner {
     int ranks = ShardGroups.worldSize(user, ShardGroups.byRank(byRank));
     plan.setSourceWorldSize(user.shards().get(0), ranks);
     List<Shard> shards = List.copyOf(byRank.values());
-    ParamGroups groups = withShapes(ShardGroups.of(shards));
+    ParamGroups groups =
+        FlatPaddings.ofShards(
+            withShapes(ShardGroups.of(shards)),
+            shards,
+            configured("parameter_alignment"),
+            configured("round_robin_gradients"),
+            model == null ? List.of() : List.copyOf(model.weights().keySet()),
+            plan.targetWorldSize,
+            plan.notes);
     FlatPlanner.Models models = flat.addModels(0, groups, ranks);
     for (int rank = 0; rank < ranks; rank++) {
       FlatShards.addPartitions(plan, shards.get(rank), rank, models.refs(plan, rank, ranks));
@@ -118,7 +126,9 @@ final class UserShardsPlanner {
     flat.addSteps(shards);
     addWeights(models);
     recognised(shards.get(0).states(), ranks);
-    if (isRoundRobin(shards.get(0).states(), groups, models)) {
+    if (AlignedShards.haveGaps(groups, ranks)) {
+      requireWeights(groups, models);
+    } else if (isRoundRobin(shards.get(0).states(), groups, models)) {
       reorder(groups, models);
       plan.notes.add(FlatPlanner.ROUND_ROBIN_NOTE);
     }
@@ -373,7 +383,7 @@ final class UserShardsPlanner {
    */
   private boolean isRoundRobin(
       OptimizerStates states, ParamGroups groups, FlatPlanner.Models models) throws IOException {
-    Optional<Boolean> configured = configuredRoundRobin();
+    Optional<Boolean> configured = configured("round_robin_gradients");
     boolean atSource = ShardGroups.orderMatters(groups, plan.sourceWorldSize());
     boolean atTarget = ShardGroups.orderMatters(groups, plan.targetWorldSize);
     boolean possible = !states.isBf16Optimizer() && (atSource || atTarget);
@@ -418,6 +428,15 @@ final class UserShardsPlanner {
                     robin.isEmpty() ? "that of round_robin_gradients" : "the plain one",
                     model.path()));
     return robin.isEmpty() && !both;
+  }
+
+  /** The shards tell the order themselves where there is padding between the parameters. */
+  private void requireWeights(ParamGroups groups, FlatPlanner.Models models) throws IOException {
+    Optional<String> mismatch =
+        model == null ? Optional.empty() : firstMismatch(groups, models, groups.roundRobin());
+    if (mismatch.isPresent() && !hints.trustMasters()) {
+      throw notTheWeights(Optional.empty(), mismatch, false);
+    }
   }
 
   private String onTrust() {
@@ -500,12 +519,12 @@ final class UserShardsPlanner {
                 && !device.equals("none")));
   }
 
-  private Optional<Boolean> configuredRoundRobin() throws IOException {
+  private Optional<Boolean> configured(String key) throws IOException {
     return config()
         .map(
             config ->
                 config.get("zero_optimization") instanceof Map<?, ?> zero
-                    && Boolean.TRUE.equals(zero.get("round_robin_gradients")));
+                    && Boolean.TRUE.equals(zero.get(key)));
   }
 
   private Optional<Map<?, ?>> config() throws IOException {
