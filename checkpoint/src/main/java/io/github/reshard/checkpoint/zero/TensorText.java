@@ -87,7 +87,7 @@ record TensorText(SourceStore store, long most) {
     long elements = tensor.numel();
     long offset = 0;
     for (long e = 0; e < elements; e++) {
-      crc.update(span.array(), (int) offset, width);
+      crc.update(span.slice((int) offset, width));
       for (int d = shape.length - 1; d >= 0; d--) {
         offset += stride[d] * width;
         if (++at[d] < shape[d]) {
