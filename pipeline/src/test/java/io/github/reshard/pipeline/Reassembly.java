@@ -185,8 +185,7 @@ record Reassembly(
       String mp, int g, List<TorchContent> ranks, UnaryOperator<String> naming, Object[] path) {
     for (TorchContent rank : ranks) {
       int at = 0;
-      PyEntries slices =
-          TorchContent.entries(rank.at(inStateDict("param_slice_mappings", g)));
+      PyEntries slices = TorchContent.entries(rank.at(inStateDict("param_slice_mappings", g)));
       if (slices.size() == 0) {
         if (rank.at(inStateDict("base_optimizer_state", "state", g)) != null) {
           throw new IllegalStateException("momentum on a rank that holds no parameter");

@@ -44,7 +44,7 @@ final class ShardArchives {
     addOthersOfThePattern(user, archives, numbers, wrong);
     if (!wrong.isEmpty()) {
       int rank = wrong.get(0);
-      ArchiveNames.refuseOrder(user.shards().get(rank), archives.get(rank), rank);
+      throw ArchiveNames.outOfOrder(user.shards().get(rank), archives.get(rank), rank);
     }
     List<String> without =
         shards.keySet().stream()
