@@ -53,6 +53,9 @@ EXPERTS = "../moe/train_moe.py"
 # The gate's auxiliary loss (deepspeed/moe/sharded_moe.py, `l_aux`) is a product of two means over
 # the tokens of one rank, so it depends on how a batch is split, and these rows train without it.
 MODEL = ("--model=pytorch_model.bin",)
+# The rows of `scripts/interop versions`, and the size at which each is resumed.
+VERSIONS = {"z1-bf16": 3, "z2-fp16-dynamic": 2, "z2-fp32-two-groups": 2, "z2-freeze-tie": 4,
+            "z2-round-robin": 3, "z3-bf16-sub-groups": 3, "z3-fp32": 2, "moe-z2-ep2-bf16": 2}
 TINY = "--two --d 1 --m 1 --vocab 5 --layers 1"
 
 CASES = (
@@ -100,6 +103,12 @@ CASES = (
     Case("z2-lion", 3, (2, 4), "--stage 2 --two", optimizer="lion"),
     Case("z1-lion-bf16-optimizer", 2, (3,), "--stage 1 --dtype bf16 --gad fp32",
          optimizer="lion", dtype="bf16"),
+    # Muon orthogonalizes in half precision, whatever the type of the model.
+    Case("z2-muon", 2, (1, 4, 8), "--stage 2", optimizer="muon", small=(3,), dtype="fp16"),
+    Case("z1-muon-tiny-groups", 8, (1, 2, 3, 12), f"--stage 1 {TINY}", optimizer="muon",
+         dtype="fp16"),
+    Case("z2-muon-round-robin", 3, (1, 2, 4), "--stage 2 --round_robin", optimizer="muon",
+         dtype="fp16"),
     Case("z2-any-class", 2, (3,), "--stage 2 --two", scheduler="warmup-then-decay",
          client_state=True, small=(1,)),
     Case("z2-offload", 2, (1, 4), "--stage 2 --offload"),

@@ -29,11 +29,7 @@ def main():
     for path in (options.a, options.b):
         if not os.path.exists(path):
             parser.error(f"no such file or directory: {path}")
-    if os.path.isfile(options.a) and os.path.isfile(options.b):
-        pairs = {os.path.basename(options.b): (options.a, options.b)}
-    else:
-        a, b = _files(options.a), _files(options.b)
-        pairs = {name: (a.get(name), b.get(name)) for name in sorted({*a, *b})}
+    pairs = _pairs(options.a, options.b)
     counts = collections.Counter()
     for name, (one, two) in pairs.items():
         found = [text for place, text in _file_differences(name, one, two, counts, options.close)
@@ -47,6 +43,20 @@ def main():
           f"{counts['equal']} equal in content, {counts['differing files']} different; "
           f"{counts['tensors']} tensors compared")
     return 1 if counts["differing files"] else 0
+
+
+def differences(a, b):
+    """(place, text) of each; a place is FILE:path.to.value."""
+    return [difference for name, (one, two) in _pairs(a, b).items()
+            for difference in _file_differences(name, one, two, collections.Counter(), 0.0)]
+
+
+def _pairs(one, two):
+    """The paths of each file on both sides, or None, by name."""
+    if os.path.isfile(one) and os.path.isfile(two):
+        return {os.path.basename(two): (one, two)}
+    a, b = _files(one), _files(two)
+    return {name: (a.get(name), b.get(name)) for name in sorted({*a, *b})}
 
 
 def _files(root):

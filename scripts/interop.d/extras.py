@@ -64,7 +64,23 @@ def _without_decay(groups):
     return [{k: v for k, v in g.items() if k in ("params", "lr")} for g in groups]
 
 
+def _muon(groups):
+    """DeepSpeed's Muon for matrices and its own Adam for the rest, without naming it in the config."""
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    found = []
+    for matrices in (True, False):
+        parameters = [p for g in groups for p in g["params"] if (p.ndim > 1) == matrices]
+        for parameter in parameters:
+            parameter.use_muon = matrices
+        if parameters:
+            found.append({"params": parameters, "lr": 0.02 if matrices else 0.01,
+                          "use_muon": matrices})
+    return MuonWithAuxAdam(found)
+
+
 OPTIMIZERS = {
+    "muon": _muon,
     "lion": lambda groups: Lion(_bare(groups)),
     "group-step-adam": lambda groups: GroupStepAdam(_without_decay(groups)),
     "sgd-nesterov-foreach": lambda groups: torch.optim.SGD(

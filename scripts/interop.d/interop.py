@@ -21,14 +21,19 @@ import torch
 import torch.multiprocessing
 from safetensors.torch import load_file
 
+import old_deepspeed  # noqa: F401, before anything that imports DeepSpeed
+import compare
 import observe
 import ranks
-from cases import CASES, TOLERANCES
+from cases import CASES, TOLERANCES, VERSIONS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CLONE = os.path.dirname(os.path.dirname(HERE))
 CORPUS = os.path.join(CLONE, "testdata", "corpus")
 STEPS = 3
+# Old versions touch all of a bucket of 5e8 elements by default, which takes most of a run's time.
+SMALL = {"zero_optimization": {"reduce_bucket_size": 100_000, "allgather_bucket_size": 100_000}}
+MANIFEST = "reshard-manifest.json"  # of the tag, and nothing of DeepSpeed's
 
 
 class Mismatch(Exception):
@@ -57,6 +62,9 @@ def main():
     parser.add_argument("--all", action="store_true", help="the whole matrix, not the small one")
     parser.add_argument("--case", action="append", metavar="GLOB",
                         help="only cases with such names, at all their sizes; may be repeated")
+    parser.add_argument("--versions", action="store_true",
+                        help="the rows of scripts/interop versions, whose files are also compared "
+                        "with what this DeepSpeed itself writes after the load")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
     parser.add_argument("--reshard", default=os.path.join(CLONE, "scripts", "reshard"),
                         metavar="COMMAND", help="what to reshard with (default: scripts/reshard)")
@@ -66,6 +74,8 @@ def main():
     options = parser.parse_args()
     sys.path.append(CORPUS)
     chosen = [c for c in CASES if _chosen(c, options)]
+    if options.versions:
+        chosen = [dataclasses.replace(c, config={**(c.config or {}), **SMALL}) for c in chosen]
     if options.list:
         for case in chosen:
             print(case.name, f"{case.source}->{','.join(map(str, _targets(case, options)))}")
@@ -77,7 +87,8 @@ def main():
     print(f"{'case':<38} {'ranks':>8}  {'loss diff':>9} {'states':>7} {'seconds':>7}", flush=True)
     rows = []
     for case in chosen:
-        for row in _run(case, _targets(case, options), work, shlex.split(options.reshard)):
+        for row in _run(case, _targets(case, options), work, shlex.split(options.reshard),
+                        options.versions):
             rows.append(row)
             print(_line(row), flush=True)
     failed = [row for row in rows if row.failure]
@@ -94,16 +105,21 @@ def main():
 
 
 def _chosen(case, options):
+    if options.versions:
+        return case.name in VERSIONS and any(
+            fnmatch.fnmatch(case.name, pattern) for pattern in options.case or "*")
     if options.case:
         return any(fnmatch.fnmatch(case.name, pattern) for pattern in options.case)
     return bool(_targets(case, options))
 
 
 def _targets(case, options):
+    if options.versions:
+        return (VERSIONS[case.name],) if case.name in VERSIONS else ()
     return (*case.small, *case.targets) if options.all or options.case else case.small
 
 
-def _run(case, targets, work, reshard):
+def _run(case, targets, work, reshard, save_again=False):
     """Trains the case's source once and yields one row for each target."""
     home = os.path.join(work, case.name)
     os.makedirs(home)
@@ -133,6 +149,8 @@ def _run(case, targets, work, reshard):
                 raise Mismatch("the source checkpoint was changed")
             _check_files(checkpoint, output)
             _resume(case, target, there, output, losses, snapshot, row)
+            if save_again:
+                _save_again(case, target, there, output)
         except Exception as error:
             row.failure = _brief(error)
         row.seconds = time.monotonic() - start
@@ -179,6 +197,17 @@ def _resume(case, target, there, output, losses, snapshot, row):
     if not row.loss <= allowed:
         raise Mismatch(f"losses {resumed} where the run that never stopped has {expected}: "
                        f"relative difference {row.loss:.1e}, allowed {allowed:.0e}")
+
+
+def _save_again(case, size, there, output):
+    """Loads the output, saves at once, and compares the files with those that were loaded."""
+    again = os.path.join(there, "again")
+    _train(case, size, there, "again", ["--start", str(STEPS), "--steps", "0", "--more", "0",
+                                        "--load", output, "--save", again])
+    found = [text for place, text in compare.differences(output, again)
+             if not place.startswith(MANIFEST, place.find("/") + 1)]
+    if found:
+        raise Mismatch(f"{len(found)} differences from what DeepSpeed writes itself: {found[:8]}")
 
 
 def _train(case, size, directory, name, arguments):

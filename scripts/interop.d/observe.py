@@ -87,6 +87,8 @@ def _tensors(engine):
         states = _round_robin_states(optimizer, {id(p): name for name, p in named})
     else:
         states = _states(optimizer, named)
+    for name, momentum in _muon_momentum(optimizer, named).items():
+        states[name]["momentum_buffer"] = momentum
     found = {}
     for name, parameter in named:
         identity = _identity(engine, name, parameter)
@@ -94,7 +96,7 @@ def _tensors(engine):
             found[f"{identity}|{key}"] = value
         found[f"{identity}|module"] = _module_weight(parameter)
     for name, buffer in engine.module.named_buffers():
-        found[f"mp{engine.checkpoint_mp_rank}|{name}|buffer"] = buffer
+        found[f"mp{_model_parallel_rank(engine)}|{name}|buffer"] = buffer
     return found
 
 
@@ -102,7 +104,14 @@ def _identity(engine, name, parameter):
     expert = ""
     if getattr(parameter, "allreduce", True) is False:
         expert = f"ep{parallel_groups._get_expert_parallel_rank(parameter.group_name)}|"
-    return f"mp{engine.checkpoint_mp_rank}|{expert}{name}"
+    return f"mp{_model_parallel_rank(engine)}|{expert}{name}"
+
+
+def _model_parallel_rank(engine):
+    try:
+        return engine.checkpoint_mp_rank
+    except AttributeError:  # before DeepSpeed 0.19
+        return 0 if engine.mpu is None else engine.mpu.get_model_parallel_rank()
 
 
 def _module_weight(parameter):
@@ -120,14 +129,44 @@ def _states(optimizer, named):
     keys = sorted(
         {key for state in optimizer.optimizer.state.values()
          for key, value in state.items() if torch.is_tensor(value) and value.dim() > 0})
+    if _uses_muon(optimizer):
+        keys = ["exp_avg", "exp_avg_sq"]
     states = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
         states[name] = {"fp32": safe_get_full_fp32_param(parameter)}
-        for key in keys:
+        for key in keys if not getattr(parameter, "use_muon", False) else []:
             states[name][key] = safe_get_full_optimizer_state(parameter, key)
     return states
+
+
+def _uses_muon(optimizer):
+    return any(group.get("use_muon", False) for group in optimizer.optimizer.param_groups)
+
+
+def _muon_momentum(optimizer, named):
+    """Muon's momentum lies end to end, whole, on every rank that has any of a parameter, which is
+    not where the safe_get_full_* calls look."""
+    if not _uses_muon(optimizer):
+        return {}
+    names = {id(parameter): name for name, parameter in named}
+    mine = {}
+    for index, parameters in enumerate(optimizer.params_in_partition):
+        state = optimizer.optimizer.state.get(optimizer.single_partition_of_fp32_groups[index], {})
+        if not optimizer.optimizer.param_groups[index]["use_muon"] or "momentum_buffer" not in state:
+            continue
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, part in zip(parameters, state["momentum_buffer"].split(sizes)):
+            mine[names[id(parameter)]] = part.detach().view(parameter.shape).clone()
+    everyones = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, mine)
+    momentum = {}
+    for of_rank in everyones:
+        for name, found in of_rank.items():
+            if not torch.equal(momentum.setdefault(name, found), found):
+                raise AssertionError(f"ranks disagree on the momentum of {name}")
+    return momentum
 
 
 def _round_robin_states(optimizer, names):

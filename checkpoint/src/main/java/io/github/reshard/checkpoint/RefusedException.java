@@ -1,5 +1,7 @@
 package io.github.reshard.checkpoint;
 
+import java.util.function.Supplier;
+
 /**
  * The input is missing, damaged, inconsistent or not supported, and nothing was guessed. The
  * message names the file, the entry, offset or parameter, what was expected, what was found and
@@ -19,5 +21,18 @@ public final class RefusedException extends RuntimeException {
   /** As {@link #RefusedException(String, String)}, with the underlying failure. */
   public RefusedException(String where, String problem, Throwable cause) {
     super(where + ": " + problem, cause);
+  }
+
+  /**
+   * What {@code look} gives; what it refuses is refused with the file that it is in.
+   *
+   * @param file the file, and what in it is looked at
+   */
+  public static <T> T inFile(String file, Supplier<T> look) {
+    try {
+      return look.get();
+    } catch (RefusedException e) {
+      throw new RefusedException(file, e.getMessage(), e);
+    }
   }
 }

@@ -47,11 +47,7 @@ class ExchangedFilesTest {
 
   @TempDir Path temp;
 
-  /**
-   * A checkpoint to be damaged.
-   *
-   * @param files where its files are
-   */
+  /** A checkpoint to be damaged. */
   private record Victim(String name, Path source, String tag, int worldSize, boolean user) {
     Path files(Path input) {
       return user ? input : input.resolve(tag);

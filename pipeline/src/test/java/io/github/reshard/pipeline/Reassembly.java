@@ -165,10 +165,50 @@ record Reassembly(
       Object[] full = Arrays.copyOf(path, path.length + 1);
       full[path.length] = key;
       Optional<TensorNode> tensor = TensorNode.of(entry.value());
-      if (tensor.isPresent() && tensor.get().shape().length > 0) {
+      if (key.equals("momentum_buffer") && usesMuon(first, g)) {
+        addMomentum(mp, g, ranks, naming, full);
+      } else if (tensor.isPresent() && tensor.get().shape().length > 0) {
         addState(mp, shapes, g, naming, key, ranks, full);
       } else if (tensor.isPresent()) {
         replicated.put(mp + "/" + g + "." + key, first.tensor(tensor.get()));
+      }
+    }
+  }
+
+  private static boolean usesMuon(TorchContent optimizer, int group) {
+    return optimizer.at(inStateDict("base_optimizer_state", "param_groups", group, "use_muon"))
+        == PyBool.TRUE;
+  }
+
+  /** Every rank holds all of each parameter that {@code param_slice_mappings} names for it. */
+  private void addMomentum(
+      String mp, int g, List<TorchContent> ranks, UnaryOperator<String> naming, Object[] path) {
+    for (TorchContent rank : ranks) {
+      int at = 0;
+      PyEntries slices =
+          TorchContent.entries(rank.at(inStateDict("param_slice_mappings", g)));
+      if (slices.size() == 0) {
+        if (rank.at(inStateDict("base_optimizer_state", "state", g)) != null) {
+          throw new IllegalStateException("momentum on a rank that holds no parameter");
+        }
+        continue;
+      }
+      TensorNode tensor = TensorNode.of(rank.at(inStateDict(path))).orElseThrow();
+      byte[] momentum = rank.tensor(tensor);
+      for (PyEntries.Entry slice : slices) {
+        String name = mp + "/" + naming.apply(TorchContent.text(slice.key()));
+        byte[] masters = tensors.get(name + ".fp32");
+        int bytes = masters.length / 4 * tensor.dtype().bytes();
+        byte[] mine = Arrays.copyOfRange(momentum, at, at + bytes);
+        byte[] other = tensors.put(name + ".momentum_buffer", mine);
+        if (other != null && !Arrays.equals(mine, other)) {
+          throw new IllegalStateException("ranks disagree on the momentum of " + name);
+        }
+        at += bytes;
+      }
+      if (at != momentum.length) {
+        throw new IllegalStateException(
+            "%d bytes of momentum where the parameters have %d".formatted(momentum.length, at));
       }
     }
   }

@@ -110,7 +110,7 @@ public record LockHolder(
   /** What stands in a lock; empty if it is being written, or no lock. */
   public static Optional<LockHolder> parse(byte[] content) {
     Map<String, String> fields = new LinkedHashMap<>();
-    for (String line : new String(content, StandardCharsets.UTF_8).split("\n")) {
+    for (String line : new String(content, StandardCharsets.UTF_8).lines().toList()) {
       int equals = line.indexOf('=');
       if (equals > 0) {
         fields.put(line.substring(0, equals), line.substring(equals + 1));

@@ -31,7 +31,16 @@ public enum DType {
   FLOAT8_E4M3FN("float8_e4m3fn", 1, null),
   FLOAT8_E5M2("float8_e5m2", 1, null),
   FLOAT8_E4M3FNUZ("float8_e4m3fnuz", 1, null),
-  FLOAT8_E5M2FNUZ("float8_e5m2fnuz", 1, null);
+  FLOAT8_E5M2FNUZ("float8_e5m2fnuz", 1, null),
+  FLOAT8_E8M0FNU("float8_e8m0fnu", 1, null),
+  FLOAT4_E2M1FN_X2("float4_e2m1fn_x2", 1, null),
+  BITS8("bits8", 1, null),
+  BITS1X8("bits1x8", 1, null),
+  BITS2X4("bits2x4", 1, null),
+  BITS4X2("bits4x2", 1, null),
+  BITS16("bits16", 2, null),
+  QUINT4X2("quint4x2", 1, "QUInt4x2Storage"),
+  QUINT2X4("quint2x4", 1, "QUInt2x4Storage");
 
   private final String torchName;
   private final int bytes;

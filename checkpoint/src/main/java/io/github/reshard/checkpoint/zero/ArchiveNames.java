@@ -86,7 +86,9 @@ final class ArchiveNames {
         without.add(file.stat().name());
       }
     }
-    boolean renamed = mpRanks.requireAlike() | tensorRanks.requireAlike();
+    boolean mpRenamed = mpRanks.requireAlike();
+    boolean tensorRenamed = tensorRanks.requireAlike();
+    boolean renamed = mpRenamed || tensorRenamed;
     requireRanksInOrder();
     int told = files.size() - without.size();
     List<Evidence> evidence = new ArrayList<>();
@@ -139,12 +141,15 @@ final class ArchiveNames {
       SortedMap<Integer, String> archives = new TreeMap<>();
       ofMpRank.forEach((rank, file) -> archives.put(rank, file.archive()));
       NumberedNames.outOfOrder(archives)
-          .ifPresent(rank -> refuseOrder(ofMpRank.get(rank).stat(), archives.get(rank), rank));
+          .ifPresent(
+              rank -> {
+                throw outOfOrder(ofMpRank.get(rank).stat(), archives.get(rank), rank);
+              });
     }
   }
 
-  static void refuseOrder(FileStat stat, String archive, int rank) {
-    throw new RefusedException(
+  static RefusedException outOfOrder(FileStat stat, String archive, int rank) {
+    return new RefusedException(
         stat.path(),
         "the archive in it is called '%s', which is not the number that rank %d has in the order of the others: it was saved as another rank's or at another time. Put each file back under the name that it was saved as."
             .formatted(archive, rank));

@@ -17,11 +17,9 @@ import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.DType;
-import io.github.reshard.checkpoint.torch.ElementText;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
-import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
@@ -31,7 +29,6 @@ import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.TreeSet;
-import java.util.zip.CRC32;
 
 /**
  * What a checkpoint says of itself beside its partitioned tensors, read leniently from the first
@@ -46,13 +43,13 @@ import java.util.zip.CRC32;
  * @param dataParallelRanks {@code dp_world_size}
  * @param pipelineDegree {@code pp_degree}, or 0 when the checkpoint does not say
  * @param tensorDegree {@code tp_degree}, or 0 when the checkpoint does not say
- * @param buffers tensors of the module that are neither trained nor frozen parameters
+ * @param buffers tensors of the module that it names as buffers
  * @param frozen frozen parameters
  * @param modelValues what the model file says: steps, scheduler, what the user added
  * @param optimizerValues hyper-parameters, loss scaler, and state that is one value for all
  *     elements
- * @param moduleTensors tensors of the module that are not trained, with their type, shape and
- *     CRC-32
+ * @param moduleTensors tensors of the module that are not trained, once each, with their type,
+ *     shape and CRC-32
  * @param oddities what is unusual about it, a sentence each
  */
 public record CheckpointFacts(
@@ -103,18 +100,50 @@ public record CheckpointFacts(
    * @throws RefusedException if there is no model or optimizer file, or one is no sound file
    */
   public static CheckpointFacts read(SourceStore store, CheckpointFiles files) throws IOException {
-    return new Reading(store, files).run();
+    return new Reading(store, files, new TensorText(store, LARGEST_TENSOR)).run();
+  }
+
+  /** As {@link #read}, with the CRC-32 of every tensor however large, to be compared. */
+  public static CheckpointFacts readWhole(SourceStore store, CheckpointFiles files)
+      throws IOException {
+    return new Reading(store, files, new TensorText(store, Long.MAX_VALUE)).run();
+  }
+
+  /** The same with other {@link #moduleTensors}. */
+  public CheckpointFacts withModuleTensors(SortedMap<String, String> tensors) {
+    return new CheckpointFacts(
+        stage,
+        wrapper,
+        optimizer,
+        dtype,
+        deepspeed,
+        dataParallelRanks,
+        pipelineDegree,
+        tensorDegree,
+        buffers,
+        frozen,
+        modelValues,
+        optimizerValues,
+        tensors,
+        oddities);
+  }
+
+  /** Whether two checkpoints that say {@code value} may differ, as it was not looked at. */
+  public static boolean isUnread(String value) {
+    return value.endsWith(TensorText.NOT_READ);
   }
 
   private static final class Reading {
     private final SourceStore store;
     private final CheckpointFiles files;
+    private final TensorText text;
     private final List<String> oddities = new ArrayList<>();
     private final Map<DType, Integer> dtypes = new TreeMap<>();
 
-    Reading(SourceStore store, CheckpointFiles files) {
+    Reading(SourceStore store, CheckpointFiles files, TensorText text) {
       this.store = store;
       this.files = files;
+      this.text = text;
     }
 
     CheckpointFacts run() throws IOException {
@@ -225,22 +254,46 @@ public record CheckpointFacts(
         Set<String> frozen,
         SortedMap<String, String> into)
         throws IOException {
-      Optional<PickledValue> module = model.findPresent("module").filter(PickledValue::isDict);
+      Map<String, TensorNode> module = new ModelStates(model).module();
+      Optional<PickledValue> named = model.findPresent("buffer_names");
+      Set<String> bufferNames = new ModelStates(model).bufferNames();
+      Set<String> parameters = new HashSet<>(trained);
+      parameters.addAll(frozen);
+      Set<String> places = new HashSet<>();
+      module.forEach(
+          (name, tensor) -> {
+            if (parameters.contains(name)) {
+              places.add(ModuleParameters.place(tensor));
+            }
+          });
       int buffers = 0;
-      if (module.isEmpty()) {
-        return 0;
-      }
-      for (PickledValue.Entry entry : module.get().children()) {
-        Optional<TensorNode> tensor = entry.value().asTensor();
-        if (tensor.isEmpty()) {
+      int others = 0;
+      for (Map.Entry<String, TensorNode> entry : module.entrySet()) {
+        String name = entry.getKey();
+        TensorNode tensor = entry.getValue();
+        if (trained.contains(name)) {
+          dtypes.merge(tensor.dtype(), 1, Integer::sum);
           continue;
         }
-        if (trained.contains(entry.key())) {
-          dtypes.merge(tensor.get().dtype(), 1, Integer::sum);
-        } else if (tensor.get().numel() > 0) {
-          buffers += frozen.contains(entry.key()) ? 0 : 1;
-          into.put(entry.key(), describe(file, stat, entry.value().where(), tensor.get()));
+        boolean buffer = bufferNames.contains(name);
+        // A parameter by another name is no tensor of its own.
+        if (tensor.numel() == 0
+            || (!buffer && !frozen.contains(name) && !places.add(ModuleParameters.place(tensor)))) {
+          continue;
         }
+        if (!frozen.contains(name)) {
+          buffers += buffer || named.isEmpty() ? 1 : 0;
+          others += buffer || named.isEmpty() ? 0 : 1;
+        }
+        into.put(name, text.of(file, stat, file.path() + ", module." + name, tensor));
+      }
+      if (others > 0) {
+        oddities.add(
+            model.findPresent("frozen_param_shapes").isPresent()
+                ? "%d tensors of the module are neither parameters nor buffers, such as quantization constants or what get_extra_state gives: carried as they are"
+                    .formatted(others)
+                : "%d tensors of the module are neither trained nor buffers: frozen parameters, which ZeRO-1 does not list, quantization constants or the like"
+                    .formatted(others));
       }
       return buffers;
     }
@@ -314,7 +367,7 @@ public record CheckpointFacts(
           if (Replicated.isReplicated(tensor.get())) {
             distinct
                 .computeIfAbsent(name, key -> new TreeSet<>())
-                .add(describe(file, stat, entry.value().where(), tensor.get()));
+                .add(text.of(file, stat, entry.value().where(), tensor.get()));
           }
         } else if (entry.value().isDict() && depth < DEEPEST) {
           addCommonState(file, stat, name + ".", entry.value(), depth + 1, distinct);
@@ -381,7 +434,7 @@ public record CheckpointFacts(
       }
       Optional<TensorNode> tensor = value.asTensor();
       if (tensor.isPresent()) {
-        into.put(path, describe(file, stat, value.where(), tensor.get()));
+        into.put(path, text.of(file, stat, value.where(), tensor.get()));
       } else if (depth == DEEPEST) {
         into.put(path, value.describe());
       } else if (value.isDict()) {
@@ -479,47 +532,6 @@ public record CheckpointFacts(
         separator = ", ";
       }
       text.append(close);
-    }
-
-    /** The value of a tensor of one element, else its type, shape and CRC-32. */
-    private String describe(TorchFile file, FileStat stat, String where, TensorNode tensor)
-        throws IOException {
-      tensor.requireInBounds(where);
-      String kind = tensor.dtype().torchName() + List.of(boxed(tensor.shape()));
-      long bytes = tensor.numel() * tensor.dtype().bytes();
-      Optional<TorchFile.Entry> entry = file.storage(tensor.storageKey());
-      long from = tensor.storageOffset() * tensor.dtype().bytes();
-      if (entry.isEmpty() || from + bytes > entry.get().bytes()) {
-        throw new RefusedException(
-            where, "its storage '%s' is missing or too short.".formatted(tensor.storageKey()));
-      }
-      if (!tensor.isContiguous()) {
-        return kind + ", not contiguous";
-      }
-      if (file.hasCrcs() && from == 0 && bytes == entry.get().bytes() && tensor.numel() != 1) {
-        return kind + " crc32 %08x".formatted(entry.get().crc32());
-      }
-      if (bytes > LARGEST_TENSOR) {
-        return kind + ", part of a large storage";
-      }
-      ByteBuffer content = ByteBuffer.allocate((int) bytes);
-      try (RangedFile open = store.open(stat)) {
-        open.readFully(entry.get().payloadOffset() + from, content);
-      }
-      if (tensor.numel() == 1) {
-        return ElementText.of(tensor.dtype(), content, 0);
-      }
-      CRC32 crc = new CRC32();
-      crc.update(content.array());
-      return kind + " crc32 %08x".formatted((int) crc.getValue());
-    }
-
-    private static Long[] boxed(long[] shape) {
-      Long[] boxed = new Long[shape.length];
-      for (int i = 0; i < shape.length; i++) {
-        boxed[i] = shape[i];
-      }
-      return boxed;
     }
   }
 }

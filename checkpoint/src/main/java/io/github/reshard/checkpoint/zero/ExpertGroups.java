@@ -34,6 +34,9 @@ final class ExpertGroups {
   /** The first version whose mappings of experts' groups are right. */
   private static final int[] MENDED = {0, 14, 5};
 
+  /** No version before it has {@code use_data_before_expert_parallelism}. */
+  private static final int[] DATA_FIRST = {0, 10, 0};
+
   private final PlanBuilder plan;
   private final ExpertFiles experts;
   private final ModelFile model;
@@ -85,12 +88,11 @@ final class ExpertGroups {
     List<ParamGroups> fitting = new ArrayList<>();
     RefusedException refused = null;
     for (boolean roundRobin : first.isBf16Optimizer() ? List.of(false) : List.of(false, true)) {
-      for (boolean dataFirst : List.of(false, true)) {
+      for (boolean dataFirst : isAtLeast(DATA_FIRST) ? List.of(false, true) : List.of(false)) {
         try {
           ParamGroups groups = groups(roundRobin, dataFirst);
           requireFit(groups);
           fitting.add(groups);
-          break;
         } catch (RefusedException e) {
           refused = refused == null ? e : refused;
         }
@@ -99,13 +101,41 @@ final class ExpertGroups {
     if (fitting.isEmpty()) {
       throw refused;
     }
-    if (fitting.size() > 1 && ShardGroups.orderMatters(fitting.get(0), shards.size())) {
+    for (ParamGroups other : fitting) {
+      requireAlike(fitting.get(0), other);
+    }
+    return fitting.get(0);
+  }
+
+  /**
+   * At few ranks or with few parameters all orders are the same, but not at another number.
+   *
+   * @throws RefusedException if the target would be another for {@code other}
+   */
+  private void requireAlike(ParamGroups one, ParamGroups other) {
+    int target = plan.targetWorldSize;
+    boolean divided =
+        one.expertParallelSizes().stream().allMatch(size -> target % Math.max(1, size) == 0);
+    if (target == shards.size() || !divided) {
+      return;
+    }
+    boolean reordered =
+        one.roundRobin() != other.roundRobin()
+            && (ShardGroups.orderMatters(one, shards.size())
+                || ShardGroups.orderMatters(one, target)
+                || ShardGroups.orderMatters(other, shards.size()));
+    boolean placed =
+        one.dataFirst() != other.dataFirst()
+            && one.expertParallelSizes().stream().anyMatch(size -> size > 1 && target > size);
+    if (reordered || placed) {
       throw first
           .root()
           .refused(
-              "ds_config is not stored, only the path of its file, and the weights fit the order of parameters both with and without round_robin_gradients. Save the checkpoint once from a run whose config is given as a dict.");
+              "ds_config is not stored, only the path of its file, and the weights fit a run with %s as well as one without, which differ at %d ranks. Save the checkpoint once from a run whose config is given as a dict."
+                  .formatted(
+                      reordered ? "round_robin_gradients" : "use_data_before_expert_parallelism",
+                      target));
     }
-    return fitting.get(0);
   }
 
   /** Checks that the masters in this order give the weights, at either end of each. */
@@ -288,16 +318,20 @@ final class ExpertGroups {
         }
       }
     }
-    PickledValue version = first.stateDict().get("ds_version");
-    Matcher numbers = VERSION.matcher(version.asString());
+    return isAtLeast(MENDED) || first.isBf16Optimizer();
+  }
+
+  private boolean isAtLeast(int[] version) {
+    PickledValue saidBy = first.stateDict().get("ds_version");
+    Matcher numbers = VERSION.matcher(saidBy.asString());
     if (!numbers.matches()) {
-      throw version.refused(
+      throw saidBy.refused(
           "expected the version of DeepSpeed, on which depends how experts are recorded, found "
-              + version.describe());
+              + saidBy.describe());
     }
-    int[] saved = new int[MENDED.length];
+    int[] saved = new int[version.length];
     Arrays.setAll(saved, i -> Integer.parseInt(numbers.group(i + 1)));
-    return Arrays.compare(saved, MENDED) >= 0 || first.isBf16Optimizer();
+    return Arrays.compare(saved, version) >= 0;
   }
 
   private static FlatRow lastOf(List<FlatRow> states) {

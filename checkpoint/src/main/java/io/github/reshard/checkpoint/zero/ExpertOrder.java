@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.layout.RoundRobin;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayDeque;
@@ -10,6 +11,7 @@ import java.util.Deque;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.IntStream;
 
 /**
  * Finds which parameter of a rank's experts lies where in flat groups whose mappings do not say it,
@@ -104,11 +106,68 @@ final class ExpertOrder {
           where,
           "the masters in the shards, cast to the model's type, do not give the weights of the experts in the layer_*_expert_* files in any order. Are files of two checkpoints mixed here?");
     }
+    found = asRecorded(found);
     requireOnly(found);
     List<List<ExpertFiles.LocalParameter>> flat = new ArrayList<>();
     groups.forEach(group -> flat.add(new ArrayList<>()));
     found.forEach(placed -> flat.get(placed.group()).add(parameters.get(placed.parameter())));
     return flat;
+  }
+
+  /**
+   * Under round robin the mappings tell of the original order's beginning, which is not known to be
+   * somewhere until the last place is filled. Parameters with equal weights change places then.
+   */
+  private List<Placed> asRecorded(List<Placed> found) throws IOException {
+    List<Placed> named = new ArrayList<>(found);
+    for (int g = 0; g < groups.size(); g++) {
+      int number = g;
+      List<Integer> places =
+          IntStream.range(0, found.size())
+              .filter(i -> found.get(i).group() == number)
+              .boxed()
+              .toList();
+      List<Integer> order = RoundRobin.flatOrder(places.size(), stride);
+      List<String> recorded = groups.get(g).recorded();
+      for (int i = 0;
+          groups.get(g).roundRobin() && i < Math.min(recorded.size(), order.size());
+          i++) {
+        int here = places.get(order.indexOf(i));
+        for (int there : places) {
+          if (there != here && nameAt(named, there).equals(recorded.get(i))) {
+            exchange(named, here, there);
+            break;
+          }
+        }
+      }
+    }
+    return named;
+  }
+
+  private String nameAt(List<Placed> placed, int index) {
+    return parameters.get(placed.get(index).parameter()).name();
+  }
+
+  /** Exchanges two parameters if either's weight is at the other's place. */
+  private void exchange(List<Placed> placed, int here, int there) throws IOException {
+    Placed one = placed.get(here);
+    Placed other = placed.get(there);
+    if (parameters.get(one.parameter()).elements() == parameters.get(other.parameter()).elements()
+        && isAt(one, other.parameter())
+        && isAt(other, one.parameter())) {
+      placed.set(here, new Placed(one.group(), one.place(), one.at(), other.parameter()));
+      placed.set(there, new Placed(other.group(), other.place(), other.at(), one.parameter()));
+    }
+  }
+
+  private boolean isAt(Placed place, int parameter) throws IOException {
+    for (int rank = 0; rank < groups.get(place.group()).rows().size(); rank++) {
+      StoredWeight weight = parameters.get(parameter).weights().get(rank);
+      if (!groups.get(place.group()).masters(rank).gives(place.at(), weight, true)) {
+        return false;
+      }
+    }
+    return true;
   }
 
   /** The first place at or behind the given one that has something to hold; null at the end. */
@@ -121,7 +180,8 @@ final class ExpertOrder {
       p = 0;
       from = 0;
     }
-    return g < groups.size() ? new Open(g, p, from, last < 0 ? 0 : last + stride) : null;
+    int preferred = last + stride < parameters.size() && last >= 0 ? last + stride : 0;
+    return g < groups.size() ? new Open(g, p, from, preferred) : null;
   }
 
   private List<Placed> solve(BitSet used, Open first) throws IOException {

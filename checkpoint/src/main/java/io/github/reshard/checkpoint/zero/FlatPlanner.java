@@ -66,7 +66,7 @@ final class FlatPlanner {
 
   private void carryWhole(FileStat stat, TorchFile file, Map<String, TorchFile> into) {
     if (stat.name().startsWith("expp_rank_")
-        && !StorageKeys.tensors(file.parse().root()).isEmpty()) {
+        && !StorageKeys.tensors(file.path(), file.parse().root()).isEmpty()) {
       throw new RefusedException(
           stat.path(),
           "holds the optimizer of a run without ZeRO, which nothing partitions. Save the checkpoint from a run at ZeRO-1 or 2.");

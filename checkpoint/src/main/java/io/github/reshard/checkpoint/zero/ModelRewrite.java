@@ -107,7 +107,7 @@ final class ModelRewrite {
     String key = "flat weights of group " + g;
     int first = group.source().flatOrder(group.group())[0];
     DType dtype = module.get(group.source().parameters().get(first).name()).dtype();
-    for (TensorNode tensor : StorageKeys.tensors(root)) {
+    for (TensorNode tensor : StorageKeys.tensors(template.path(), root)) {
       if (tensor.storageKey().equals(storage) && tensor.dtype() == dtype) {
         tensor.requireInBounds(template.path() + ", a view of the flat weights of group " + g);
         OptionalLong shift = shift(group, tensor);

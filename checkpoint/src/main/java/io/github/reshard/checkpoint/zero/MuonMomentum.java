@@ -147,7 +147,7 @@ final class MuonMomentum {
         held.add(new Held(shard, rank, refs.apply(rank).get(g), momentum));
       }
       if (held.stream().anyMatch(h -> h.value() != null)) {
-        add(plan, g, held, isWhole(g, held, modelRoot, offloaded));
+        add(plan, held, isWhole(g, held, modelRoot, offloaded));
       }
     }
   }
@@ -242,7 +242,7 @@ final class MuonMomentum {
         odd.value() == null ? odd.shard().file().path() : odd.value().where(), problem);
   }
 
-  private static void add(PlanBuilder plan, int g, List<Held> all, boolean whole) {
+  private static void add(PlanBuilder plan, List<Held> all, boolean whole) {
     DType dtype = null;
     for (Held held : all) {
       if (held.value() == null) {

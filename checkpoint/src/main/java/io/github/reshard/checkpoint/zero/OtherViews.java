@@ -39,7 +39,7 @@ final class OtherViews {
     if (storages.isEmpty()) {
       return;
     }
-    for (TensorNode tensor : StorageKeys.tensors(root)) {
+    for (TensorNode tensor : StorageKeys.tensors(template.path(), root)) {
       StorageNode storage = tensor.storage();
       if (storages.contains(storage.key())) {
         keep(template, tensor, storage, moved);
@@ -113,7 +113,7 @@ final class OtherViews {
       StorageNode storage = StorageNode.of(reference).orElseThrow();
       if (keys.contains(storage.key()) && !own.contains(reference)) {
         PyObject holder =
-            StorageKeys.tensors(root.node()).stream()
+            StorageKeys.tensors(root.file(), root.node()).stream()
                 .filter(tensor -> tensor.storage().node() == reference)
                 .findFirst()
                 .<PyObject>map(TensorNode::node)

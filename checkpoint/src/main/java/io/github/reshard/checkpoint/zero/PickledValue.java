@@ -163,7 +163,11 @@ record PickledValue(String file, String path, PyObject node) {
   }
 
   Optional<TensorNode> asTensor() {
-    return TensorNode.of(node);
+    try {
+      return TensorNode.of(node);
+    } catch (RefusedException e) {
+      throw new RefusedException(where(), e.getMessage(), e);
+    }
   }
 
   TensorNode tensor() {

@@ -3,7 +3,6 @@ package io.github.reshard.checkpoint.zero;
 import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import java.util.IdentityHashMap;
-import java.util.Map;
 import java.util.Set;
 import java.util.regex.Pattern;
 
@@ -46,15 +45,15 @@ final class RankLocal {
    *
    * @param optimizer the optimizer's own {@code state_dict()}
    */
-  static Map<PyObject, String> in(PickledValue optimizer) {
-    Map<PyObject, String> found = new IdentityHashMap<>();
+  static IdentityHashMap<PyObject, String> in(PickledValue optimizer) {
+    IdentityHashMap<PyObject, String> found = new IdentityHashMap<>();
     for (String key : new String[] {BASE, "optimizer_state_dict"}) {
       optimizer.findPresent(key).ifPresent(base -> addStates(base, found));
     }
     return found;
   }
 
-  private static void addStates(PickledValue base, Map<PyObject, String> found) {
+  private static void addStates(PickledValue base, IdentityHashMap<PyObject, String> found) {
     if (base.isList()) {
       base.items().forEach(state -> addState(state, found));
     } else if (base.isDict()) {
@@ -64,7 +63,7 @@ final class RankLocal {
     }
   }
 
-  private static void addState(PickledValue state, Map<PyObject, String> found) {
+  private static void addState(PickledValue state, IdentityHashMap<PyObject, String> found) {
     if (state.isDict()) {
       for (PickledValue.Entry entry : state.children()) {
         if (KEYS.contains(entry.key()) && isSingle(entry.value())) {

@@ -15,7 +15,6 @@ import java.nio.ByteBuffer;
 import java.util.Arrays;
 import java.util.IdentityHashMap;
 import java.util.List;
-import java.util.Map;
 import java.util.Optional;
 import java.util.function.BiPredicate;
 import java.util.function.Function;
@@ -112,7 +111,7 @@ final class ReplicaComparison {
     private final int source;
     private final TorchFile file;
     private final Rewritten rewritten;
-    private final Map<PyObject, String> rankLocal = new IdentityHashMap<>();
+    private final IdentityHashMap<PyObject, String> rankLocal = new IdentityHashMap<>();
     private Optional<String> difference = Optional.empty();
     private Optional<String> local = Optional.empty();
 

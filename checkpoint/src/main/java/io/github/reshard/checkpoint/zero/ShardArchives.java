@@ -41,10 +41,10 @@ final class ShardArchives {
           });
     }
     NumberedNames.outOfOrder(archives).ifPresent(wrong::add);
-    addOthersOfThePattern(user, archives, numbers, wrong);
+    addOthersOfThePattern(archives, numbers, wrong);
     if (!wrong.isEmpty()) {
       int rank = wrong.get(0);
-      ArchiveNames.refuseOrder(user.shards().get(rank), archives.get(rank), rank);
+      throw ArchiveNames.outOfOrder(user.shards().get(rank), archives.get(rank), rank);
     }
     List<String> without =
         shards.keySet().stream()
@@ -83,10 +83,7 @@ final class ShardArchives {
 
   /** A shard whose archive differs from its name in another number is of another time. */
   private static void addOthersOfThePattern(
-      UserShards user,
-      Map<Integer, String> archives,
-      Map<Integer, Integer> numbers,
-      List<Integer> wrong) {
+      Map<Integer, String> archives, Map<Integer, Integer> numbers, List<Integer> wrong) {
     if (numbers.size() * 2 < archives.size() || numbers.isEmpty()) {
       return;
     }

@@ -93,7 +93,7 @@ final class ShardedOptimizerRewrite {
         PyObject state = states.state(like).map(PickledValue::node).orElse(null);
         PyObject flat = states.flatGroups().items().get(like).node();
         if (copied) {
-          state = state == null ? null : copyOf(state, to.get(k), moved);
+          state = state == null ? null : copyOf(states.root().file(), state, to.get(k), moved);
           flat = GraphCopy.of(flat);
         }
         subGroups.add(
@@ -104,9 +104,10 @@ final class ShardedOptimizerRewrite {
   }
 
   /** The state of another sub-group once more; what is not partitioned gets storages of its own. */
-  static PyObject copyOf(PyObject state, int bucket, Map<String, Rewritten.Storage> moved) {
+  static PyObject copyOf(
+      String file, PyObject state, int bucket, Map<String, Rewritten.Storage> moved) {
     PyObject copy = GraphCopy.of(state);
-    for (TensorNode tensor : StorageKeys.tensors(copy)) {
+    for (TensorNode tensor : StorageKeys.tensors(file, copy)) {
       String old = tensor.storageKey();
       String key = "sub-group " + bucket + " copy of " + old;
       moved.put(

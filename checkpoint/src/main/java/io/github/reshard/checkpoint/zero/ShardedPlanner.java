@@ -24,6 +24,7 @@ import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.IdentityHashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -211,9 +212,15 @@ final class ShardedPlanner {
         new ArrayList<ModuleWeight>(Collections.nCopies(source.parameters().size(), null)));
   }
 
-  static List<String> parameterNames(ModelStates model) {
+  /** The names in {@code module} that are of parameters, as far as the file lists these. */
+  private static List<String> parameterNames(ModelStates model) {
+    Set<String> listed = new HashSet<>(model.tiedNames());
+    model.flatGroups().forEach(group -> group.forEach(p -> listed.add(p.name())));
+    model.frozen().forEach(p -> listed.add(p.name()));
+    boolean all = model.root().findPresent(ModelStates.FROZEN_SHAPES).isPresent();
+    Set<String> buffers = model.bufferNames();
     return model.module().keySet().stream()
-        .filter(name -> !model.bufferNames().contains(name))
+        .filter(name -> !buffers.contains(name) && (!all || listed.contains(name)))
         .toList();
   }
 

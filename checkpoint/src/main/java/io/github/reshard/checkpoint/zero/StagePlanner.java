@@ -58,7 +58,7 @@ final class StagePlanner {
     if (plan.targetStage > 1 && !plan.files.layers().isEmpty()) {
       throw refused(plan, "pipeline modules do not work with ZeRO-2 and 3 in DeepSpeed");
     }
-    if (experts && plan.targetStage == 2 && !StageRewrite.frozenWeights(model).isEmpty()) {
+    if (experts && plan.targetStage == 2 && !ModuleParameters.of(model).frozen().isEmpty()) {
       throw refused(plan, "it has both a mixture of experts and frozen parameters");
     }
     if (states.isElastic()
@@ -80,7 +80,7 @@ final class StagePlanner {
     if (states.stateDict().findPresent("universal_checkpoint_info").isPresent()) {
       throw refused(plan, "it was saved with automatic tensor parallelism");
     }
-    requirePlainZero3(config, !StageRewrite.frozenWeights(model).isEmpty());
+    requirePlainZero3(config, !ModuleParameters.of(model).frozen().isEmpty());
   }
 
   /** What only takes effect at stage 3 may be in the configuration already. */
@@ -208,9 +208,12 @@ final class StagePlanner {
       reader.addModuleWeights(from.modelSource(), from.modelFile(), module, ref, null);
     }
     int frozen = addFrozen(plan, from);
+    ModuleParameters named = ModuleParameters.of(from.model());
     List<String> dsIds =
         ParameterIds.labels(
-            ShardedPlanner.parameterNames(from.model()), from.model().tiedNames(), target);
+            module.keySet().stream().filter(named::contains).toList(),
+            named.others().keySet(),
+            target);
     ShardedPlanner writer = new ShardedPlanner(plan);
     ShardedPlanner.RankFile modelTemplate =
         new ShardedPlanner.RankFile(from.modelSource(), from.modelFile());
@@ -255,7 +258,7 @@ final class StagePlanner {
     List<Parameter> parameters = new ArrayList<>();
     List<Map<String, DType>> states = new ArrayList<>();
     Map<Partition, Address> partitions = new HashMap<>();
-    Map<String, TensorNode> weights = StageRewrite.frozenWeights(from.model());
+    Map<String, TensorNode> weights = ModuleParameters.of(from.model()).frozen();
     for (Map.Entry<String, TensorNode> weight : weights.entrySet()) {
       TensorNode tensor = weight.getValue();
       int p = parameters.size();

@@ -21,7 +21,6 @@ import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HashSet;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -127,10 +126,11 @@ final class StageRewrite {
     if (stage == 1) {
       root.entries().replace(ModelStates.FROZEN_SHAPES, PyNone.NONE);
       root.entries().replace(ModelStates.FROZEN_FRAGMENTS, PyNone.NONE);
-    } else if (root.findPresent(ModelStates.FROZEN_SHAPES).isEmpty() && savedAtStage1(model)) {
+    } else if (root.findPresent(ModelStates.FROZEN_SHAPES).isEmpty()
+        && ModuleParameters.savedAtStage1(model)) {
       PyInstance shapes = orderedDict();
       PyInstance fragments = orderedDict();
-      for (Map.Entry<String, TensorNode> weight : frozenWeights(model).entrySet()) {
+      for (Map.Entry<String, TensorNode> weight : ModuleParameters.of(model).frozen().entrySet()) {
         PyStr name = new PyStr(weight.getKey());
         shapes.dictItems().add(name, size(weight.getValue().shape()));
         fragments.dictItems().add(name, GraphCopy.of(weight.getValue().node()));
@@ -139,18 +139,6 @@ final class StageRewrite {
       root.entries().replace(ModelStates.FROZEN_FRAGMENTS, fragments);
     }
     DsConfig.of(root).setStage(stage);
-  }
-
-  /**
-   * Whether it never had frozen parameters listed: from stage 2 on they are left out only with
-   * {@code exclude_frozen_parameters}, and then from the module as well.
-   */
-  private static boolean savedAtStage1(ModelStates model) {
-    return DsConfig.of(model.root())
-        .zero("stage")
-        .flatMap(PickledValue::asWhole)
-        .filter(stage -> stage == 1)
-        .isPresent();
   }
 
   private static PyInstance orderedDict() {
@@ -163,19 +151,6 @@ final class StageRewrite {
       dimensions.add(PyInt.of(dimension));
     }
     return PyInstance.reduce(SIZE, PyTuple.of(new PyTuple(dimensions)));
-  }
-
-  /**
-   * The weights in a model file of ZeRO-1 or 2 that no param group trains, once each, in the
-   * module's order.
-   */
-  static Map<String, TensorNode> frozenWeights(ModelStates model) {
-    Set<String> others = new HashSet<>(model.bufferNames());
-    others.addAll(model.tiedNames());
-    model.flatGroups().forEach(group -> group.forEach(p -> others.add(p.name())));
-    Map<String, TensorNode> frozen = new LinkedHashMap<>(model.module());
-    frozen.keySet().removeAll(others);
-    return frozen;
   }
 
   /** A rank's optimizer file of ZeRO-3, made from one of ZeRO-1 or 2. */
@@ -207,7 +182,9 @@ final class StageRewrite {
             k == 0
                 ? state.orElse(null)
                 : state
-                    .map(node -> ShardedOptimizerRewrite.copyOf(node, bucket, moved))
+                    .map(
+                        node ->
+                            ShardedOptimizerRewrite.copyOf(template.path(), node, bucket, moved))
                     .orElse(null));
       }
       for (int k = 0; k < buckets.size(); k++) {
@@ -358,13 +335,17 @@ final class StageRewrite {
     PyEntries entries = model.root().entries();
     Map<String, Rewritten.Storage> moved = new HashMap<>();
     Map<String, TensorNode> module = model.module();
+    ModuleParameters parameters = ModuleParameters.of(model);
     boolean lists = model.root().findPresent(ModelStates.FROZEN_SHAPES).isPresent();
-    boolean excluded = !lists && !savedAtStage1(model);
+    boolean excluded = ModuleParameters.listsNone(model);
+    Set<String> partitioned = new HashSet<>();
     PyInstance shapes = orderedDict();
     PyInstance fragments = orderedDict();
     for (int p = 0; p < frozen.parameters().size(); p++) {
       String name = frozen.parameters().get(p).name();
-      PyObject fragment = GraphCopy.of(module.get(name).node());
+      TensorNode weight = parameters.frozen().get(name);
+      partitioned.add(weight.storageKey());
+      PyObject fragment = GraphCopy.of(weight.node());
       TensorNode tensor = TensorNode.of(fragment).orElseThrow();
       long elements = frozen.bucketElements(p);
       String key = "fragment " + p;
@@ -377,7 +358,7 @@ final class StageRewrite {
               elements * tensor.dtype().bytes(),
               new Rewritten.Content.PartitionOf(p, States.FROZEN)));
       PyStr label = new PyStr(name);
-      shapes.dictItems().add(label, size(module.get(name).shape()));
+      shapes.dictItems().add(label, size(weight.shape()));
       fragments.dictItems().add(label, fragment);
     }
     if (!lists && !excluded) {
@@ -386,20 +367,23 @@ final class StageRewrite {
     if (!excluded) {
       entries.replace(ModelStates.FROZEN_FRAGMENTS, fragments);
     }
-    Map<String, String> tied = tied(model);
-    Set<String> buffers = model.bufferNames();
     module.forEach(
         (name, weight) -> {
-          if (!buffers.contains(name)) {
-            String key = "placeholder " + tied.getOrDefault(name, name);
+          if (parameters.contains(name)) {
+            String key = "placeholder " + parameters.own(name);
             String old = weight.storageKey();
+            if (moved.containsKey(old)) {
+              return; // One tensor by two names.
+            }
+            partitioned.add(old);
             StorageKeys.move(weight, key, 0);
             weight.setGeometry(0, 0);
             moved.put(key, new Rewritten.Storage(key, 0, new Rewritten.Content.Carried(old)));
           }
         });
+    OtherViews.keep(template, root, partitioned, moved);
     setShapes(model, target.buckets(), bucket -> names(target, bucket));
-    if (!sharesParameters && !tied.isEmpty()) {
+    if (!sharesParameters && !ModuleParameters.tied(model).isEmpty()) {
       entries.replace(ModelStates.SHARED_PARAMS, new PyDict());
     }
     entries.replace(ModelStates.DP_WORLD_SIZE, PyInt.of(target.worldSize()));
@@ -411,19 +395,6 @@ final class StageRewrite {
     return layout.parameters().subList(layout.firstOf(bucket), layout.firstOf(bucket + 1)).stream()
         .map(Parameter::name)
         .toList();
-  }
-
-  private static Map<String, String> tied(ModelStates model) {
-    Map<String, String> tied = new HashMap<>();
-    model
-        .root()
-        .findPresent(ModelStates.SHARED_PARAMS)
-        .ifPresent(
-            shared ->
-                shared
-                    .children()
-                    .forEach(entry -> tied.put(entry.key(), entry.value().asString())));
-    return tied;
   }
 
   /** Lists the same shapes anew. */
@@ -458,7 +429,7 @@ final class StageRewrite {
     Map<String, Rewritten.Storage> moved = new HashMap<>();
     Map<String, Integer> trained = indices(target.parameters());
     Map<String, Integer> untrained = indices(frozen.parameters());
-    Map<String, String> tied = tied(model);
+    Map<String, String> tied = ModuleParameters.tied(model);
     model
         .module()
         .forEach(

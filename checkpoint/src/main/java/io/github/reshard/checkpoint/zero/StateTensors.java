@@ -98,7 +98,7 @@ final class StateTensors {
 
   /** What wraps tensors, such as torchao's quantised ones, is not one number for each weight. */
   private static void requireNothingWithin(PickledValue value, int own) {
-    List<TensorNode> tensors = StorageKeys.tensors(value.node());
+    List<TensorNode> tensors = StorageKeys.tensors(value.file(), value.node());
     if (tensors.size() > own) {
       throw value.refused(
           "is %s that holds %d tensors, such as one of %s%s. State that is not one number for each weight is not supported: load the checkpoint once with an optimizer that keeps its state in plain tensors, and save it again."
@@ -128,7 +128,7 @@ final class StateTensors {
   static void requireOthersReplicated(PickledValue optimizer, Collection<PickledValue> partitions) {
     Set<PyObject> cut = Collections.newSetFromMap(new IdentityHashMap<>());
     partitions.forEach(partition -> cut.add(partition.node()));
-    for (TensorNode tensor : StorageKeys.tensors(optimizer.node())) {
+    for (TensorNode tensor : StorageKeys.tensors(optimizer.file(), optimizer.node())) {
       if (!cut.contains(tensor.node()) && !Replicated.isReplicated(tensor)) {
         throw optimizer.refused(
             "%s is a tensor of %s %s that is no partition and no single value. What it is of this rank, and what it would be of others, is not known."

@@ -59,7 +59,7 @@ final class StorageKeys {
         node -> {
           if (node instanceof PyPersistentId reference) {
             StorageNode storage =
-                StorageNode.of(reference)
+                RefusedException.inFile(file, () -> StorageNode.of(reference))
                     .orElseThrow(
                         () ->
                             new RefusedException(
@@ -73,10 +73,16 @@ final class StorageKeys {
     return old;
   }
 
-  /** Every tensor of {@code root}, once, in pickled order. */
-  static List<TensorNode> tensors(PyObject root) {
+  /**
+   * Every tensor of {@code root}, once, in pickled order.
+   *
+   * @param file for messages
+   */
+  static List<TensorNode> tensors(String file, PyObject root) {
     List<TensorNode> tensors = new ArrayList<>();
-    inPickledOrder(root, node -> TensorNode.of(node).ifPresent(tensors::add));
+    inPickledOrder(
+        root,
+        node -> RefusedException.inFile(file, () -> TensorNode.of(node)).ifPresent(tensors::add));
     return tensors;
   }
 

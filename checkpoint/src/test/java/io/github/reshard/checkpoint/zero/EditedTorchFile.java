@@ -74,7 +74,8 @@ final class EditedTorchFile {
             file.archiveName(),
             PickleWriter.write(root, file.parse().protocol()),
             sizes,
-            file.serializationId().orElse(new byte[40])); // PyTorch before 2.1 has none
+            // PyTorch before 2.1 has none.
+            file.serializationId().orElse(new byte[0]));
     ByteBuffer whole = ByteBuffer.allocate((int) layout.totalBytes());
     for (ByteSegment segment : layout.segments(crcs)) {
       whole.put((int) segment.offset(), segment.bytes());
