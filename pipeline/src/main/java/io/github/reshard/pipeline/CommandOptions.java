@@ -22,4 +22,16 @@ public interface CommandOptions extends ReshardOptions {
   String getOutputTag();
 
   void setOutputTag(String outputTag);
+
+  /** All GPUs that will load; {@code null} when the data-parallel ranks are given instead. */
+  @Description("All GPUs that will load the output, in the place of --targetWorldSize")
+  Integer getGpus();
+
+  void setGpus(Integer gpus);
+
+  /** How many checkpoints stay in the output; {@code null} for all. */
+  @Description("How many checkpoints to keep in the output; older ones are removed")
+  Integer getKeep();
+
+  void setKeep(Integer keep);
 }

@@ -7,8 +7,10 @@ import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
+import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.checkpoint.zero.CheckpointFacts;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.checkpoint.zero.UserHints;
@@ -69,21 +71,68 @@ public final class ReshardPipeline {
    */
   public static ReshardReport run(ReshardOptions options, ProgressListener progress) {
     long begin = System.nanoTime();
-    JobConfig config = new JobConfig(options.getTrustMasters(), System.currentTimeMillis());
     progress.phase("reading headers", 0);
     SourceStore source = Stores.source(options.getInput(), options);
     requireDistinct(options.getInput(), options.getOutput());
-    ReshardPlan plan;
-    TargetStore target;
     try {
       Optional<UserShards> user = userShards(source, options);
-      plan = plan(source, user, options);
-      target = target(plan, user, options);
+      ReshardPlan plan = plan(source, user, options);
+      TargetStore target = target(plan, user, options);
       target.begin();
+      return move(plan, source, target, "moving bytes", options, progress, begin);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
-    progress.phase("moving bytes", payloadBytes(plan));
+  }
+
+  /**
+   * Reads and proves a checkpoint as {@link #run} does, for the ranks that saved it, and writes
+   * nothing.
+   *
+   * @throws RefusedException if the input is refused
+   */
+  public static ReshardReport check(ReshardOptions options, ProgressListener progress) {
+    long begin = System.nanoTime();
+    progress.phase("reading headers", 0);
+    SourceStore source = Stores.source(options.getInput(), options);
+    try {
+      Optional<UserShards> user = userShards(source, options);
+      options.setTargetWorldSize(savedBy(source, user, options));
+      ReshardPlan plan = plan(source, user, options);
+      return move(plan, source, new NoTargetStore(), "proving bytes", options, progress, begin);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  /** The data-parallel ranks that saved {@code --input}. */
+  private static int savedBy(SourceStore source, Optional<UserShards> user, ReshardOptions options)
+      throws IOException {
+    if (user.isPresent()) {
+      return user.get().shards().size();
+    }
+    CheckpointFiles files =
+        CheckpointFiles.discover(
+            source, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
+    return Math.max(1, CheckpointFacts.read(source, files).dataParallelRanks());
+  }
+
+  /**
+   * Does what was planned.
+   *
+   * @param target has begun
+   * @param beginNanos when the whole of it began, as {@link System#nanoTime}
+   */
+  static ReshardReport move(
+      ReshardPlan plan,
+      SourceStore source,
+      TargetStore target,
+      String phase,
+      ReshardOptions options,
+      ProgressListener progress,
+      long beginNanos) {
+    JobConfig config = new JobConfig(options.getTrustMasters(), System.currentTimeMillis());
+    progress.phase(phase, payloadBytes(plan));
     try {
       Pipeline pipeline = Pipeline.create(options);
       apply(pipeline, plan, source, target, config);
@@ -93,7 +142,7 @@ public final class ReshardPipeline {
       if (state != PipelineResult.State.DONE) {
         throw new IllegalStateException("the pipeline ended as " + state);
       }
-      return report(plan, options, result, (System.nanoTime() - begin) / 1e9);
+      return report(plan, options, result, (System.nanoTime() - beginNanos) / 1e9);
     } catch (JobStagedException e) {
       throw e;
     } catch (RuntimeException e) {
@@ -120,8 +169,8 @@ public final class ReshardPipeline {
     return plan(source, userShards(source, options), options);
   }
 
-  private static ReshardPlan plan(
-      SourceStore source, Optional<UserShards> user, ReshardOptions options) throws IOException {
+  static ReshardPlan plan(SourceStore source, Optional<UserShards> user, ReshardOptions options)
+      throws IOException {
     if (user.isPresent()) {
       return ReshardPlanner.plan(
           source, user.get(), hints(options), options.getTargetWorldSize(), options.getPartBytes());
@@ -142,7 +191,7 @@ public final class ReshardPipeline {
     return options.getTargetStage() == null ? Recipe.AS_SAVED : options.getTargetStage();
   }
 
-  private static Optional<UserShards> userShards(SourceStore source, ReshardOptions options)
+  static Optional<UserShards> userShards(SourceStore source, ReshardOptions options)
       throws IOException {
     if (options.getShards() != null && options.getTag() != null) {
       throw new RefusedException(
@@ -184,8 +233,7 @@ public final class ReshardPipeline {
         options.getSanitize());
   }
 
-  private static TargetStore target(
-      ReshardPlan plan, Optional<UserShards> user, ReshardOptions options) {
+  static TargetStore target(ReshardPlan plan, Optional<UserShards> user, ReshardOptions options) {
     if (user.isEmpty()) {
       return Stores.target(options.getOutput(), plan.tag(), options.getOverwrite(), options);
     }
@@ -235,7 +283,7 @@ public final class ReshardPipeline {
         .apply("ProveAndPublish", new ProveAndPublish(view, plan, source, target, config));
   }
 
-  private static void requireDistinct(String input, String output) {
+  static void requireDistinct(String input, String output) {
     if (Stores.isWithin(output, input)) {
       throw new OutputException(
           output, "--output may not be --input nor lie in it; name another directory.");
@@ -278,7 +326,9 @@ public final class ReshardPipeline {
     notes.addAll(proofs.notProven(disagreed));
     if (counter(result, Counters.LEFT_BEHIND) > 0) {
       notes.add(
-          "the output is whole, but what it was made of could not all be removed; do so with: scripts/reshard cleanup --output="
+          "the output is whole, but what it was made of could not all be removed; do so with: "
+              + CommandName.typed()
+              + " cleanup --output="
               + options.getOutput());
     }
     return new ReshardReport(

@@ -1,5 +1,9 @@
 package io.github.reshard.pipeline;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.SerializationFeature;
+import java.io.UncheckedIOException;
 import java.util.List;
 
 /**
@@ -40,5 +44,14 @@ public record ReshardReport(
   public ReshardReport {
     proven = List.copyOf(proven);
     notes = List.copyOf(notes);
+  }
+
+  /** For machines: the components of this record by name. */
+  public String json() {
+    try {
+      return new ObjectMapper().enable(SerializationFeature.INDENT_OUTPUT).writeValueAsString(this);
+    } catch (JsonProcessingException e) {
+      throw new UncheckedIOException(e);
+    }
   }
 }

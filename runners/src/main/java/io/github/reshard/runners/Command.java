@@ -1,9 +1,11 @@
 package io.github.reshard.runners;
 
+import io.github.reshard.pipeline.CommandName;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 import java.util.Set;
+import java.util.stream.Stream;
 
 /** What can be asked for; the first word of a command line, {@link #RESHARD} when there is none. */
 @SuppressWarnings("ImmutableEnumChecker") // made by List.of and Set.of
@@ -12,6 +14,8 @@ enum Command {
       HelpText.TEXT,
       List.of("input", "output", "targetWorldSize"),
       Set.of(
+          "gpus",
+          "json",
           "tag",
           "targetStage",
           "shards",
@@ -22,7 +26,34 @@ enum Command {
           "overwrite",
           "trustMasters",
           "partBytes")),
-  INSPECT(HelpText.INSPECT, List.of("input"), Set.of("tag", "targetWorldSize", "json", "html")),
+  INSPECT(
+      HelpText.INSPECT, List.of("input"), Set.of("tag", "targetWorldSize", "gpus", "json", "html")),
+  DOCTOR(
+      HelpText.DOCTOR,
+      List.of("input"),
+      Set.of(
+          "tag",
+          "shards",
+          "model",
+          "dsConfig",
+          "paramGroups",
+          "trustMasters",
+          "partBytes",
+          "json")),
+  ENSURE(
+      HelpText.ENSURE,
+      List.of("input", "targetWorldSize"),
+      Set.of(
+          "gpus",
+          "output",
+          "keep",
+          "tag",
+          "shards",
+          "model",
+          "dsConfig",
+          "paramGroups",
+          "trustMasters",
+          "partBytes")),
   VERIFY(
       HelpText.VERIFY, List.of("input", "output"), Set.of("tag", "outputTag", "partBytes", "json")),
   PLAN(
@@ -30,6 +61,7 @@ enum Command {
       List.of("input", "targetWorldSize"),
       Set.of(
           "output",
+          "gpus",
           "tag",
           "targetStage",
           "shards",
@@ -43,6 +75,8 @@ enum Command {
   CLEANUP(HelpText.CLEANUP, List.of("output"), Set.of());
 
   private static final String DEBUG = "debug";
+  private static final String RANKS = "targetWorldSize";
+  private static final String GPUS = "gpus";
 
   private final String help;
   private final List<String> required;
@@ -73,16 +107,29 @@ enum Command {
     return args.length > 0 && words().contains(args[0]) ? of(args[0]) : RESHARD;
   }
 
-  String help() {
-    return help;
+  /**
+   * @param typed what the user types to start this program
+   */
+  String help(String typed) {
+    return help.replace(CommandName.IN_A_CLONE, typed);
+  }
+
+  /** The options that arguments without a name are for, in order. */
+  List<String> positions() {
+    return Stream.of("input", "output")
+        .filter(option -> required.contains(option) || optional.contains(option))
+        .toList();
   }
 
   /**
    * @throws UsageException if an option of this program is missing, or is another command's
    */
   void require(CommandLine line, KnownOptions known) {
+    if (line.has(RANKS) && line.has(GPUS)) {
+      throw new UsageException("--targetWorldSize and --gpus say the same; give one of them");
+    }
     for (String option : required) {
-      if (!line.has(option)) {
+      if (!line.has(option) && !(option.equals(RANKS) && line.has(GPUS))) {
         String command = this == RESHARD ? "" : word() + " ";
         throw new UsageException(
             "--" + option + " is missing; " + command + "--help shows an example");

@@ -1,6 +1,10 @@
 package io.github.reshard.runners;
 
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Deque;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -28,6 +32,11 @@ record CommandLine(String command, Map<String, List<String>> options) {
         || (args.length == 1 && args[0].equals("help"));
   }
 
+  /** Whether the user asks which version this is. */
+  static boolean asksForVersion(String... args) {
+    return args.length == 1 && (args[0].equals("--version") || args[0].equals("version"));
+  }
+
   /** Whether {@code --debug} is on; must be known before the first logger is made. */
   static boolean asksForDebug(String... args) {
     List<String> list = List.of(args);
@@ -45,21 +54,19 @@ record CommandLine(String command, Map<String, List<String>> options) {
   static CommandLine parse(KnownOptions known, String... args) {
     int next = 0;
     String command = Command.RESHARD.word();
-    if (args.length > 0 && !args[0].startsWith("-")) {
+    if (args.length > 0 && COMMANDS.contains(args[0])) {
       command = args[0];
       next = 1;
-      if (!COMMANDS.contains(command)) {
-        throw new UsageException(
-            "unknown command "
-                + command
-                + Spelling.nearest(command, COMMANDS)
-                    .map(near -> "; did you mean " + near + "?")
-                    .orElse("; --help lists what there is"));
-      }
+    } else if (args.length > 0 && !args[0].startsWith("-")) {
+      requirePath(args);
     }
+    Deque<String> positions = new ArrayDeque<>(Command.of(command).positions());
     Map<String, List<String>> options = new LinkedHashMap<>();
     while (next < args.length) {
       String arg = args[next++];
+      if (!arg.startsWith("-") && !arg.isBlank() && !positions.isEmpty()) {
+        arg = "--" + positions.removeFirst() + "=" + arg;
+      }
       if (!arg.startsWith("--") || arg.length() == 2) {
         throw new UsageException("unexpected argument '" + arg + "'; options start with --");
       }
@@ -94,6 +101,24 @@ record CommandLine(String command, Map<String, List<String>> options) {
       options.computeIfAbsent(name, n -> new ArrayList<>()).add(value);
     }
     return new CommandLine(command, options);
+  }
+
+  /**
+   * Tells {@code reshard CKPT OUT} from a command that is misspelt: the first word of it is a path
+   * or is followed by one more, and is not nearly a command.
+   */
+  private static void requirePath(String... args) {
+    String first = args[0];
+    Optional<String> near = Spelling.nearest(first, COMMANDS);
+    boolean path = first.contains("/") || Files.exists(Path.of(first));
+    boolean followed = args.length > 1 && !args[1].startsWith("-");
+    if (!path && (near.isPresent() || !followed)) {
+      throw new UsageException(
+          "unknown command "
+              + first
+              + near.map(word -> "; did you mean " + word + "?")
+                  .orElse("; --help lists what there is"));
+    }
   }
 
   private static boolean isTruth(String value) {

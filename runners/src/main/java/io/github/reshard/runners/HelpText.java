@@ -26,6 +26,10 @@ final class HelpText {
         --targetWorldSize=M    How many data-parallel ranks will load the output. Pipeline- and
                                tensor-parallel degrees stay as saved, so that M x those is the
                                number of GPUs. Required.
+        --gpus=N               In the place of --targetWorldSize: all GPUs that will load the
+                               output, as WORLD_SIZE counts them. N is divided by the pipeline-
+                               and tensor-parallel degrees that the checkpoint says.
+                               Default: none.
         --tag=TAG              Which checkpoint inside --input, for example global_step500.
                                Default: what the file `latest` says.
         --targetStage=STAGE    The ZeRO stage of the run that will load the output: 1, 2 or 3.
@@ -65,22 +69,29 @@ final class HelpText {
         --debug                Show stack traces and what the runner logs. Default: off.
         --help                 Show this text; after a command, that command's. Default: off.
         Any option of Beam or of the chosen runner works too, such as --targetParallelism=8.
-        Options are written --name=value or --name value; yes/no options may stand alone.
+        Options are written --name=value or --name value; yes/no options may stand alone. The
+        names --input and --output may be left out: scripts/reshard ckpt out --targetWorldSize=2.
 
       Other commands
         scripts/reshard inspect --input=ckpt                   What is this checkpoint?
         scripts/reshard verify --input=ckpt --output=other     Do two hold the same state?
+        scripts/reshard ensure --input=ckpt --targetWorldSize=8
+                                                               Make it if needed, print where
+        scripts/reshard doctor --input=ckpt                    Is it whole? Reads all, writes none
         scripts/reshard plan --input=ckpt --targetWorldSize=2  What would be written?
         scripts/reshard cleanup --output=out                   Remove what dead runs left.
-        --json                 inspect and verify: print JSON. Default: a table.
+        scripts/reshard --version                              This program, Beam and Java
+        --json                 Print JSON. Default: a table, or a summary of the run.
         --html=FILE            inspect: also write a page that shows which rank holds what.
                                Default: none.
+        --keep=K               ensure: how many checkpoints stay in its output. Default: all.
         --outputTag=TAG        verify: which checkpoint inside --output.
                                Default: what its `latest` says.
 
-      Environment of scripts/reshard
+      Environment
+        RESHARD_PROGRESS       With json, progress is told in JSON, one object a line, on stderr.
         RESHARD_JAVA_OPTS      Options for the Java machine, such as -Xmx1g; they win over the
-                               ones that scripts/reshard picks.
+                               ones that are picked for it.
 
       Exit codes
         0  done
@@ -106,7 +117,59 @@ final class HelpText {
         --html=FILE            Also write one page with a picture of which rank holds which part
                                of which parameter. It needs nothing else. Default: none.
         --targetWorldSize=M    Also show who holds what on M data-parallel ranks. Default: off.
+        --gpus=N               The same, with all GPUs counted. Default: off.
         --debug                Show stack traces. Default: off.
+      """;
+
+  static final String DOCTOR =
+      """
+      Says whether a checkpoint is whole: reads every byte of it as the main job does, for the
+      ranks that saved it, with the same proofs, and writes nothing. For right after a save.
+      Exits with 0, or with 3 and what is wrong.
+
+      Examples
+        scripts/reshard doctor --input=ckpt
+        scripts/reshard doctor --input=ckpt --tag=global_step500 --json
+
+        --input=DIR            The directory that save_checkpoint was given. Required.
+        --tag=TAG              Which checkpoint inside it. Default: what the file `latest` says.
+        --json                 Print JSON. Default: a summary.
+        --trustMasters         As in the main job. Default: off.
+        --partBytes=SIZE       How much one worker reads in one go. Default: 64MiB.
+        --shards=PATTERN       As in the main job. Default: the usual names.
+        --model=FILE           As in the main job. Default: none.
+        --dsConfig=FILE        As in the main job. Default: none.
+        --paramGroups=FILE     As in the main job. Default: none.
+        --debug                Show stack traces and what the runner logs. Default: off.
+      """;
+
+  static final String ENSURE =
+      """
+      Prints the directory to load from at some size, and nothing else, on stdout: --input itself
+      if it is for that size already, else one beside it, made now if it is not there or if
+      --input has gone on since. Every rank of every node may run this at once on a file system
+      that they share: one works, the others wait, and all print the same.
+
+      Examples
+        CKPT=$(scripts/reshard ensure --input=ckpt --gpus=$WORLD_SIZE)
+        scripts/reshard ensure --input=ckpt --targetWorldSize=8 --keep=2
+
+        --input=DIR            The directory that save_checkpoint was given, or the output
+                               directory of Hugging Face Trainer, of which the newest whole
+                               checkpoint-N is taken. Required.
+        --targetWorldSize=M    How many data-parallel ranks will load. Required.
+        --gpus=N               In its place, all GPUs, as WORLD_SIZE counts them. Default: none.
+        --output=DIR           Where to make it. Default: INPUT-world-M.
+        --keep=K               How many checkpoints stay in --output when one is made; older ones
+                               that this program made are removed. Default: all.
+        --tag=TAG              Which checkpoint inside --input. Default: what `latest` says.
+        --trustMasters         As in the main job. Default: off.
+        --partBytes=SIZE       As in the main job. Default: 64MiB.
+        --shards=PATTERN       As in the main job. Default: the usual names.
+        --model=FILE           As in the main job. Default: none.
+        --dsConfig=FILE        As in the main job. Default: none.
+        --paramGroups=FILE     As in the main job. Default: none.
+        --debug                Show stack traces and what the runner logs. Default: off.
       """;
 
   static final String VERIFY =
@@ -156,6 +219,7 @@ final class HelpText {
 
         --input=DIR            The directory that save_checkpoint was given. Required.
         --targetWorldSize=M    How many data-parallel ranks will load the output. Required.
+        --gpus=N               In its place, all GPUs. Default: none.
         --output=DIR           The directory to write to; looked at, not touched. Default: none.
         --tag=TAG              Which checkpoint inside --input. Default: what `latest` says.
         --targetStage=STAGE    As in the main job. Default: that of --input.

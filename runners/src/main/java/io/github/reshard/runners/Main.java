@@ -1,7 +1,10 @@
 package io.github.reshard.runners;
 
 import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.pipeline.CommandName;
 import io.github.reshard.pipeline.CommandOptions;
+import io.github.reshard.pipeline.Ensure;
+import io.github.reshard.pipeline.GpuCount;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.JobStagedException;
 import io.github.reshard.pipeline.PlanReport;
@@ -9,6 +12,7 @@ import io.github.reshard.pipeline.ReshardPipeline;
 import io.github.reshard.pipeline.ReshardReport;
 import io.github.reshard.pipeline.VerifyPipeline;
 import io.github.reshard.pipeline.VerifyReport;
+import io.github.reshard.transforms.Manifest;
 import io.github.reshard.transforms.storage.Stores;
 import java.io.FileDescriptor;
 import java.io.FileOutputStream;
@@ -18,8 +22,10 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Map;
 import org.apache.beam.sdk.options.ApplicationNameOptions;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
+import org.apache.beam.sdk.util.ReleaseInfo;
 
 /**
  * The command {@code reshard}. Exit codes: 0 done, 2 wrong usage, 3 the input was refused, 4 the
@@ -30,6 +36,9 @@ public final class Main {
    * Set by the launcher when stderr is a terminal; Java 17 itself can only tell for all streams.
    */
   private static final String TERMINAL_VARIABLE = "RESHARD_TERMINAL";
+
+  /** Set by programs that read the progress: {@code json}. */
+  private static final String PROGRESS_VARIABLE = "RESHARD_PROGRESS";
 
   /** Chooses the runner where there is no argument, as in {@code mvn -Drunner=FlinkRunner}. */
   private static final String RUNNER_PROPERTY = "runner";
@@ -44,13 +53,13 @@ public final class Main {
 
   private final PrintStream out;
   private final PrintStream err;
-  private final boolean terminal;
+  private final Map<String, String> environment;
   private final String defaultRunner;
 
-  Main(PrintStream out, PrintStream err, boolean terminal, String defaultRunner) {
+  Main(PrintStream out, PrintStream err, Map<String, String> environment, String defaultRunner) {
     this.out = out;
     this.err = err;
-    this.terminal = terminal;
+    this.environment = environment;
     this.defaultRunner = defaultRunner;
   }
 
@@ -65,8 +74,8 @@ public final class Main {
     // Names of files and the arrow are not ASCII, whatever the locale.
     PrintStream out = utf8(FileDescriptor.out);
     PrintStream err = utf8(FileDescriptor.err);
-    boolean terminal = "1".equals(System.getenv(TERMINAL_VARIABLE));
-    int code = new Main(out, err, terminal, System.getProperty(RUNNER_PROPERTY, "")).run(args);
+    int code =
+        new Main(out, err, System.getenv(), System.getProperty(RUNNER_PROPERTY, "")).run(args);
     out.flush();
     err.flush();
     // A runner's threads may live on. Inside Maven a plain return is what lets Maven end well.
@@ -83,7 +92,11 @@ public final class Main {
   /** Runs the command and returns the exit code; whatever is thrown becomes one message. */
   int run(String... args) {
     if (CommandLine.asksForHelp(args)) {
-      out.print(Command.helpedIn(args).help());
+      out.print(Command.helpedIn(args).help(CommandName.typed(environment)));
+      return 0;
+    }
+    if (CommandLine.asksForVersion(args)) {
+      out.println(version());
       return 0;
     }
     try {
@@ -91,6 +104,8 @@ public final class Main {
       return switch (Command.helpedIn(args)) {
         case RESHARD -> reshard(options);
         case INSPECT -> inspect(options);
+        case DOCTOR -> doctor(options);
+        case ENSURE -> ensure(options);
         case VERIFY -> verify(options);
         case PLAN -> plan(options);
         case CLEANUP -> cleanup(options);
@@ -135,6 +150,12 @@ public final class Main {
         && (options.getTargetStage() < 1 || options.getTargetStage() > 3)) {
       throw new UsageException("--targetStage is 1, 2 or 3, not " + options.getTargetStage());
     }
+    if (options.getGpus() != null && options.getGpus() < 1) {
+      throw new UsageException("--gpus is at least 1, not " + options.getGpus());
+    }
+    if (options.getKeep() != null && options.getKeep() < 1) {
+      throw new UsageException("--keep is at least 1, not " + options.getKeep());
+    }
     RunnerDefaults.requireReachable(options);
     if (options.getPartBytes() < 1) {
       throw new UsageException("--partBytes is at least 1, not " + options.getPartBytes());
@@ -158,19 +179,70 @@ public final class Main {
     return String.valueOf(e.getMessage()).lines().findFirst().orElse("");
   }
 
+  private Progress progress() {
+    Progress.Style style = Progress.Style.PLAIN;
+    if ("json".equals(environment.get(PROGRESS_VARIABLE))) {
+      style = Progress.Style.JSON;
+    } else if ("1".equals(environment.get(TERMINAL_VARIABLE))) {
+      style = Progress.Style.TERMINAL;
+    }
+    return new Progress(err, style, System::nanoTime).start();
+  }
+
+  /** This program, and what it runs with. */
+  private static String version() {
+    return "reshard %s%nBeam %s%nJava %s (%s)"
+        .formatted(
+            Manifest.toolVersion(),
+            ReleaseInfo.getReleaseInfo().getVersion(),
+            Runtime.version(),
+            System.getProperty("java.vendor"));
+  }
+
+  /** Makes {@code --targetWorldSize} of {@code --gpus}. */
+  private static void countRanks(CommandOptions options) {
+    if (options.getGpus() != null) {
+      options.setTargetWorldSize(GpuCount.dataParallelRanks(options, options.getGpus()));
+    }
+  }
+
   private int reshard(CommandOptions options) {
+    countRanks(options);
     ReshardReport report;
-    try (Progress progress = new Progress(err, terminal, System::nanoTime).start()) {
+    try (Progress progress = progress()) {
       report = ReshardPipeline.run(options, progress);
     } catch (JobStagedException e) {
       out.println(e.getMessage());
       return 0;
     }
-    out.println(Summary.of(report));
+    out.println(options.getJson() ? report.json() : Summary.of(report));
+    return 0;
+  }
+
+  private int doctor(CommandOptions options) {
+    RunnerDefaults.requireThisMachine(options, Command.DOCTOR);
+    ReshardReport report;
+    try (Progress progress = progress()) {
+      report = ReshardPipeline.check(options, progress);
+    }
+    out.println(options.getJson() ? report.json() : Summary.ofCheck(report));
+    return 0;
+  }
+
+  /** A script takes what is on stdout: all else goes to stderr. */
+  private int ensure(CommandOptions options) {
+    Ensure.Result result;
+    try (Progress progress = progress()) {
+      result = Ensure.of(options, progress);
+    }
+    result.report().ifPresent(report -> err.println(Summary.of(report)));
+    result.notes().forEach(note -> err.println("reshard: " + note));
+    out.println(result.directory());
     return 0;
   }
 
   private int inspect(CommandOptions options) {
+    countRanks(options);
     Inspection inspection = Inspection.of(options);
     out.println(options.getJson() ? inspection.json() : Tables.of(inspection));
     if (options.getHtml() != null) {
@@ -186,7 +258,7 @@ public final class Main {
 
   private int verify(CommandOptions options) {
     VerifyReport report;
-    try (Progress progress = new Progress(err, terminal, System::nanoTime).start()) {
+    try (Progress progress = progress()) {
       report = VerifyPipeline.run(options, progress);
     }
     out.println(options.getJson() ? report.json() : Tables.of(report));
@@ -200,6 +272,7 @@ public final class Main {
   }
 
   private int plan(CommandOptions options) {
+    countRanks(options);
     out.println(Tables.of(PlanReport.of(options)));
     return 0;
   }

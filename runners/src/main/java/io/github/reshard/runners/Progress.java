@@ -1,5 +1,7 @@
 package io.github.reshard.runners;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.github.reshard.pipeline.ProgressListener;
 import java.io.PrintStream;
 import java.util.concurrent.Executors;
@@ -17,12 +19,26 @@ import org.apache.beam.sdk.metrics.MetricsFilter;
  * then (embedded Flink) leaves the phase and the time.
  */
 final class Progress implements ProgressListener, AutoCloseable {
-  private static final long TERMINAL_MILLIS = 200;
-  private static final long PLAIN_MILLIS = 5_000;
+  /** How it is shown, and how often. */
+  enum Style {
+    /** A line every few seconds. */
+    PLAIN(5_000),
+    /** One line that is rewritten. */
+    TERMINAL(200),
+    /** For programs: a JSON object on a line, at each phase and in between. */
+    JSON(500);
+
+    private final long millis;
+
+    Style(long millis) {
+      this.millis = millis;
+    }
+  }
+
   private static final double NANOS = 1e9;
 
   private final PrintStream out;
-  private final boolean terminal;
+  private final Style style;
   private final LongSupplier nanoClock;
   private final ScheduledExecutorService ticker =
       Executors.newSingleThreadScheduledExecutor(
@@ -39,18 +55,17 @@ final class Progress implements ProgressListener, AutoCloseable {
   private int shownChars;
 
   /**
-   * @param terminal whether {@code out} can rewrite a line
    * @param nanoClock as {@link System#nanoTime}
    */
-  Progress(PrintStream out, boolean terminal, LongSupplier nanoClock) {
+  Progress(PrintStream out, Style style, LongSupplier nanoClock) {
     this.out = out;
-    this.terminal = terminal;
+    this.style = style;
     this.nanoClock = nanoClock;
   }
 
   /** Starts to print by itself. */
   Progress start() {
-    long millis = terminal ? TERMINAL_MILLIS : PLAIN_MILLIS;
+    long millis = style.millis;
     var unused = ticker.scheduleAtFixedRate(this::tick, millis, millis, TimeUnit.MILLISECONDS);
     return this;
   }
@@ -61,8 +76,8 @@ final class Progress implements ProgressListener, AutoCloseable {
     totalBytes = newTotalBytes;
     phaseStartNanos = nanoClock.getAsLong();
     result = null;
-    if (terminal) {
-      show(newPhase);
+    if (style != Style.PLAIN) {
+      show(newPhase, 0);
     }
   }
 
@@ -76,7 +91,8 @@ final class Progress implements ProgressListener, AutoCloseable {
       return;
     }
     double seconds = (nanoClock.getAsLong() - phaseStartNanos) / NANOS;
-    show(line(what, movedBytes(), totalBytes, seconds));
+    long movedBytes = movedBytes();
+    show(line(what, movedBytes, totalBytes, seconds), movedBytes);
   }
 
   /**
@@ -131,8 +147,16 @@ final class Progress implements ProgressListener, AutoCloseable {
     return bytes;
   }
 
-  private void show(String line) {
-    if (terminal) {
+  private void show(String line, long movedBytes) {
+    if (style == Style.JSON) {
+      // The first key is what tells these lines from messages.
+      ObjectNode step = JsonNodeFactory.instance.objectNode();
+      step.put("phase", what);
+      step.put("movedBytes", movedBytes);
+      step.put("totalBytes", totalBytes);
+      step.put("text", line);
+      out.println(step);
+    } else if (style == Style.TERMINAL) {
       out.print("\r" + line + " ".repeat(Math.max(0, shownChars - line.length())));
       out.flush();
       shownChars = line.length();
@@ -148,7 +172,7 @@ final class Progress implements ProgressListener, AutoCloseable {
     synchronized (this) {
       what = "";
       result = null;
-      if (terminal && shownChars > 0) {
+      if (style == Style.TERMINAL && shownChars > 0) {
         out.print("\r" + " ".repeat(shownChars) + "\r");
         out.flush();
         shownChars = 0;

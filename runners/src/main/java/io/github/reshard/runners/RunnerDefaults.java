@@ -51,6 +51,22 @@ final class RunnerDefaults {
     }
   }
 
+  /**
+   * @throws UsageException if the work would be done elsewhere: nothing is written that other
+   *     machines could see
+   */
+  static void requireThisMachine(CommandOptions options, Command command) {
+    String runner = options.getRunner().getSimpleName();
+    boolean here =
+        runner.equals(DIRECT)
+            || (runner.equals(FLINK)
+                && FlinkCluster.of(options.as(FlinkPipelineOptions.class)).isEmpty());
+    if (!here) {
+      throw new UsageException(
+          command.word() + " works on this machine; leave --runner and --flinkMaster out");
+    }
+  }
+
   private static void direct(DirectOptions options, CommandLine given) {
     // Both encode every element again and again to catch mistakes of a transform's author; the
     // tests have them on.

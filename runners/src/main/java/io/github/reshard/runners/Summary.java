@@ -18,12 +18,7 @@ final class Summary {
     if (report.modelParallelRanks() > 1) {
       lines.add(row("GPUs", gpus(report)));
     }
-    lines.add(
-        row(
-            "parameters",
-            Quantity.count(report.parameters())
-                + ", "
-                + Quantity.count(report.elements(), "element")));
+    lines.add(parameters(report));
     lines.add(
         row(
             "bytes",
@@ -40,6 +35,28 @@ final class Summary {
                     ? ", " + Quantity.bytes(report.bytesWritten() / report.seconds()) + "/s"
                     : "")));
     lines.add(row("output", report.output()));
+    rows("proven", report.proven(), lines);
+    rows("note", report.notes(), lines);
+    return String.join("\n", lines);
+  }
+
+  private static String parameters(ReshardReport report) {
+    return row(
+        "parameters",
+        Quantity.count(report.parameters()) + ", " + Quantity.count(report.elements(), "element"));
+  }
+
+  /** Of a run that only read and proved. */
+  static String ofCheck(ReshardReport report) {
+    List<String> lines = new ArrayList<>();
+    lines.add("Whole: " + report.tag() + " can be resharded");
+    lines.add(row("ranks", Quantity.count(report.sourceWorldSize(), "data-parallel rank")));
+    if (report.modelParallelRanks() > 1) {
+      lines.add(row("GPUs", gpus(report)));
+    }
+    lines.add(parameters(report));
+    lines.add(row("bytes", Quantity.bytes(report.bytesRead()) + " read, nothing written"));
+    lines.add(row("time", Quantity.seconds(report.seconds())));
     rows("proven", report.proven(), lines);
     rows("note", report.notes(), lines);
     return String.join("\n", lines);

@@ -82,6 +82,33 @@ class CommandLineTest {
         .hasMessage("unknown command reshrad; did you mean reshard?");
   }
 
+  @Test
+  void namesOfInputAndOutputMayBeLeftOut() {
+    assertThat(CommandLine.parse(KNOWN, "ckpt", "out", "--targetWorldSize=2").beamArgs())
+        .containsExactly("--input=ckpt", "--output=out", "--targetWorldSize=2");
+    assertThat(CommandLine.parse(KNOWN, "--tag", "t", "ckpt", "out").beamArgs())
+        .containsExactly("--tag=t", "--input=ckpt", "--output=out");
+    assertThat(CommandLine.parse(KNOWN, "verify", "a", "b").beamArgs())
+        .containsExactly("--input=a", "--output=b");
+    assertThat(CommandLine.parse(KNOWN, "inspect", "a").beamArgs()).containsExactly("--input=a");
+    assertThat(CommandLine.parse(KNOWN, "cleanup", "a").beamArgs()).containsExactly("--output=a");
+    assertThat(CommandLine.parse(KNOWN, "./plan", "--output=b").beamArgs())
+        .containsExactly("--input=./plan", "--output=b");
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"a b c", "inspect a b", "--input=a b c --tag=t", "--input=x a b"})
+  void moreArgumentsThanHaveAPlaceAreRefused(String args) {
+    assertThatThrownBy(() -> CommandLine.parse(KNOWN, args.split(" ")))
+        .isInstanceOf(UsageException.class);
+  }
+
+  @Test
+  void aMisspeltCommandIsNoPathEvenBeforeOne() {
+    assertThatThrownBy(() -> CommandLine.parse(KNOWN, "insepct", "ckpt"))
+        .hasMessage("unknown command insepct; did you mean inspect?");
+  }
+
   @ParameterizedTest
   @CsvSource({
     "--targetWorldSize=two, '--targetWorldSize is a whole number, not ''two'''",

@@ -14,11 +14,13 @@ import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Map;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** {@code inspect}, {@code verify} and {@code plan} on what DeepSpeed wrote. */
 class CommandsTest {
@@ -35,7 +37,7 @@ class CommandsTest {
     return new Main(
             new PrintStream(out, true, StandardCharsets.UTF_8),
             new PrintStream(err, true, StandardCharsets.UTF_8),
-            false,
+            Map.of(),
             "")
         .run(args);
   }
@@ -81,7 +83,7 @@ class CommandsTest {
   }
 
   @Test
-  void verifyLocatesTheFirstDifferenceAndExitsWith3() throws IOException {
+  void verifyLocatesTheFirstDifferenceAndExitsWith5() throws IOException {
     Path other = copyOf(ZERO2);
     flip(other.resolve(SHARD_3), "1", 8);
 
@@ -201,6 +203,83 @@ class CommandsTest {
         .startsWith("<!doctype html>")
         .contains("\"after\":[{\"rank\":0")
         .doesNotContain("/*DATA*/", "src=", "href=", "http://", "https://");
+  }
+
+  @ParameterizedTest
+  @ValueSource(
+      strings = {"corpus/z2-bf16-clip", "corpus/z3-fp32", "corpus/pp2-z1", "moe/moe-z2-fp32-split"})
+  void doctorReadsAndProvesAWholeCheckpoint(String name) throws IOException {
+    int code = run("doctor", "--input=" + TESTDATA.resolve(name).resolve("source"), "--json");
+
+    assertThat(err.toString(StandardCharsets.UTF_8)).isEmpty();
+    assertThat(code).isEqualTo(0);
+    JsonNode json = new ObjectMapper().readTree(printed());
+    assertThat(json.get("sourceWorldSize")).isEqualTo(json.get("targetWorldSize"));
+    assertThat(json.get("bytesRead").asLong()).isPositive();
+    assertThat(json.get("proven")).isNotEmpty();
+  }
+
+  @Test
+  void doctorFindsOneFlippedBitThatNoMetadataShows() throws IOException {
+    Path broken = copyOf(ZERO2);
+    flip(broken.resolve(SHARD_3), "1", 8);
+
+    assertThat(run("inspect", "--input=" + broken)).isEqualTo(0);
+    assertThat(run("doctor", "--input=" + broken)).isEqualTo(3);
+    assertThat(err.toString(StandardCharsets.UTF_8)).contains("rank_3_mp_rank_00", "CRC-32");
+  }
+
+  @Test
+  void doctorWritesNothingAndSaysSo() throws IOException {
+    Path source = copyOf(ZERO2);
+
+    assertThat(run("doctor", source.toString())).isEqualTo(0);
+    assertThat(printed())
+        .startsWith("Whole: global_step3 can be resharded")
+        .contains("nothing written", "6 data-parallel ranks", "proven");
+    try (Stream<Path> there = Files.walk(scratch)) {
+      assertThat(there.map(path -> path.getFileName().toString()))
+          .noneMatch(name -> name.startsWith(".reshard") || name.endsWith("manifest.json"));
+    }
+    assertThat(run("doctor", "--input=" + source, "--output=" + scratch)).isEqualTo(2);
+  }
+
+  @Test
+  void theMainJobReportsAsJson() throws IOException {
+    Path output = scratch.resolve("out");
+
+    assertThat(run(ZERO2.toString(), output.toString(), "--targetWorldSize=2", "--json"))
+        .isEqualTo(0);
+
+    JsonNode json = new ObjectMapper().readTree(printed());
+    assertThat(json.get("tag").asText()).isEqualTo("global_step3");
+    assertThat(json.get("targetWorldSize").asInt()).isEqualTo(2);
+    assertThat(json.get("output").asText()).isEqualTo(output.toString());
+    assertThat(json.get("notes").isArray()).isTrue();
+  }
+
+  @Test
+  void gpusAreDividedByTheDegreesOfTheCheckpoint() throws IOException {
+    String input = "--input=" + TESTDATA.resolve("corpus/pp2-z1/source");
+    Path output = scratch.resolve("out");
+
+    assertThat(run(input, "--output=" + output, "--gpus=6", "--json")).isEqualTo(0);
+    JsonNode json = new ObjectMapper().readTree(printed());
+    assertThat(json.get("targetWorldSize").asInt()).isEqualTo(3);
+    assertThat(json.get("modelParallelRanks").asInt()).isEqualTo(2);
+
+    assertThat(run(input, "--output=" + scratch.resolve("odd"), "--gpus=5")).isEqualTo(3);
+    assertThat(err.toString(StandardCharsets.UTF_8))
+        .contains(
+            "takes 2 GPUs (2 pipeline-parallel x 1 tensor-parallel), and 5 GPUs cannot be divided",
+            "Use 4 or 6");
+    assertThat(scratch.resolve("odd")).doesNotExist();
+  }
+
+  @Test
+  void gpusAreDataParallelRanksWhereTheyAreAll() {
+    assertThat(run("plan", "--input=" + ZERO2, "--gpus=4")).isEqualTo(0);
+    assertThat(printed()).contains("6 → 4 data-parallel ranks");
   }
 
   @Test

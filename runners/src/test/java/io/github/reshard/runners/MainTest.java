@@ -12,6 +12,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import org.apache.beam.runners.direct.DirectOptions;
 import org.apache.beam.runners.flink.FlinkPipelineOptions;
 import org.apache.beam.runners.flink.FlinkRunner;
@@ -31,7 +32,7 @@ class MainTest {
     return new Main(
         new PrintStream(out, true, StandardCharsets.UTF_8),
         new PrintStream(err, true, StandardCharsets.UTF_8),
-        false,
+        Map.of(),
         defaultRunner);
   }
 
@@ -48,6 +49,9 @@ class MainTest {
     "--input=in, --output is missing; --help shows an example",
     "--input=in --output=out, --targetWorldSize is missing; --help shows an example",
     "--input=in --output=out --targetWorldSize=0, '--targetWorldSize is at least 1, not 0'",
+    "--input=in --output=out --gpus=0, '--gpus is at least 1, not 0'",
+    "--input=in --output=out --gpus=2 --targetWorldSize=2, "
+        + "'--targetWorldSize and --gpus say the same; give one of them'",
     "--input=in --output=out --targetWorldSize=1 --targetStage=0, "
         + "'--targetStage is 1, 2 or 3, not 0'",
     "--input=in --output=out --targetWorldSize=1 --partBytes=0, "
@@ -86,6 +90,30 @@ class MainTest {
     assertThat(main("").run("--help")).isEqualTo(0);
     assertThat(out.toString(StandardCharsets.UTF_8)).isEqualTo(HelpText.TEXT);
     assertThat(err.toString(StandardCharsets.UTF_8)).isEmpty();
+  }
+
+  @Test
+  void helpShowsTheCommandAsItWasTyped() {
+    new Main(
+            new PrintStream(out, true, StandardCharsets.UTF_8),
+            new PrintStream(err, true, StandardCharsets.UTF_8),
+            Map.of("RESHARD_COMMAND", "reshard"),
+            "")
+        .run("--help");
+
+    assertThat(out.toString(StandardCharsets.UTF_8))
+        .contains("\n  reshard --input=ckpt --output=ckpt-on-2 --targetWorldSize=2\n")
+        .doesNotContain("scripts/");
+  }
+
+  @Test
+  void versionSaysProgramBeamAndJava() {
+    assertThat(main("").run("--version")).isEqualTo(0);
+    assertThat(out.toString(StandardCharsets.UTF_8).lines())
+        .satisfiesExactly(
+            line -> assertThat(line).matches("reshard \\d+\\.\\d+.*"),
+            line -> assertThat(line).matches("Beam 2\\.\\d+\\.\\d+"),
+            line -> assertThat(line).matches("Java \\d+.* \\(.+\\)"));
   }
 
   static Iterable<String> ownOptions() {

@@ -15,8 +15,8 @@ class ProgressTest {
   private final ByteArrayOutputStream bytes = new ByteArrayOutputStream();
   private final AtomicLong clock = new AtomicLong();
 
-  private Progress progress(boolean terminal) {
-    return new Progress(new PrintStream(bytes, true, StandardCharsets.UTF_8), terminal, clock::get);
+  private Progress progress(Progress.Style style) {
+    return new Progress(new PrintStream(bytes, true, StandardCharsets.UTF_8), style, clock::get);
   }
 
   private String printed() {
@@ -46,7 +46,7 @@ class ProgressTest {
 
   @Test
   void printsPlainLinesWhereThereIsNoTerminal() {
-    try (Progress progress = progress(false)) {
+    try (Progress progress = progress(Progress.Style.PLAIN)) {
       progress.phase("reading headers", 0);
       clock.addAndGet(5 * SECOND);
       progress.tick();
@@ -56,8 +56,24 @@ class ProgressTest {
   }
 
   @Test
+  void tellsProgramsOneObjectALineThatBeginsWithThePhase() {
+    try (Progress progress = progress(Progress.Style.JSON)) {
+      progress.phase("moving bytes", 5 * MIB);
+      clock.addAndGet(SECOND);
+      progress.tick();
+    }
+
+    assertThat(printed().lines())
+        .containsExactly(
+            "{\"phase\":\"moving bytes\",\"movedBytes\":0,\"totalBytes\":5242880,"
+                + "\"text\":\"moving bytes\"}",
+            "{\"phase\":\"moving bytes\",\"movedBytes\":0,\"totalBytes\":5242880,"
+                + "\"text\":\"moving bytes: 5.0 MiB, 1.0 s so far\"}");
+  }
+
+  @Test
   void rewritesOneLineOfATerminalAndLeavesItEmpty() {
-    try (Progress progress = progress(true)) {
+    try (Progress progress = progress(Progress.Style.TERMINAL)) {
       progress.phase("reading headers", 0);
       progress.phase("writing", 0);
     }
@@ -73,7 +89,7 @@ class ProgressTest {
 
   @Test
   void saysNothingBeforeTheFirstPhase() {
-    try (Progress progress = progress(false)) {
+    try (Progress progress = progress(Progress.Style.PLAIN)) {
       progress.tick();
     }
 

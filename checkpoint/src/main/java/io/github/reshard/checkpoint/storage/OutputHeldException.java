@@ -6,6 +6,8 @@ import io.github.reshard.checkpoint.OutputException;
 public final class OutputHeldException extends OutputException {
   private static final long serialVersionUID = 1L;
 
+  private final String holder;
+
   /**
    * @param output what is held
    * @param holder who holds it
@@ -15,5 +17,11 @@ public final class OutputHeldException extends OutputException {
         output,
         "another run is writing to it: %s. Wait for that one, or name another --output."
             .formatted(holder));
+    this.holder = holder;
+  }
+
+  /** Who holds it, for people. */
+  public String holder() {
+    return holder;
   }
 }

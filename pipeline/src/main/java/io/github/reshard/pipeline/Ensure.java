@@ -1,0 +1,198 @@
+package io.github.reshard.pipeline;
+
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.storage.OutputHeldException;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.checkpoint.zero.CheckpointFacts;
+import io.github.reshard.checkpoint.zero.CheckpointFiles;
+import io.github.reshard.checkpoint.zero.UserShards;
+import io.github.reshard.transforms.storage.Stores;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Optional;
+
+/**
+ * The directory that a run of some size loads from, made if it is not there. All ranks may ask at
+ * once: one has the output's lock and works, the others wait for it.
+ */
+public final class Ensure {
+  private static final long FIRST_WAIT_MILLIS = 250;
+  private static final long LONGEST_WAIT_MILLIS = 4_000;
+
+  private final CommandOptions options;
+  private final ProgressListener progress;
+  private final List<String> notes = new ArrayList<>();
+  private Optional<ReshardReport> report = Optional.empty();
+
+  private Ensure(CommandOptions options, ProgressListener progress) {
+    this.options = options;
+    this.progress = progress;
+  }
+
+  /**
+   * What was found or done.
+   *
+   * @param directory where to load from
+   * @param report of the run that this call made, if it made one
+   * @param notes what the user should know, a sentence each
+   */
+  public record Result(String directory, Optional<ReshardReport> report, List<String> notes) {
+    public Result {
+      notes = List.copyOf(notes);
+    }
+  }
+
+  /**
+   * Finds or makes what {@code options} ask for.
+   *
+   * @throws RefusedException if the input is refused
+   * @throws OutputException if the output cannot be written, or holds what this program did not
+   *     make
+   */
+  public static Result of(CommandOptions options, ProgressListener progress) {
+    Ensure ensure = new Ensure(options, progress);
+    try {
+      String directory = ensure.run();
+      return new Result(directory, ensure.report, ensure.notes);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private String run() throws IOException {
+    long begin = System.nanoTime();
+    progress.phase("reading headers", 0);
+    SourceStore source = Stores.source(options.getInput(), options);
+    ResumeInput input = ResumeInput.of(source, options.getInput(), options.getTag() != null);
+    if (!input.broken().isEmpty()) {
+      notes.add(
+          "%s not saved to the end and left out: going on from %s"
+              .formatted(String.join(", ", input.broken()) + were(input.broken()), input.name()));
+    }
+    String around = ResumeInput.withoutSlashes(Stores.directory(options.getInput()));
+    options.setInput(input.location());
+    if (options.getGpus() != null) {
+      options.setTargetWorldSize(GpuCount.dataParallelRanks(options, options.getGpus()));
+    }
+    Optional<UserShards> user = ReshardPipeline.userShards(source, options);
+    if (user.isEmpty()) {
+      CheckpointFiles files =
+          CheckpointFiles.discover(source, input.location(), Optional.ofNullable(options.getTag()));
+      if (isForTheSize(source, files)) {
+        noteOtherLatest(source, files);
+        return files.directory();
+      }
+      if (input.name().isEmpty()) {
+        around = files.directory();
+      }
+    } else if (user.get().shards().size() == options.getTargetWorldSize()) {
+      return input.location();
+    }
+    String output = options.getOutput() == null ? beside(around) : options.getOutput();
+    output = ResumeInput.withoutSlashes(Stores.directory(output));
+    options.setOutput(
+        input.name().isEmpty()
+            ? output
+            : Stores.source(output, options).child(output, input.name()));
+    ReshardPipeline.requireDistinct(options.getInput(), options.getOutput());
+    make(source, user, begin);
+    if (report.isPresent() && options.getKeep() != null) {
+      notes.addAll(KeptCheckpoints.removeOlder(output, !input.name().isEmpty(), options.getKeep()));
+    }
+    return options.getOutput();
+  }
+
+  private static String were(List<String> names) {
+    return names.size() == 1 ? " was" : " were";
+  }
+
+  private boolean isForTheSize(SourceStore source, CheckpointFiles files) throws IOException {
+    int ranks = options.getTargetWorldSize();
+    return CheckpointFacts.read(source, files).dataParallelRanks() == ranks
+        && files.optimizers().values().stream().allMatch(byRank -> byRank.size() == ranks);
+  }
+
+  private void noteOtherLatest(SourceStore source, CheckpointFiles files) throws IOException {
+    Optional<String> latest = ResumeInput.latest(source, source.list(files.directory()));
+    if (!latest.equals(Optional.of(files.tag()))) {
+      notes.add(
+          "load it with tag='%s': `latest` there %s"
+              .formatted(files.tag(), latest.map(tag -> "names " + tag).orElse("is missing")));
+    }
+  }
+
+  private String beside(String directory) {
+    Path name = Stores.isLocal(directory) ? Path.of(directory).getFileName() : Path.of("x");
+    boolean named = name != null && !name.toString().equals(".") && !name.toString().equals("..");
+    String base = named ? directory : Path.of(directory).toAbsolutePath().normalize().toString();
+    return base + "-world-" + options.getTargetWorldSize();
+  }
+
+  /** Makes the output unless it is there, when it is this run's turn. */
+  private void make(SourceStore source, Optional<UserShards> user, long begin) throws IOException {
+    ReshardPlan plan = ReshardPipeline.plan(source, user, options);
+    ReshardedOutput output = new ReshardedOutput(options.getOutput(), options);
+    long waitMillis = FIRST_WAIT_MILLIS;
+    while (true) {
+      ReshardedOutput.State state = state(output, plan);
+      if (state == ReshardedOutput.State.CURRENT) {
+        return;
+      }
+      if (state == ReshardedOutput.State.CHANGING) {
+        waitMillis = pause(waitMillis);
+        continue;
+      }
+      try {
+        if (state == ReshardedOutput.State.FOREIGN) {
+          throw new OutputException(
+              options.getOutput(),
+              "holds what this program did not make, or what was changed since. If a run went on in it, give it as --input; else name another --output.");
+        }
+        options.setOverwrite(state == ReshardedOutput.State.OUTDATED);
+        TargetStore target = ReshardPipeline.target(plan, user, options);
+        target.begin();
+        // Another one may have made it between the look at it and the lock.
+        if (state(output, plan) != state) {
+          target.abandon();
+          continue;
+        }
+        report =
+            Optional.of(
+                ReshardPipeline.move(
+                    plan, source, target, "moving bytes", options, progress, begin));
+        return;
+      } catch (OutputHeldException e) {
+        progress.phase("waiting for " + e.holder(), 0);
+      } catch (OutputException e) {
+        // What another one is publishing looks like anything; what is wrong stays so.
+        waitMillis = pause(waitMillis);
+        if (state(output, plan) == state) {
+          throw e;
+        }
+        continue;
+      }
+      waitMillis = pause(waitMillis);
+    }
+  }
+
+  private ReshardedOutput.State state(ReshardedOutput output, ReshardPlan plan) throws IOException {
+    return output.state(plan, options.getTrustMasters());
+  }
+
+  /** Longer each time, and not all ranks at once. */
+  private static long pause(long millis) {
+    try {
+      Thread.sleep(millis / 2 + (long) (Math.random() * millis / 2));
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new IllegalStateException("interrupted while another run makes the output", e);
+    }
+    return Math.min(LONGEST_WAIT_MILLIS, millis * 2);
+  }
+}

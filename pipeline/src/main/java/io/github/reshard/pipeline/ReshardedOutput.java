@@ -1,0 +1,205 @@
+package io.github.reshard.pipeline;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SourceFile;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.zero.CheckpointFiles;
+import io.github.reshard.transforms.storage.Stores;
+import java.io.FileNotFoundException;
+import java.io.IOException;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.NotDirectoryException;
+import java.time.DateTimeException;
+import java.time.Instant;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.TreeMap;
+import org.apache.beam.sdk.options.PipelineOptions;
+
+/** An output directory, and whether what is in it is what a plan would write. */
+final class ReshardedOutput {
+  /** What is there. */
+  enum State {
+    /** Neither the tag nor another checkpoint that a load would take. */
+    MISSING,
+    /** The tag as this plan writes it, and {@code latest} names it. */
+    CURRENT,
+    /** The tag as this program made it from another source or for another size. */
+    OUTDATED,
+    /** Something that another program wrote, such as the run that went on from it. */
+    FOREIGN,
+    /** Not the same from one look to the next: another run is publishing. */
+    CHANGING
+  }
+
+  private static final ObjectMapper JSON = new ObjectMapper();
+
+  private final String output;
+  private final SourceStore store;
+
+  ReshardedOutput(String output, PipelineOptions options) {
+    this.output = Stores.directory(output);
+    this.store = Stores.source(output, options);
+  }
+
+  /** What is there of {@code plan}. */
+  State state(ReshardPlan plan, boolean trustMasters) throws IOException {
+    try {
+      return look(plan, trustMasters);
+    } catch (RefusedException | NoSuchFileException e) {
+      // A file was listed and is another one, or gone, when it is opened.
+      return State.CHANGING;
+    }
+  }
+
+  private State look(ReshardPlan plan, boolean trustMasters) throws IOException {
+    SourceStore.Listing top = list(output);
+    Optional<String> latest = ResumeInput.latest(store, top);
+    String tag = plan.tag();
+    if (latest.isPresent() && !latest.get().equals(tag) && !isMade(latest.get())) {
+      return State.FOREIGN;
+    }
+    SourceStore.Listing inTag = tag.isEmpty() ? top : list(directory(tag));
+    if (inTag.files().isEmpty() && inTag.directories().isEmpty()) {
+      return State.MISSING;
+    }
+    if (!isMade(tag)) {
+      return State.FOREIGN;
+    }
+    Optional<JsonNode> found = manifest(inTag);
+    if (found.isEmpty()) {
+      return State.CHANGING;
+    }
+    JsonNode manifest = found.get();
+    boolean same =
+        manifest.path("output").path("dataParallelRanks").asInt() == plan.targetWorldSize()
+            && manifest.path("config").path("trustMasters").asBoolean() == trustMasters
+            && sources(manifest).equals(sources(plan));
+    boolean named = tag.isEmpty() || latest.equals(Optional.of(tag));
+    return same && named ? State.CURRENT : State.OUTDATED;
+  }
+
+  /** Whether this program made the tag, and all of it is there and as it was written. */
+  private boolean isMade(String tag) throws IOException {
+    SourceStore.Listing inTag = list(directory(tag));
+    Optional<JsonNode> manifest = manifest(inTag);
+    if (manifest.isEmpty()) {
+      return false;
+    }
+    Optional<Instant> made =
+        inTag.files().stream()
+            .filter(ReshardedOutput::isManifest)
+            .findFirst()
+            .flatMap(ReshardedOutput::modified);
+    Map<String, Map<String, FileStat>> listed = new HashMap<>();
+    for (JsonNode file : manifest.get().path("output").path("files")) {
+      String path = file.path("path").asText();
+      int slash = path.lastIndexOf('/');
+      String parent = slash < 0 ? "" : path.substring(0, slash);
+      // What lies beside the tag is of all tags, and the last one's.
+      if (!tag.isEmpty() && !path.startsWith(tag + "/")) {
+        continue;
+      }
+      if (!listed.containsKey(parent)) {
+        Map<String, FileStat> byName = new HashMap<>();
+        list(directory(parent)).files().forEach(found -> byName.put(found.name(), found));
+        listed.put(parent, byName);
+      }
+      FileStat found = listed.get(parent).get(path.substring(slash + 1));
+      if (found == null || found.bytes() != file.path("bytes").asLong()) {
+        return false;
+      }
+      Optional<Instant> modified = modified(found);
+      if (made.isPresent() && modified.isPresent() && modified.get().isAfter(made.get())) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  private String directory(String relative) {
+    String at = output;
+    for (String step : relative.isEmpty() ? new String[0] : relative.split("/")) {
+      at = store.child(at, step);
+    }
+    return at;
+  }
+
+  private SourceStore.Listing list(String directory) throws IOException {
+    try {
+      return store.list(directory);
+    } catch (NoSuchFileException | FileNotFoundException | NotDirectoryException e) {
+      return new SourceStore.Listing(List.of(), List.of());
+    }
+  }
+
+  private static boolean isManifest(FileStat file) {
+    return file.name().equals(CheckpointFiles.MANIFEST);
+  }
+
+  private Optional<JsonNode> manifest(SourceStore.Listing inTag) throws IOException {
+    Optional<FileStat> file =
+        inTag.files().stream().filter(ReshardedOutput::isManifest).findFirst();
+    if (file.isEmpty()) {
+      return Optional.empty();
+    }
+    try {
+      return Optional.of(JSON.readTree(SmallFile.text(store, file.get())));
+    } catch (JsonProcessingException e) {
+      // Not as this program writes it.
+      return Optional.empty();
+    }
+  }
+
+  /** When a file was written, where its version says that. */
+  private static Optional<Instant> modified(FileStat file) {
+    try {
+      return Optional.of(Instant.parse(file.version()));
+    } catch (DateTimeException e) {
+      return Optional.empty();
+    }
+  }
+
+  /** Bytes and version by path, of whatever directory the files lie in. */
+  private static Map<String, String> sources(JsonNode manifest) {
+    Map<String, String> files = new TreeMap<>();
+    for (JsonNode file : manifest.path("source").path("files")) {
+      files.put(
+          file.path("path").asText(),
+          file.path("bytes").asText() + " " + file.path("version").asText());
+    }
+    return relative(files);
+  }
+
+  private static Map<String, String> sources(ReshardPlan plan) {
+    Map<String, String> files = new TreeMap<>();
+    for (SourceFile file : plan.sources()) {
+      files.put(file.stat().path(), file.stat().bytes() + " " + file.stat().version());
+    }
+    return relative(files);
+  }
+
+  /** Without the directories that all paths have: the same files may be reached in two ways. */
+  private static Map<String, String> relative(Map<String, String> files) {
+    List<String> paths = new ArrayList<>(files.keySet());
+    String common = paths.isEmpty() ? "" : paths.get(0);
+    for (String path : paths) {
+      while (!path.startsWith(common) || !(common.isEmpty() || common.endsWith("/"))) {
+        common = common.substring(0, common.lastIndexOf('/', common.length() - 2) + 1);
+      }
+    }
+    Map<String, String> relative = new TreeMap<>();
+    for (Map.Entry<String, String> file : files.entrySet()) {
+      relative.put(file.getKey().substring(common.length()), file.getValue());
+    }
+    return relative;
+  }
+}

@@ -1,0 +1,28 @@
+package io.github.reshard.pipeline;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+
+/** Files that are read as a whole. */
+final class SmallFile {
+  private static final long MOST_BYTES = 1L << 30;
+
+  private SmallFile() {}
+
+  static String text(SourceStore store, FileStat file) throws IOException {
+    if (file.bytes() > MOST_BYTES) {
+      throw new RefusedException(
+          file.path(), "expected a small text, found %d bytes".formatted(file.bytes()));
+    }
+    ByteBuffer bytes = ByteBuffer.allocate((int) file.bytes());
+    try (RangedFile open = store.open(file)) {
+      open.readFully(0, bytes);
+    }
+    return new String(bytes.array(), StandardCharsets.UTF_8);
+  }
+}
