@@ -26,8 +26,8 @@ class GoldenTest {
 
   @Test
   void theCorpusIsThere() {
-    assertThat(cases()).hasSize(39);
-    assertThat(references()).hasSize(21);
+    assertThat(cases()).hasSize(42);
+    assertThat(references()).hasSize(23);
   }
 
   @ParameterizedTest

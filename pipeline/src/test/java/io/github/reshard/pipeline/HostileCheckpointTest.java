@@ -81,7 +81,8 @@ class HostileCheckpointTest {
             "a rank too many",
             tag -> Files.copy(tag.resolve(shard(5)), tag.resolve(shard(6))),
             "dp_world_size 6",
-            "[6] are too many"),
+            shard(6),
+            "is a file too many"),
         damage(
             "two files of one rank",
             tag ->
@@ -121,8 +122,8 @@ class HostileCheckpointTest {
         damage(
             "another dp_world_size",
             tag -> edit(tag.resolve(MODEL), root -> at(root).replace("dp_world_size", PyInt.of(4))),
-            "dp_world_size 4",
-            "too many"),
+            "group_paddings: expected [2] from the model file's shapes and dp_world_size",
+            "found [0]"),
         damage(
             "a world size beyond all reason",
             tag ->
@@ -201,8 +202,8 @@ class HostileCheckpointTest {
         damage(
             "a shape that is too large",
             tag -> edit(tag.resolve(MODEL), root -> setFirstShape(root, 1L << 40, 13)),
-            "emb.weight",
-            "numel=481"),
+            "group_paddings: expected [3]",
+            "found [6]"),
         damage(
             "a latest that climbs",
             tag -> Files.writeString(tag.resolveSibling("latest"), "../.."),

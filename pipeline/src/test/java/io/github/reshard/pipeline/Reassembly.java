@@ -171,7 +171,25 @@ record Reassembly(
         addState(mp, shapes, g, naming, key, ranks, full);
       } else if (tensor.isPresent()) {
         replicated.put(mp + "/" + g + "." + key, first.tensor(tensor.get()));
+      } else if (TorchContent.entries(entry.value()) != null) {
+        addNested(mp, shapes, g, naming, key, TorchContent.entries(entry.value()), ranks, full);
       }
+    }
+  }
+
+  /** bitsandbytes keeps its tensors one level deeper. */
+  private void addNested(
+      String mp,
+      PyObject shapes,
+      int g,
+      UnaryOperator<String> naming,
+      String outer,
+      PyEntries inner,
+      List<TorchContent> ranks,
+      Object[] path) {
+    for (PyEntries.Entry entry : inner) {
+      String key = TorchContent.text(entry.key());
+      addState(mp, shapes, g, naming, outer + "." + key, ranks, and(path, key));
     }
   }
 
@@ -185,8 +203,7 @@ record Reassembly(
       String mp, int g, List<TorchContent> ranks, UnaryOperator<String> naming, Object[] path) {
     for (TorchContent rank : ranks) {
       int at = 0;
-      PyEntries slices =
-          TorchContent.entries(rank.at(inStateDict("param_slice_mappings", g)));
+      PyEntries slices = TorchContent.entries(rank.at(inStateDict("param_slice_mappings", g)));
       if (slices.size() == 0) {
         if (rank.at(inStateDict("base_optimizer_state", "state", g)) != null) {
           throw new IllegalStateException("momentum on a rank that holds no parameter");

@@ -174,9 +174,13 @@ final class Scratch {
 
   /** Why resharding {@code input} is refused. */
   static String refusal(Path input, Path output, int worldSize) {
+    return refusal(Resharding.options(input, output, worldSize));
+  }
+
+  static String refusal(ReshardOptions options) {
     Throwable thrown = null;
     try {
-      Resharding.run(Resharding.options(input, output, worldSize));
+      Resharding.run(options);
     } catch (RuntimeException e) {
       thrown = e;
     }

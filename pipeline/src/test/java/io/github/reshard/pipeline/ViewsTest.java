@@ -102,7 +102,7 @@ class ViewsTest {
       for (int d = 0; d < shape.length; d++) {
         stride[d] = random.nextInt(random.nextBoolean() ? 4 : 60);
         long most = stride[d] == 0 ? 3 : (elements - 1 - last) / stride[d] + 1;
-        shape[d] = 1 + random.nextInt((int) Math.min(most, random.nextBoolean() ? 5 : 40));
+        shape[d] = 1L + random.nextInt((int) Math.min(most, random.nextBoolean() ? 5 : 40));
         last += (shape[d] - 1) * stride[d];
       }
       views.add(view(storage, offset, shape, stride));

@@ -158,7 +158,20 @@ final class WithoutBeam {
     }
   }
 
+  /** Reads a slice that is only held against another. */
+  private void compare(SliceCopy slice) {
+    try {
+      copier.copy(slice, this::open, null);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
   private void copy(SliceCopy slice) {
+    if (slice.target() == null) {
+      compare(slice);
+      return;
+    }
     TargetFile file = plan.targets().get(slice.target().file());
     try (PositionalFile sink = target.open(file.path())) {
       int crc = copier.copy(slice, this::open, sink);

@@ -22,6 +22,9 @@ import java.util.Optional;
  * file system; kernel locks are not known on all of them.
  */
 final class LocalLock {
+  private static final String DEAD = ".dead";
+  private static final String TAKING = ".taking";
+
   private final Path file;
 
   LocalLock(Path file) {
@@ -73,13 +76,18 @@ final class LocalLock {
   private void removeTriesOfTheDead() throws IOException {
     Path directory = file.toAbsolutePath().getParent();
     try (DirectoryStream<Path> tries =
-        Files.newDirectoryStream(
-            directory,
-            path -> path.getFileName().toString().startsWith(file.getFileName() + "."))) {
+        Files.newDirectoryStream(directory, path -> isTry(path.getFileName().toString()))) {
       for (Path left : tries) {
         Files.deleteIfExists(left);
       }
     }
+  }
+
+  /** What is being taken away at this moment is another's to remove. */
+  private boolean isTry(String name) {
+    return name.startsWith(file.getFileName() + ".")
+        && !name.endsWith(DEAD)
+        && !name.endsWith(TAKING);
   }
 
   /** Makes the lock appear with its content, unless there is one. */
@@ -125,7 +133,7 @@ final class LocalLock {
    * lock that is another one by now is put back.
    */
   private void takeAway(byte[] dead, String run) throws IOException {
-    Path guard = file.resolveSibling(file.getFileName() + ".taking");
+    Path guard = file.resolveSibling(file.getFileName() + TAKING);
     synchronized (LocalLock.class) {
       try (FileChannel channel =
               FileChannel.open(guard, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
@@ -133,7 +141,7 @@ final class LocalLock {
         if (!lock.isValid() || content().filter(now -> Arrays.equals(now, dead)).isEmpty()) {
           return;
         }
-        Path taken = file.resolveSibling(file.getFileName() + "." + run + ".dead");
+        Path taken = file.resolveSibling(file.getFileName() + "." + run + DEAD);
         try {
           Files.move(file, taken, StandardCopyOption.ATOMIC_MOVE);
         } catch (NoSuchFileException | AtomicMoveNotSupportedException e) {
@@ -142,7 +150,7 @@ final class LocalLock {
         if (!Arrays.equals(Files.readAllBytes(taken), dead)) {
           Files.createLink(file, taken);
         }
-        Files.delete(taken);
+        Files.deleteIfExists(taken);
       } finally {
         Files.deleteIfExists(guard);
       }

@@ -38,9 +38,7 @@ public enum DType {
   BITS1X8("bits1x8", 1, null),
   BITS2X4("bits2x4", 1, null),
   BITS4X2("bits4x2", 1, null),
-  BITS16("bits16", 2, null),
-  QUINT4X2("quint4x2", 1, "QUInt4x2Storage"),
-  QUINT2X4("quint2x4", 1, "QUInt2x4Storage");
+  BITS16("bits16", 2, null);
 
   private final String torchName;
   private final int bytes;

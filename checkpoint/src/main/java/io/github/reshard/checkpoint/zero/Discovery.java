@@ -49,10 +49,12 @@ final class Discovery {
       Optional<Discovery> above = discovery.above();
       if (above.isPresent()) {
         String name = named.substring(named.lastIndexOf('/') + 1);
-        return above.get().files(above.get().list(above.get().directory), name);
+        return above.get().files(above.get().list(above.get().directory), "--input", name);
       }
     }
-    return discovery.files(top, tag.isPresent() ? tag.get() : discovery.latest(top));
+    return tag.isPresent()
+        ? discovery.files(top, "--tag", tag.get())
+        : discovery.files(top, "'latest'", discovery.latest(top));
   }
 
   private static String withoutSlashes(String directory) {
@@ -82,8 +84,12 @@ final class Discovery {
     return Optional.of(new Discovery(store, parent));
   }
 
-  private CheckpointFiles files(SourceStore.Listing top, String tag) throws IOException {
-    String tagDirectory = requireTag(top, tag);
+  /**
+   * @param saysSo where the tag's name is from
+   */
+  private CheckpointFiles files(SourceStore.Listing top, String saysSo, String tag)
+      throws IOException {
+    String tagDirectory = requireTag(top, saysSo, tag);
     CheckpointFiles.Sorted sorted = new CheckpointFiles.Sorted();
     SourceStore.Listing inTag = list(tagDirectory);
     for (FileStat file : inTag.files()) {
@@ -119,21 +125,20 @@ final class Discovery {
   }
 
   /** A tag may be a path, such as {@code epoch_1/step_10}. */
-  private String requireTag(SourceStore.Listing top, String tag) throws IOException {
+  private String requireTag(SourceStore.Listing top, String saysSo, String tag) throws IOException {
     SourceStore.Listing listing = top;
     String at = directory;
     for (String step : tag.split("/", -1)) {
       if (step.isEmpty() || step.equals(".") || step.equals("..")) {
         throw new RefusedException(
             directory,
-            "expected the name of a tag, found '%s'. A tag is a directory below this one."
-                .formatted(tag));
+            "%s names the tag '%s', which is no directory below this one".formatted(saysSo, tag));
       }
       if (!listing.directories().contains(step)) {
         throw new RefusedException(
             at,
-            "the tag '%s' was asked for, but there is no directory '%s' here; found %s"
-                .formatted(tag, step, listing.directories()));
+            "%s names the tag '%s', but there is no such directory; found %s"
+                .formatted(saysSo, tag, listing.directories()));
       }
       at = store.child(at, step);
       listing = list(at);
@@ -148,7 +153,9 @@ final class Discovery {
    * the model files say that {@code mp_world_size} is 1.
    */
   private boolean isSequenceParallel(CheckpointFiles.Sorted sorted) throws IOException {
-    if (sorted.optimizers.size() < 2 || sorted.models.size() > 1) {
+    if (sorted.optimizers.size() < 2
+        || sorted.models.size() > 1
+        || underOneMpRank(sorted.optimizers).size() > 1) {
       return false;
     }
     List<FileStat> models = new ArrayList<>(sorted.models.values());

@@ -98,6 +98,13 @@ record DsConfig(PickledValue value) {
     return zero(offload, DEVICE).map(PickledValue::asString).orElse("none");
   }
 
+  /** The name of the optimizer that it asks for, if it does. */
+  Optional<String> optimizerType() {
+    return find("optimizer", "type")
+        .filter(type -> type.node() instanceof PyStr)
+        .map(PickledValue::asString);
+  }
+
   /** {@code use_data_before_expert_parallelism}: ranks are ordered by data before experts. */
   boolean dataBeforeExperts() {
     return find("use_data_before_expert_parallelism").map(PickledValue::isTrue).orElse(false);

@@ -16,8 +16,8 @@ import java.util.Set;
  * Which tensors of {@code module} in a model file of ZeRO-1 or 2 are parameters. A module's {@code
  * state_dict()} also has buffers, what {@code get_extra_state} gives, the constants that quantised
  * weights need, and what hooks add; ZeRO-3 partitions none of these, and its model files hold them
- * whole (DeepSpeed 0.19.6, runtime/engine.py, {@code module_state_dict}; seen with bitsandbytes
- * 0.50 and with {@code get_extra_state}).
+ * whole (DeepSpeed 0.19.6, runtime/engine.py, {@code module_state_dict}; seen with {@code
+ * get_extra_state}, read for bitsandbytes 0.50).
  *
  * @param trained the names of those that a param group trains
  * @param frozen the weights of those that none does, once each, in DeepSpeed's order if it tells

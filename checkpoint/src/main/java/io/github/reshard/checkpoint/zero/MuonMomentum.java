@@ -4,7 +4,6 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.Extent;
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.WholeParameters;
-import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.GroupState;
 import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
@@ -65,12 +64,9 @@ final class MuonMomentum {
 
   /** The same for a state of ZeRO-3, which says it in the same way. */
   private static boolean isNamed(PickledValue root) {
-    return root.findPresent("ds_config")
-        .filter(PickledValue::isDict)
-        .flatMap(config -> config.findPresent("optimizer"))
-        .filter(PickledValue::isDict)
-        .flatMap(optimizer -> optimizer.findPresent("type"))
-        .filter(type -> type.node() instanceof PyStr name && name.value().equalsIgnoreCase("muon"))
+    return DsConfig.ifStored(root)
+        .flatMap(DsConfig::optimizerType)
+        .filter(type -> type.equalsIgnoreCase("muon"))
         .isPresent();
   }
 
@@ -189,18 +185,19 @@ final class MuonMomentum {
     if (states.isBefore(0, 19, 7) || !held.tensor().storage().location().value().equals("cpu")) {
       return false;
     }
-    for (PickledValue root :
-        modelRoot == null ? List.of(states.root()) : List.of(modelRoot, states.root())) {
-      if (root.findPresent("ds_config").filter(PickledValue::isDict).isPresent()) {
-        return DsConfig.of(root).offloadsOptimizer();
-      }
-    }
-    return offloaded.orElseThrow(
-        () ->
-            held.value()
-                .refused(
-                    "of Muon may be that of whole parameters or, if the optimizer was offloaded, that of this rank's partition; both have %d elements here. Say --dsConfig=FILE, the configuration of the run."
-                        .formatted(held.tensor().numel())));
+    Optional<DsConfig> config =
+        modelRoot == null
+            ? DsConfig.ifStored(states.root())
+            : DsConfig.ifStored(modelRoot, states.root());
+    return config
+        .map(DsConfig::offloadsOptimizer)
+        .or(() -> offloaded)
+        .orElseThrow(
+            () ->
+                held.value()
+                    .refused(
+                        "of Muon may be that of whole parameters or, if the optimizer was offloaded, that of this rank's partition; both have %d elements here. Say --dsConfig=FILE, the configuration of the run."
+                            .formatted(held.tensor().numel())));
   }
 
   private static RefusedException neither(int g, List<Held> held) {

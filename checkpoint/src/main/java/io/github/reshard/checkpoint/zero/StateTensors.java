@@ -9,6 +9,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
+import java.util.HashSet;
 import java.util.IdentityHashMap;
 import java.util.List;
 import java.util.Optional;
@@ -126,10 +127,11 @@ final class StateTensors {
    * @throws RefusedException if another one has more than one element
    */
   static void requireOthersReplicated(PickledValue optimizer, Collection<PickledValue> partitions) {
-    Set<PyObject> cut = Collections.newSetFromMap(new IdentityHashMap<>());
-    partitions.forEach(partition -> cut.add(partition.node()));
+    // By storage: in an nn.Parameter the tensor that it wraps is met once more.
+    Set<String> cut = new HashSet<>();
+    partitions.forEach(partition -> cut.add(partition.tensor().storageKey()));
     for (TensorNode tensor : StorageKeys.tensors(optimizer.file(), optimizer.node())) {
-      if (!cut.contains(tensor.node()) && !Replicated.isReplicated(tensor)) {
+      if (!cut.contains(tensor.storageKey()) && !Replicated.isReplicated(tensor)) {
         throw optimizer.refused(
             "%s is a tensor of %s %s that is no partition and no single value. What it is of this rank, and what it would be of others, is not known."
                 .formatted(

@@ -4,7 +4,6 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.layout.ShardedLayout;
-import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
@@ -12,7 +11,6 @@ import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.storage.FileStat;
 import java.io.IOException;
-import java.math.BigDecimal;
 import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
@@ -49,7 +47,8 @@ final class UserShardsPlanner {
     plan.plainObjects = hints.sanitize();
     UserShardsPlanner planner = new UserShardsPlanner(plan, user, hints);
     SortedMap<Integer, Shard> shards = planner.readShards();
-    Evidence identity = ShardArchives.evidence(user, shards);
+    int stage = shards.get(shards.firstKey()).states().stage();
+    planner.config().ifPresent(config -> config.requireSupported(stage));
     if (hints.model().isPresent()) {
       planner.model = ModelWeights.read(plan, user.directory(), hints.model().get());
     }
@@ -58,7 +57,6 @@ final class UserShardsPlanner {
     } else {
       planner.planFlat(shards);
     }
-    plan.evidence.add(identity);
     plan.evidence.add(new CopiedShards(plan).refuse(false));
     plan.evidence.addAll(plan.steps.evidence());
     planner.carryFilesBeside();
@@ -108,13 +106,14 @@ final class UserShardsPlanner {
   private void planFlat(SortedMap<Integer, Shard> byRank) throws IOException {
     int ranks = ShardGroups.worldSize(user, ShardGroups.byRank(byRank));
     plan.setSourceWorldSize(user.shards().get(0), ranks);
+    plan.evidence.add(ShardArchives.evidence(user, byRank));
     List<Shard> shards = List.copyOf(byRank.values());
     ParamGroups groups =
         FlatPaddings.ofShards(
             withShapes(ShardGroups.of(shards)),
             shards,
-            configured("parameter_alignment"),
-            configured("round_robin_gradients"),
+            config().map(DsConfig::alignsParameters),
+            config().map(DsConfig::roundRobin),
             model == null ? List.of() : List.copyOf(model.weights().keySet()),
             plan.targetWorldSize,
             plan.notes);
@@ -137,7 +136,7 @@ final class UserShardsPlanner {
         null,
         shards,
         r -> models.refs(plan, r, ranks),
-        config().map(UserShardsPlanner::offloadsOptimizer));
+        config().map(DsConfig::offloadsOptimizer));
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       flat.planOptimizerFile(
           shards, rank, user.nameOf(rank), models.refs(plan, rank, plan.targetWorldSize));
@@ -160,6 +159,7 @@ final class UserShardsPlanner {
     int ranks = count.asInt();
     ShardGroups.requireRanks(user, ranks, "partition_count");
     plan.setSourceWorldSize(user.shards().get(0), ranks);
+    plan.evidence.add(ShardArchives.evidence(user, byRank));
     if (model == null) {
       throw new RefusedException(
           user.directory() + "/" + user.pattern(),
@@ -249,7 +249,7 @@ final class UserShardsPlanner {
   }
 
   private long subGroupSize(SubGroups subGroups, int ranks) throws IOException {
-    Optional<Map<?, ?>> config = config();
+    Optional<DsConfig> config = config();
     if (config.isEmpty()) {
       return subGroups.inferred(
           ranks,
@@ -258,11 +258,7 @@ final class UserShardsPlanner {
           "the shards do not tell the DeepSpeed configuration",
           "Say it with --dsConfig=FILE.");
     }
-    long size = SubGroups.DEFAULT_SIZE;
-    if (config.get().get("zero_optimization") instanceof Map<?, ?> zero
-        && zero.get("sub_group_size") instanceof BigDecimal number) {
-      size = number.longValue();
-    }
+    long size = config.get().subGroupSize();
     if (!subGroups.agree(new ShardedLayout(ranks, subGroups.parameters(), size))) {
       throw new RefusedException(
           hints.dsConfig().get(),
@@ -383,7 +379,7 @@ final class UserShardsPlanner {
    */
   private boolean isRoundRobin(
       OptimizerStates states, ParamGroups groups, FlatPlanner.Models models) throws IOException {
-    Optional<Boolean> configured = configured("round_robin_gradients");
+    Optional<Boolean> configured = config().map(DsConfig::roundRobin);
     boolean atSource = ShardGroups.orderMatters(groups, plan.sourceWorldSize());
     boolean atTarget = ShardGroups.orderMatters(groups, plan.targetWorldSize);
     boolean possible = !states.isBf16Optimizer() && (atSource || atTarget);
@@ -511,23 +507,7 @@ final class UserShardsPlanner {
             });
   }
 
-  private static boolean offloadsOptimizer(Map<?, ?> config) {
-    return config.get("zero_optimization") instanceof Map<?, ?> zero
-        && (Boolean.TRUE.equals(zero.get("cpu_offload"))
-            || (zero.get("offload_optimizer") instanceof Map<?, ?> offload
-                && offload.get("device") instanceof String device
-                && !device.equals("none")));
-  }
-
-  private Optional<Boolean> configured(String key) throws IOException {
-    return config()
-        .map(
-            config ->
-                config.get("zero_optimization") instanceof Map<?, ?> zero
-                    && Boolean.TRUE.equals(zero.get(key)));
-  }
-
-  private Optional<Map<?, ?>> config() throws IOException {
+  private Optional<DsConfig> config() throws IOException {
     if (hints.dsConfig().isEmpty()) {
       return Optional.empty();
     }
@@ -536,7 +516,7 @@ final class UserShardsPlanner {
     if (!(NamedFile.json(plan.store, stat, MOST_CONFIG_BYTES) instanceof Map<?, ?> config)) {
       throw new RefusedException(stat.path(), "expected a DeepSpeed configuration, a JSON object.");
     }
-    return Optional.of(config);
+    return Optional.of(new DsConfig(PickledValue.root(stat.path(), JsonAsPython.of(config))));
   }
 
   private void carryFilesBeside() {

@@ -12,6 +12,8 @@ import java.util.List;
 import java.util.Optional;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 class CheckpointFilesTest {
   private static final String MODEL = "mp_rank_00_model_states.pt";
@@ -169,12 +171,95 @@ class CheckpointFilesTest {
   }
 
   @Test
-  void theDirectoryOfATagIsNotACheckpoint() throws IOException {
-    write(MODEL, RANK_0);
+  void theDirectoryOfATagIsUnderstood() throws IOException {
+    write("step3/" + MODEL, "step3/" + RANK_0, "trainer_state.json");
+    String tag = directory.resolve("step3").toString();
+
+    for (String input : List.of(tag, tag + "/", tag + "//")) {
+      CheckpointFiles files =
+          CheckpointFiles.discover(new LocalSourceStore(), input, Optional.empty());
+
+      assertThat(files.tag()).isEqualTo("step3");
+      assertThat(files.directory()).isEqualTo(directory.toString());
+      assertThat(paths(files.beside())).containsExactly("trainer_state.json");
+    }
+  }
+
+  @Test
+  void aTagMayBeAPath() throws IOException {
+    latest("epoch_1/step_10");
+    write(
+        "epoch_1/step_10/" + MODEL,
+        "epoch_1/step_10/" + RANK_0,
+        "epoch_1/step_10/profile/trace.json",
+        "epoch_1/step_20/" + MODEL,
+        "epoch_1/notes.txt",
+        "config.json");
+
+    CheckpointFiles files = discover();
+
+    assertThat(files.tag()).isEqualTo("epoch_1/step_10");
+    assertThat(files.models()).containsOnlyKeys(0);
+    assertThat(paths(files.others())).containsExactly("epoch_1/step_10/profile/trace.json");
+    assertThat(paths(files.beside())).containsExactly("config.json", "epoch_1/notes.txt");
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"../other", "step3/../step3", "/step3", "step3/", "."})
+  void aTagIsADirectoryBelow(String tag) throws IOException {
+    write("step3/" + MODEL);
+
+    assertThatThrownBy(() -> discover(Optional.of(tag)))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("--tag names the tag '" + tag + "', which is no directory below");
+  }
+
+  @Test
+  void theDirectoriesOfTrainerAreNamed() throws IOException {
+    for (int step : new int[] {90, 500, 1000}) {
+      write("checkpoint-" + step + "/latest", "checkpoint-" + step + "/global_step/" + MODEL);
+    }
 
     assertThatThrownBy(this::discover)
         .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("directory of a tag");
+        .hasMessageContaining("output directory of Hugging Face Trainer")
+        .hasMessageContaining("[checkpoint-90, checkpoint-500, checkpoint-1000]")
+        .hasMessageContaining("--input=" + directory.resolve("checkpoint-1000"));
+  }
+
+  @Test
+  void aFileIsNoCheckpoint() throws IOException {
+    write(MODEL);
+
+    assertThatThrownBy(
+            () ->
+                CheckpointFiles.discover(
+                    new LocalSourceStore(), directory.resolve(MODEL).toString(), Optional.empty()))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("this is a file");
+  }
+
+  @Test
+  void anEmptyLatestIsNamed() throws IOException {
+    latest("\n");
+    write("step3/" + MODEL);
+
+    assertThatThrownBy(this::discover)
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining(directory.resolve("latest").toString())
+        .hasMessageContaining("found nothing");
+  }
+
+  @Test
+  void whatRunsOfReshardLeaveIsNotCarriedOver() throws IOException {
+    latest("step3");
+    write(
+        "step3/" + MODEL,
+        ".reshard-step3.lock",
+        ".reshard-step3.publishing",
+        ".reshard-step3.unpublished/12345678/step3/model.pt");
+
+    assertThat(discover().beside()).isEmpty();
   }
 
   @Test

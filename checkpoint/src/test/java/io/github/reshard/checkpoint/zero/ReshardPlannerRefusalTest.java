@@ -92,14 +92,17 @@ class ReshardPlannerRefusalTest {
 
     assertRefused()
         .hasMessageContaining("dp_world_size 4")
-        .hasMessageContaining("ranks [2] are missing and those of ranks [] are too many");
+        .hasMessageContaining("optimizer files of ranks [2] are missing (" + RANK_2 + ")")
+        .hasMessageContaining("copy the files of all nodes into one directory");
   }
 
   @Test
   void extraRanksAreNamed() throws IOException {
     Files.copy(file(RANK_2), file("zero_pp_rank_4_mp_rank_00_optim_states.pt"));
 
-    assertRefused().hasMessageContaining("those of ranks [4] are too many");
+    assertRefused()
+        .hasMessageContaining("zero_pp_rank_4_mp_rank_00_optim_states.pt: is a file too many")
+        .hasMessageContaining("this file says it is of 4");
   }
 
   @Test

@@ -1,0 +1,112 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.github.reshard.checkpoint.RefusedException;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.stream.Stream;
+import org.apache.beam.runners.direct.DirectOptions;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/**
+ * Bits flipped, blocks zeroed and files cut at random: refused, or the output of the undamaged
+ * checkpoint. {@code scripts/damage} runs it with another seed and more often.
+ */
+class RandomDamageTest {
+  private static final long SEED = Long.getLong("reshard.damage.seed", 20261125L);
+  private static final int COUNT = Integer.getInteger("reshard.damage.count", 40);
+  private static final int WORLD_SIZE = 2;
+
+  @TempDir Path temp;
+
+  private static String damage(Path file, Random random) throws IOException {
+    byte[] bytes = Files.readAllBytes(file);
+    int at = random.nextInt(bytes.length);
+    switch (random.nextInt(3)) {
+      case 0 -> {
+        int bit = random.nextInt(8);
+        bytes[at] ^= (byte) (1 << bit);
+        Files.write(file, bytes);
+        return "bit %d of byte %d flipped".formatted(bit, at);
+      }
+      case 1 -> {
+        int length = Math.min(bytes.length - at, 1 << random.nextInt(13));
+        Arrays.fill(bytes, at, at + length, (byte) 0);
+        Files.write(file, bytes);
+        return "%d bytes zeroed from byte %d on".formatted(length, at);
+      }
+      default -> {
+        Files.write(file, Arrays.copyOf(bytes, at));
+        return "cut after %d of %d bytes".formatted(at, bytes.length);
+      }
+    }
+  }
+
+  private static void reshard(Path input, Path output) {
+    var options = Resharding.options(input, output, WORLD_SIZE);
+    options.as(DirectOptions.class).setEnforceImmutability(false);
+    options.as(DirectOptions.class).setEnforceEncodability(false);
+    Resharding.run(options);
+  }
+
+  /** All files but the manifest, which says when its source was last changed. */
+  private static SortedMap<String, String> contents(Path output) {
+    SortedMap<String, String> contents = new TreeMap<>(Scratch.contents(output));
+    contents.keySet().removeIf(name -> name.endsWith("reshard-manifest.json"));
+    return contents;
+  }
+
+  @Test
+  void isRefusedOrHarmless() throws IOException {
+    Random random = new Random(SEED);
+    List<GoldenCase> cases =
+        GoldenCase.all().stream()
+            .filter(c -> WORLD_SIZE % c.expertParallelSize() == 0)
+            .filter(c -> Files.isDirectory(c.source()))
+            .toList();
+    Map<GoldenCase, SortedMap<String, String>> undamaged =
+        new TreeMap<>(java.util.Comparator.comparing(GoldenCase::name));
+    int refused = 0;
+    int harmless = 0;
+    for (int i = 0; i < COUNT; i++) {
+      GoldenCase golden = cases.get(random.nextInt(cases.size()));
+      if (!undamaged.containsKey(golden)) {
+        Path want = temp.resolve("want-" + golden.name());
+        reshard(golden.source(), want);
+        undamaged.put(golden, contents(want));
+      }
+      Path input = Scratch.copyOf(golden.source(), temp.resolve("input-" + i));
+      List<Path> files;
+      try (Stream<Path> all = Files.walk(input)) {
+        files = all.filter(path -> path.toString().endsWith(".pt")).sorted().toList();
+      }
+      Path file = files.get(random.nextInt(files.size()));
+      String what =
+          "%s, %s: %s (seed %d, number %d)"
+              .formatted(golden, input.relativize(file), damage(file, random), SEED, i);
+      Path output = temp.resolve("output-" + i);
+      try {
+        reshard(input, output);
+        assertThat(contents(output)).as(what).isEqualTo(undamaged.get(golden));
+        harmless++;
+      } catch (RuntimeException e) {
+        assertThat(Scratch.find(e, RefusedException.class)).as(what + ": " + e).isPresent();
+        assertThat(output.resolve("latest")).as(what).doesNotExist();
+        refused++;
+      }
+    }
+    System.out.printf(
+        "random damage, seed %d: %d checkpoints, %d refused, %d with the output of the undamaged one%n",
+        SEED, COUNT, refused, harmless);
+    assertThat(refused).isPositive();
+  }
+}
