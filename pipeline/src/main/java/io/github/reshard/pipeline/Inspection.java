@@ -60,7 +60,7 @@ public record Inspection(
     try {
       CheckpointFiles files =
           CheckpointFiles.discover(
-              store, options.getInput(), Optional.ofNullable(options.getTag()));
+              store, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
       CheckpointFacts facts = CheckpointFacts.read(store, files);
       Integer target = options.getTargetWorldSize();
       try {

@@ -5,6 +5,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 import java.util.Set;
+import java.util.TreeSet;
 import java.util.stream.Stream;
 
 /** What can be asked for; the first word of a command line, {@link #RESHARD} when there is none. */
@@ -112,6 +113,22 @@ enum Command {
    */
   String help(String typed) {
     return help.replace(CommandName.IN_A_CLONE, typed);
+  }
+
+  /** The options that are this command's own. */
+  Set<String> options() {
+    Set<String> all = new TreeSet<>(optional);
+    all.addAll(required);
+    return all;
+  }
+
+  /** Whether {@code option} is one of this command's, or one that all take. */
+  boolean takes(String option) {
+    return required.contains(option)
+        || optional.contains(option)
+        || option.equals(DEBUG)
+        || option.equals("help")
+        || option.equals("runner");
   }
 
   /** The options that arguments without a name are for, in order. */

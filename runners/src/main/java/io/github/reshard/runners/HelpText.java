@@ -80,6 +80,8 @@ final class HelpText {
         scripts/reshard doctor --input=ckpt                    Is it whole? Reads all, writes none
         scripts/reshard plan --input=ckpt --targetWorldSize=2  What would be written?
         scripts/reshard cleanup --output=out                   Remove what dead runs left.
+        scripts/reshard completion bash                        Or zsh: completion for the shell
+        scripts/reshard man                                    The man page
         scripts/reshard --version                              This program, Beam and Java
         --json                 Print JSON. Default: a table, or a summary of the run.
         --html=FILE            inspect: also write a page that shows which rank holds what.

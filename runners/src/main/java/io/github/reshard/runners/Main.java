@@ -100,6 +100,14 @@ public final class Main {
       return 0;
     }
     try {
+      if (args.length > 0 && args[0].equals(Completion.WORD)) {
+        out.print(Completion.of(args));
+        return 0;
+      }
+      if (args.length == 1 && args[0].equals(Completion.MAN)) {
+        out.print(Completion.man(Manifest.toolVersion()));
+        return 0;
+      }
       CommandOptions options = options(args);
       return switch (Command.helpedIn(args)) {
         case RESHARD -> reshard(options);

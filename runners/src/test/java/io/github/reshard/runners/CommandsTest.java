@@ -193,6 +193,20 @@ class CommandsTest {
   }
 
   @Test
+  void aFileUrlIsAPath() {
+    String url = "file://" + ZERO2;
+
+    assertThat(run("inspect", "--input=" + url)).isEqualTo(0);
+    assertThat(printed()).startsWith(ZERO2 + "/global_step3\n");
+    assertThat(run("verify", url, ZERO2.toString())).isEqualTo(0);
+    assertThat(run("ensure", url, "--targetWorldSize=6")).isEqualTo(0);
+    assertThat(printed()).endsWith("\n" + ZERO2 + "\n");
+    assertThat(run("ensure", url, "--targetWorldSize=4", "--output=file://" + scratch + "/out"))
+        .isEqualTo(0);
+    assertThat(printed()).endsWith("\n" + scratch + "/out\n");
+  }
+
+  @Test
   void inspectWritesAPageThatNeedsNothingElse() throws IOException {
     Path page = scratch.resolve("page.html");
 
