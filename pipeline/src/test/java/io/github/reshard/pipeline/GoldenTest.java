@@ -26,7 +26,7 @@ class GoldenTest {
 
   @Test
   void theCorpusIsThere() {
-    assertThat(cases()).hasSize(42);
+    assertThat(cases()).hasSize(46);
     assertThat(references()).hasSize(23);
   }
 

@@ -65,11 +65,17 @@ record CopiedShards(PlanBuilder plan) {
     Set<String> alike = new HashSet<>();
     for (List<Shard> ofMpRank : shards()) {
       Map<List<Object>, Shard> seen = new HashMap<>();
+      Map<List<Object>, Boolean> telling = new HashMap<>();
       for (Shard shard : ofMpRank) {
         files++;
-        Shard other = seen.putIfAbsent(contents(shard), shard);
+        List<Object> contents = contents(shard);
+        Shard other = seen.putIfAbsent(contents, shard);
         if (other != null && other.rank() != shard.rank()) {
-          if (tells(shard, trained)) {
+          // Of many that are alike one is read.
+          if (!telling.containsKey(contents)) {
+            telling.put(contents, tells(shard, trained));
+          }
+          if (telling.get(contents)) {
             throw new RefusedException(
                 stat(shard),
                 "holds the same bytes as %s. One of them is a copy, and the shard of rank %d or %d is missing."
