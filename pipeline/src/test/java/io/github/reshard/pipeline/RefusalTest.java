@@ -10,6 +10,7 @@ import io.github.reshard.checkpoint.torch.TensorNode;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -97,6 +98,14 @@ class RefusalTest {
     SourceCopy source = copy("z2-fp32-twogroups");
     source.swap(RANK_0, RANK_1);
 
+    assertThat(refusal(source))
+        .hasMessageContaining(RANK_0)
+        .hasMessageContaining("saved as the optimizer file of rank 1")
+        .hasMessageContaining("expected the optimizer file of rank 0");
+
+    for (String rank : List.of(RANK_0, RANK_1)) {
+      Scratch.rename(source.file(rank), "archive");
+    }
     assertThat(refusal(source)).hasMessageContaining("param_slice_mappings");
   }
 

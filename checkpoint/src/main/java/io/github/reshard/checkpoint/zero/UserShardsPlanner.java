@@ -4,7 +4,6 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.layout.ShardedLayout;
-import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
@@ -49,7 +48,6 @@ final class UserShardsPlanner {
     plan.plainObjects = hints.sanitize();
     UserShardsPlanner planner = new UserShardsPlanner(plan, user, hints);
     SortedMap<Integer, Shard> shards = planner.readShards();
-    Evidence identity = ShardArchives.evidence(user, shards);
     if (hints.model().isPresent()) {
       planner.model = ModelWeights.read(plan, user.directory(), hints.model().get());
     }
@@ -58,7 +56,6 @@ final class UserShardsPlanner {
     } else {
       planner.planFlat(shards);
     }
-    plan.evidence.add(identity);
     plan.evidence.add(new CopiedShards(plan).refuse(false));
     plan.evidence.addAll(plan.steps.evidence());
     planner.carryFilesBeside();
@@ -108,6 +105,7 @@ final class UserShardsPlanner {
   private void planFlat(SortedMap<Integer, Shard> byRank) throws IOException {
     int ranks = ShardGroups.worldSize(user, ShardGroups.byRank(byRank));
     plan.setSourceWorldSize(user.shards().get(0), ranks);
+    plan.evidence.add(ShardArchives.evidence(user, byRank));
     List<Shard> shards = List.copyOf(byRank.values());
     ParamGroups groups = withShapes(ShardGroups.of(shards));
     FlatPlanner.Models models = flat.addModels(0, groups, ranks);
@@ -144,6 +142,7 @@ final class UserShardsPlanner {
     int ranks = count.asInt();
     ShardGroups.requireRanks(user, ranks, "partition_count");
     plan.setSourceWorldSize(user.shards().get(0), ranks);
+    plan.evidence.add(ShardArchives.evidence(user, byRank));
     if (model == null) {
       throw new RefusedException(
           user.directory() + "/" + user.pattern(),

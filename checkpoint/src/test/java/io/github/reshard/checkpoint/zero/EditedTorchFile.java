@@ -25,6 +25,7 @@ final class EditedTorchFile {
   private final Path path;
   private final TorchFile file;
   private final PyObject root;
+  private String archiveName;
   private final Map<String, ByteBuffer> storages = new LinkedHashMap<>();
 
   EditedTorchFile(Path path) throws IOException {
@@ -32,6 +33,7 @@ final class EditedTorchFile {
     try (RangedFile open = Corpus.open(path)) {
       file = TorchFile.read(open);
       root = file.parse().root();
+      archiveName = file.archiveName();
       for (TorchFile.Entry entry : file.entries()) {
         if (entry.name().startsWith("data/")) {
           ByteBuffer bytes =
@@ -58,6 +60,11 @@ final class EditedTorchFile {
     storages.put(key, bytes);
   }
 
+  /** Calls the archive as if the file had been saved as {@code name}. */
+  void setArchiveName(String name) {
+    archiveName = name;
+  }
+
   void write() throws IOException {
     List<StorageSize> sizes = new ArrayList<>();
     Map<String, Integer> crcs = new HashMap<>();
@@ -71,7 +78,7 @@ final class EditedTorchFile {
     TorchFileLayout layout =
         TorchFileLayout.plan(
             file.style(),
-            file.archiveName(),
+            archiveName,
             PickleWriter.write(root, file.parse().protocol()),
             sizes,
             file.serializationId().orElseThrow());

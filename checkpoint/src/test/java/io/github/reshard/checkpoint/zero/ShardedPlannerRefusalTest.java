@@ -321,6 +321,9 @@ class ShardedPlannerRefusalTest {
     copy("moe-z2-ep2");
     Path expert = directory.resolve(TAG).resolve("expp_rank_0_mp_rank_00_optim_states.pt");
     Files.copy(directory.resolve(TAG).resolve("mp_rank_00_model_states.pt"), expert);
+    EditedTorchFile saved = new EditedTorchFile(expert);
+    saved.setArchiveName("expp_rank_0_mp_rank_00_optim_states");
+    saved.write();
 
     assertRefused(2).hasMessageContaining("expp_rank_0").hasMessageContaining("without ZeRO");
 
