@@ -168,7 +168,7 @@ final class OneStep {
               step == null ? "" : "their step " + text(step),
               optimizers.size(),
               uncounted,
-              uncounted.isEmpty() ? "" : "the optimizer does not count its steps"));
+              uncounted.isEmpty() ? "" : "the optimizer counts no steps in them"));
     }
     if (sharded && models > 0 && step != null && step != trainedSteps()) {
       plan.notes.add(
