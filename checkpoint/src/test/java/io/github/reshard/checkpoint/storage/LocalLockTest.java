@@ -11,7 +11,6 @@ import java.nio.file.Path;
 import java.nio.file.attribute.FileTime;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.concurrent.Callable;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -46,34 +45,38 @@ class LocalLockTest {
     }
   }
 
+  /** How many of runs that begin at once get it. */
+  private long winnersOf(int runs) throws Exception {
+    CountDownLatch start = new CountDownLatch(1);
+    ExecutorService threads = Executors.newFixedThreadPool(runs);
+    List<Future<Boolean>> tried = new ArrayList<>();
+    for (int i = 0; i < runs; i++) {
+      String run = "run%05d".formatted(i);
+      tried.add(
+          threads.submit(
+              () -> {
+                start.await();
+                try {
+                  lock.acquire("OUT", run);
+                  return true;
+                } catch (OutputHeldException e) {
+                  return false;
+                }
+              }));
+    }
+    start.countDown();
+    long winners = 0;
+    for (Future<Boolean> one : tried) {
+      winners += one.get() ? 1 : 0;
+    }
+    threads.shutdown();
+    return winners;
+  }
+
   @Test
   void ofManyAtOnceOneHasIt() throws Exception {
-    int runs = 16;
     for (int round = 0; round < 20; round++) {
-      CountDownLatch start = new CountDownLatch(1);
-      ExecutorService threads = Executors.newFixedThreadPool(runs);
-      List<Future<Boolean>> tried = new ArrayList<>();
-      for (int i = 0; i < runs; i++) {
-        String run = "run%05d".formatted(i);
-        Callable<Boolean> attempt =
-            () -> {
-              start.await();
-              try {
-                lock.acquire("OUT", run);
-                return true;
-              } catch (OutputHeldException e) {
-                return false;
-              }
-            };
-        tried.add(threads.submit(attempt));
-      }
-      start.countDown();
-      int have = 0;
-      for (Future<Boolean> one : tried) {
-        have += one.get() ? 1 : 0;
-      }
-      threads.shutdown();
-      assertThat(have).isEqualTo(1);
+      assertThat(winnersOf(16)).isEqualTo(1);
       assertOnlyTheLockIsThere();
       Files.delete(file);
     }
@@ -81,33 +84,9 @@ class LocalLockTest {
 
   @Test
   void ofManyThatFindADeadHolderOneTakesItOver() throws Exception {
-    int runs = 16;
     for (int round = 0; round < 20; round++) {
       hold(ELSEWHERE, LockHolder.DEAD_AFTER_MILLIS + 60_000);
-      CountDownLatch start = new CountDownLatch(1);
-      ExecutorService threads = Executors.newFixedThreadPool(runs);
-      List<Future<Boolean>> tried = new ArrayList<>();
-      for (int i = 0; i < runs; i++) {
-        String run = "run%05d".formatted(i);
-        tried.add(
-            threads.submit(
-                () -> {
-                  start.await();
-                  try {
-                    lock.acquire("OUT", run);
-                    return true;
-                  } catch (OutputHeldException e) {
-                    return false;
-                  }
-                }));
-      }
-      start.countDown();
-      int have = 0;
-      for (Future<Boolean> one : tried) {
-        have += one.get() ? 1 : 0;
-      }
-      threads.shutdown();
-      assertThat(have).isEqualTo(1);
+      assertThat(winnersOf(16)).isEqualTo(1);
       assertOnlyTheLockIsThere();
       Files.delete(file);
     }
