@@ -131,7 +131,7 @@ class ArchiveNamesTest {
 
   @Test
   void foreignNamesInAnotherOrderAreRefused() {
-    assertRefused("'mine_0'", optimizer(0, 0), "mine_1", optimizer(1, 0), "mine_0");
+    assertRefused("'mine_1'", optimizer(0, 0), "mine_1", optimizer(1, 0), "mine_0");
   }
 
   @Test
