@@ -106,6 +106,59 @@ class ReshardPlannerRefusalTest {
   }
 
   @Test
+  void theFilesOfOneNodeAreNotTakenForAll() throws IOException {
+    for (int rank : new int[] {2, 3}) {
+      Files.delete(file("zero_pp_rank_" + rank + "_mp_rank_00_optim_states.pt"));
+    }
+
+    assertRefused()
+        .hasMessageContaining("optimizer files of ranks [2, 3] are missing")
+        .hasMessageContaining(RANK_2 + ", zero_pp_rank_3_mp_rank_00_optim_states.pt")
+        .hasMessageContaining("If nodes wrote to disks of their own");
+  }
+
+  @Test
+  void withoutZeroThereIsNothingToReshard() throws IOException {
+    for (int rank = 0; rank < 4; rank++) {
+      Files.delete(file("zero_pp_rank_" + rank + "_mp_rank_00_optim_states.pt"));
+    }
+    assertRefused().hasMessageContaining("has model files and no optimizer files");
+
+    edit(MODEL, root -> root.entries().replace("optimizer", new PyDict()));
+
+    assertRefused()
+        .hasMessageContaining(MODEL)
+        .hasMessageContaining("ZeRO was off (stage 0)")
+        .hasMessageContaining("DeepSpeed loads this checkpoint at any number");
+  }
+
+  @Test
+  void whatOnlyAConfigurationTellsIsRefusedAtEveryStage() throws IOException {
+    edit(
+        MODEL,
+        root ->
+            root.get("ds_config")
+                .get("zero_optimization")
+                .entries()
+                .add(new PyStr("zenflow"), new PyDict()));
+
+    assertRefused()
+        .hasMessageContaining("ds_config.zero_optimization.zenflow")
+        .hasMessageContaining("checkpoints of ZenFlow are not supported");
+  }
+
+  @Test
+  void aGitLfsPointerIsNamed() throws IOException {
+    Files.writeString(
+        file(RANK_2),
+        "version https://git-lfs.github.com/spec/v1\noid sha256:"
+            + "0".repeat(64)
+            + "\nsize 12345\n");
+
+    assertRefused().hasMessageContaining(RANK_2).hasMessageContaining("git lfs pull");
+  }
+
+  @Test
   void aModelFileWithoutItsShardsIsRefused() throws IOException {
     Files.copy(file(MODEL), file("mp_rank_01_model_states.pt"));
 
