@@ -112,8 +112,15 @@ final class BucketLock {
   /** Gives the output free, if it is {@code run}'s. */
   void release(String run) throws IOException {
     Optional<Found> mine = ofRun(run);
-    if (mine.isPresent()) {
+    if (mine.isEmpty()) {
+      return;
+    }
+    try {
       store.delete(List.of(mine.get()));
+    } catch (IOException | OutputException e) {
+      // Whoever may write and not remove leaves a lock that names nobody.
+      store.replace(mine.get(), new byte[0]);
+      throw e;
     }
   }
 }
