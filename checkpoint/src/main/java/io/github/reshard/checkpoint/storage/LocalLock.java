@@ -191,6 +191,14 @@ final class LocalLock {
     }
   }
 
+  /** Whether a run that is not {@code run} has taken the output. */
+  boolean isAnothers(String run) throws IOException {
+    return content()
+        .flatMap(LockHolder::parse)
+        .filter(holder -> !holder.run().equals(run))
+        .isPresent();
+  }
+
   /** Who holds it and lives; empty if nobody does. */
   Optional<LockHolder> livingHolder() throws IOException {
     Optional<LockHolder> holder = content().flatMap(LockHolder::parse);

@@ -256,6 +256,11 @@ abstract class LocalStagingStore implements TargetStore {
 
   @Override
   public void abandon() throws IOException {
+    if (lock().isAnothers(run)) {
+      discard(staging());
+      Files.deleteIfExists(keptFile());
+      return;
+    }
     if (!Files.exists(marker())) {
       discardUnpublished();
     }
@@ -275,14 +280,18 @@ abstract class LocalStagingStore implements TargetStore {
       runs = children.sorted().toList();
     }
     for (Path left : runs) {
-      Path discarded = left;
-      if (!left.toString().endsWith(DISCARDED)) {
-        discarded = left.resolveSibling(left.getFileName() + DISCARDED);
-        Files.move(left, discarded, StandardCopyOption.ATOMIC_MOVE);
-      }
-      deleteTree(discarded);
+      discard(left);
     }
     Files.delete(unpublished());
+  }
+
+  private static void discard(Path left) throws IOException {
+    Path discarded = left;
+    if (Files.exists(left) && !left.toString().endsWith(DISCARDED)) {
+      discarded = left.resolveSibling(left.getFileName() + DISCARDED);
+      Files.move(left, discarded, StandardCopyOption.ATOMIC_MOVE);
+    }
+    deleteTree(discarded);
   }
 
   /**

@@ -70,6 +70,22 @@ class LocalStoresTest {
   }
 
   @Test
+  void whoLostTheOutputLeavesTheFilesOfTheOther() throws IOException {
+    LocalTargetStore slow = store(false);
+    slow.begin();
+    writeAll(slow);
+    dies();
+    LocalTargetStore other = store(false);
+    other.begin();
+    writeAll(other);
+
+    slow.abandon();
+
+    publish(other);
+    assertPublished();
+  }
+
+  @Test
   void nothingIsRemovedFromUnderARun() throws IOException {
     LocalTargetStore store = store(false);
     store.begin();
