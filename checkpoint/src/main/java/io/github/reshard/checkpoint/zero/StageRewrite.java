@@ -430,6 +430,7 @@ final class StageRewrite {
     Map<String, Integer> trained = indices(target.parameters());
     Map<String, Integer> untrained = indices(frozen.parameters());
     Map<String, String> tied = ModuleParameters.tied(model);
+    Set<String> buffers = model.bufferNames();
     model
         .module()
         .forEach(
@@ -440,6 +441,13 @@ final class StageRewrite {
               } else if (untrained.containsKey(own)) {
                 placeFrozen(
                     weight, frozen.parameters().get(untrained.get(own)), untrained.get(own), moved);
+              } else if (weight.numel() == 0 && !buffers.contains(name)) {
+                throw model
+                    .root()
+                    .get("module")
+                    .refused(
+                        "%s has 0 elements and is neither parameter nor buffer: ZeRO-3 emptied what it stands for, and the file does not tell what that is. Leave --targetStage out."
+                            .formatted(name));
               }
             });
     setShapes(

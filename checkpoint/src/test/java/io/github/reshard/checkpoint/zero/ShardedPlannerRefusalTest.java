@@ -95,6 +95,32 @@ class ShardedPlannerRefusalTest {
   }
 
   @Test
+  void whatZero3EmptiedUnderAnotherNameIsNotTakenToAnotherStage() throws IOException {
+    copy("z3-freeze-tie");
+    for (int rank = 0; rank < 2; rank++) {
+      edit(
+          MODEL,
+          rank,
+          root -> {
+            PickledValue module = root.get("module");
+            PickledValue placeholder =
+                module.children().stream()
+                    .map(PickledValue.Entry::value)
+                    .filter(value -> value.tensor().numel() == 0)
+                    .findFirst()
+                    .orElseThrow();
+            module.entries().add(new PyStr("alias"), GraphCopy.of(placeholder.node()));
+          });
+    }
+
+    assertThat(plan(3).targets()).isNotEmpty();
+    assertThatThrownBy(() -> plan(3, 2))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("alias has 0 elements and is neither parameter nor buffer")
+        .hasMessageContaining("Leave --targetStage out");
+  }
+
+  @Test
   void aMissingModelFileIsNamed() throws IOException {
     copy("z3-freeze-tie");
     Files.delete(directory.resolve(TAG).resolve(MODEL.formatted(1)));
