@@ -78,11 +78,7 @@ final class ParameterAlignments {
         }
       }
       if (ofGroup.isEmpty()) {
-        throw states
-            .stateDict()
-            .get(KEY)
-            .items()
-            .get(g)
+        throw paddingsOf(states, g)
             .refused(
                 "expected the padding that lets each parameter begin at a multiple of 16 bytes, such as %s for 2 bytes an element, or none; found %s. The files do not belong together."
                     .formatted(paddings(groups, g, 8, shards.size()), recorded.get().get(g)));
@@ -99,11 +95,7 @@ final class ParameterAlignments {
       for (int other : left) {
         if (!paddings(groups, g, other, targetWorldSize)
             .equals(paddings(groups, g, left.get(0), targetWorldSize))) {
-          throw states
-              .stateDict()
-              .get(KEY)
-              .items()
-              .get(g)
+          throw paddingsOf(states, g)
               .refused(
                   "at %d ranks round_robin_gradients puts the parameters in another order, and neither the files nor a configuration tell whether parameter_alignment is on and for which type. Save the checkpoint from a run whose config is given as a dict, or keep the number of ranks."
                       .formatted(targetWorldSize));
@@ -112,6 +104,10 @@ final class ParameterAlignments {
       chosen.add(left.get(0));
     }
     return groups.withPaddings(new Paddings(groups.paddings().wholeOnLastRank(), chosen));
+  }
+
+  private static PickledValue paddingsOf(OptimizerStates states, int group) {
+    return states.stateDict().get(KEY).items().get(group);
   }
 
   private static List<Integer> left(
