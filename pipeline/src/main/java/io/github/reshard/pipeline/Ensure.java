@@ -103,7 +103,8 @@ public final class Ensure {
     ReshardPipeline.requireDistinct(options.getInput(), options.getOutput());
     make(source, user, begin);
     if (report.isPresent() && options.getKeep() != null) {
-      notes.addAll(KeptCheckpoints.removeOlder(output, !input.name().isEmpty(), options.getKeep()));
+      notes.addAll(
+          KeptCheckpoints.removeOlder(output, !input.name().isEmpty(), options.getKeep(), options));
     }
     return options.getOutput();
   }

@@ -13,14 +13,18 @@ import java.util.Collections;
 import java.util.Comparator;
 import java.util.List;
 import java.util.stream.Stream;
+import org.apache.beam.sdk.options.PipelineOptions;
 
-/** Removes older checkpoints of an output, and only what this program made. */
+/** Removes older checkpoints of an output, and only what is as this program made it. */
 final class KeptCheckpoints {
   private static final Path LATEST = Path.of("latest");
 
   private KeptCheckpoints() {}
 
-  private record Made(Path directory, FileTime when) {}
+  /**
+   * @param output what {@code save_checkpoint} would have been given
+   */
+  private record Made(Path directory, Path output, String tag, FileTime when) {}
 
   /**
    * Keeps the newest {@code keep} and what {@code latest} names.
@@ -29,7 +33,8 @@ final class KeptCheckpoints {
    *     Trainer does, and not a tag
    * @return what was removed and what could not be, a sentence each
    */
-  static List<String> removeOlder(String output, boolean each, int keep) throws IOException {
+  static List<String> removeOlder(String output, boolean each, int keep, PipelineOptions options)
+      throws IOException {
     if (!Stores.isLocal(output)) {
       return List.of("--keep is for local directories: nothing was removed");
     }
@@ -38,11 +43,13 @@ final class KeptCheckpoints {
     try (Stream<Path> children = Files.list(root)) {
       for (Path child : children.toList()) {
         Path tag = each ? child.resolve(latest(child)) : child;
+        Path of = each ? child : root;
         Path manifest = tag.resolve(CheckpointFiles.MANIFEST);
         if (!Leftovers.isOne(child.getFileName().toString())
             && !tag.normalize().equals(root.normalize())
             && Files.isRegularFile(manifest)) {
-          made.add(new Made(child, Files.getLastModifiedTime(manifest)));
+          String name = of.relativize(tag).toString();
+          made.add(new Made(child, of, name, Files.getLastModifiedTime(manifest)));
         }
       }
     }
@@ -55,7 +62,11 @@ final class KeptCheckpoints {
       if (!each && name.equals(latest(root))) {
         continue;
       }
-      notes.add(removed(root, name));
+      boolean untouched = new ReshardedOutput(old.output().toString(), options).isMade(old.tag());
+      notes.add(
+          untouched
+              ? removed(root, name)
+              : "kept the older %s: it is not as this program made it".formatted(old.directory()));
     }
     return notes;
   }

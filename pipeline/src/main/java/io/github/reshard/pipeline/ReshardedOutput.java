@@ -82,13 +82,14 @@ final class ReshardedOutput {
     boolean same =
         manifest.path("output").path("dataParallelRanks").asInt() == plan.targetWorldSize()
             && manifest.path("config").path("trustMasters").asBoolean() == trustMasters
+            && files(manifest).equals(files(plan))
             && sources(manifest).equals(sources(plan));
     boolean named = tag.isEmpty() || latest.equals(Optional.of(tag));
     return same && named ? State.CURRENT : State.OUTDATED;
   }
 
   /** Whether this program made the tag, and all of it is there and as it was written. */
-  private boolean isMade(String tag) throws IOException {
+  boolean isMade(String tag) throws IOException {
     SourceStore.Listing inTag = list(directory(tag));
     Optional<JsonNode> manifest = manifest(inTag);
     if (manifest.isEmpty()) {
@@ -166,6 +167,21 @@ final class ReshardedOutput {
     } catch (DateTimeException e) {
       return Optional.empty();
     }
+  }
+
+  /** Bytes by path: another stage has other files. */
+  private static Map<String, Long> files(JsonNode manifest) {
+    Map<String, Long> files = new TreeMap<>();
+    for (JsonNode file : manifest.path("output").path("files")) {
+      files.put(file.path("path").asText(), file.path("bytes").asLong());
+    }
+    return files;
+  }
+
+  private static Map<String, Long> files(ReshardPlan plan) {
+    Map<String, Long> files = new TreeMap<>();
+    plan.targets().forEach(file -> files.put(file.path(), file.bytes()));
+    return files;
   }
 
   /** Bytes and version by path, of whatever directory the files lie in. */

@@ -172,6 +172,43 @@ class EnsureTest {
   }
 
   @Test
+  void keepLeavesWhatTrainingSavedOverIt() throws IOException {
+    ensure(checkpoint, "--targetWorldSize=4");
+    saveNext("global_step4");
+    ensure(checkpoint, "--targetWorldSize=4");
+    Path manifest = made().resolve(TAG + "/reshard-manifest.json");
+    Files.setLastModifiedTime(
+        made().resolve(MODEL),
+        FileTime.from(Files.getLastModifiedTime(manifest).toInstant().plus(Duration.ofHours(1))));
+    saveNext("global_step5");
+
+    Said said = ensure(checkpoint, "--targetWorldSize=4", "--keep=1");
+
+    assertThat(said.code()).isEqualTo(0);
+    assertThat(said.err())
+        .contains("kept the older " + made().resolve(TAG), "removed the older " + made());
+    assertThat(made().resolve(MODEL)).exists();
+    assertThat(made().resolve("global_step4")).doesNotExist();
+  }
+
+  @Test
+  void anotherStageInTheSameOutputTakesItsPlace() throws IOException {
+    Path output = scratch.resolve("out");
+    int code =
+        new Main(System.out, System.err, Map.of(), "")
+            .run(
+                "--input=" + checkpoint,
+                "--targetWorldSize=4",
+                "--targetStage=3",
+                "--output=" + output);
+
+    assertThat(code).isEqualTo(0);
+    assertThat(ensure(checkpoint, "--targetWorldSize=4", "--output=" + output).code()).isEqualTo(0);
+    assertThat(output.resolve(MODEL)).exists();
+    assertThat(output.resolve(TAG + "/zero_pp_rank_0_mp_rank_00_model_states.pt")).doesNotExist();
+  }
+
+  @Test
   void whatTrainingSavedInTheOutputIsNeverReplaced() throws IOException {
     ensure(checkpoint, "--targetWorldSize=4");
     copy(made().resolve(TAG), made().resolve("global_step9"));
