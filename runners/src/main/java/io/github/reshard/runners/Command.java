@@ -1,92 +1,59 @@
 package io.github.reshard.runners;
 
-import io.github.reshard.pipeline.CommandName;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
-import java.util.Set;
-import java.util.TreeSet;
 import java.util.stream.Stream;
 
 /** What can be asked for; the first word of a command line, {@link #RESHARD} when there is none. */
-@SuppressWarnings("ImmutableEnumChecker") // made by List.of and Set.of
 enum Command {
   RESHARD(
-      HelpText.TEXT,
-      List.of("input", "output", "targetWorldSize"),
-      Set.of(
-          "gpus",
-          "json",
-          "tag",
-          "targetStage",
-          "shards",
-          "model",
-          "dsConfig",
-          "paramGroups",
-          "sanitize",
-          "overwrite",
-          "trustMasters",
-          "partBytes")),
+      "Reshard takes a DeepSpeed ZeRO checkpoint from the N ranks that saved it to the M ranks that will go on with it. Stock load_checkpoint then works on M ranks, with no flag and no code change.",
+      "What is written, and where?",
+      "--input=ckpt --output=ckpt-on-2 --targetWorldSize=2",
+      "--input=ckpt --output=ckpt-on-16 --targetWorldSize=16 --tag=global_step500",
+      "--input=ckpt --output=out --targetWorldSize=4 --runner=FlinkRunner"),
   INSPECT(
-      HelpText.INSPECT, List.of("input"), Set.of("tag", "targetWorldSize", "gpus", "json", "html")),
+      "Says what a checkpoint is. Reads metadata only: a terabyte takes a second.",
+      "What is this checkpoint?",
+      "--input=ckpt",
+      "--input=ckpt --json",
+      "--input=ckpt --targetWorldSize=16 --html=ckpt.html"),
   DOCTOR(
-      HelpText.DOCTOR,
-      List.of("input"),
-      Set.of(
-          "tag",
-          "shards",
-          "model",
-          "dsConfig",
-          "paramGroups",
-          "trustMasters",
-          "partBytes",
-          "json")),
+      "Says whether a checkpoint is whole: reads every byte of it as the main job does, for the ranks that saved it, with the same proofs, and writes nothing. For right after a save. Exits with 0, or with 3 and what is wrong.",
+      "Is it whole? Reads all, writes none",
+      "--input=ckpt",
+      "--input=ckpt --tag=global_step500 --json"),
   ENSURE(
-      HelpText.ENSURE,
-      List.of("input", "targetWorldSize"),
-      Set.of(
-          "gpus",
-          "output",
-          "keep",
-          "tag",
-          "shards",
-          "model",
-          "dsConfig",
-          "paramGroups",
-          "trustMasters",
-          "partBytes")),
+      "Prints the directory to load from at some size, and nothing else, on stdout: --input itself if it is for that size already, else one beside it, made now if it is not there or if --input has gone on since. Every rank of every node may run this at once on a file system that they share: one works, the others wait, and all print the same.",
+      "Make it if needed, print where",
+      "--input=ckpt --targetWorldSize=8 --keep=2",
+      "--input=ckpt --gpus=$WORLD_SIZE"),
   VERIFY(
-      HelpText.VERIFY, List.of("input", "output"), Set.of("tag", "outputTag", "partBytes", "json")),
+      "Says whether two checkpoints hold the same training state, whatever the number of ranks: every state of every parameter, element by element, and what all ranks share, such as steps and hyper-parameters. Says where the first difference is. Exits with 0 if they are equal and with 5 if they differ.",
+      "Do two hold the same state?",
+      "--input=ckpt --output=ckpt-on-2",
+      "--input=ckpt --tag=step100 --output=ckpt --outputTag=step200"),
   PLAN(
-      HelpText.PLAN,
-      List.of("input", "targetWorldSize"),
-      Set.of(
-          "output",
-          "gpus",
-          "tag",
-          "targetStage",
-          "shards",
-          "model",
-          "dsConfig",
-          "paramGroups",
-          "sanitize",
-          "overwrite",
-          "trustMasters",
-          "partBytes")),
-  CLEANUP(HelpText.CLEANUP, List.of("output"), Set.of());
+      "Says what a reshard would write: files, bytes, parts and memory. Takes the options of the main job. Checks all metadata, as the job does, and touches nothing.",
+      "What would be written?",
+      "--input=ckpt --output=ckpt-on-2 --targetWorldSize=2"),
+  CLEANUP(
+      "Removes what runs that died, or could not clean up, left in an output: .reshard-TAG.unpublished with the parts of files, and what else begins with .reshard-TAG. Published tags and `latest` are never touched. No run may be writing to the output meanwhile. If a run died in the middle of publishing, nothing is removed: run the same reshard again, which repairs that.",
+      "Remove what dead runs left",
+      "--output=gs://bucket/ckpt-on-2");
 
-  private static final String DEBUG = "debug";
-  private static final String RANKS = "targetWorldSize";
-  private static final String GPUS = "gpus";
+  private final String text;
+  private final String question;
+  private final List<String> examples;
 
-  private final String help;
-  private final List<String> required;
-  private final Set<String> optional;
-
-  Command(String help, List<String> required, Set<String> optional) {
-    this.help = help;
-    this.required = required;
-    this.optional = optional;
+  /**
+   * @param examples the simplest first
+   */
+  Command(String text, String question, String... examples) {
+    this.text = text;
+    this.question = question;
+    this.examples = List.of(examples);
   }
 
   /** As the user types it. */
@@ -108,54 +75,51 @@ enum Command {
     return args.length > 0 && words().contains(args[0]) ? of(args[0]) : RESHARD;
   }
 
-  /**
-   * @param typed what the user types to start this program
-   */
-  String help(String typed) {
-    return help.replace(CommandName.IN_A_CLONE, typed);
+  /** What it does. */
+  String text() {
+    return text;
   }
 
-  /** The options that are this command's own. */
-  Set<String> options() {
-    Set<String> all = new TreeSet<>(optional);
-    all.addAll(required);
-    return all;
+  /** What it answers, in a few words. */
+  String question() {
+    return question;
   }
 
-  /** Whether {@code option} is one of this command's, or one that all take. */
-  boolean takes(String option) {
-    return required.contains(option)
-        || optional.contains(option)
-        || option.equals(DEBUG)
-        || option.equals("help")
-        || option.equals("runner");
+  /** What may follow the command, the simplest first. */
+  List<String> examples() {
+    return examples;
+  }
+
+  /** What comes before the options. */
+  String typed() {
+    return this == RESHARD ? "" : word() + " ";
   }
 
   /** The options that arguments without a name are for, in order. */
   List<String> positions() {
     return Stream.of("input", "output")
-        .filter(option -> required.contains(option) || optional.contains(option))
+        .filter(name -> Options.named(name).orElseThrow().isTakenBy(this))
         .toList();
   }
 
   /**
    * @throws UsageException if an option of this program is missing, or is another command's
    */
-  void require(CommandLine line, KnownOptions known) {
-    if (line.has(RANKS) && line.has(GPUS)) {
+  void require(CommandLine line) {
+    if (line.has(Options.RANKS) && line.has(Options.GPUS)) {
       throw new UsageException("--targetWorldSize and --gpus say the same; give one of them");
     }
-    for (String option : required) {
-      if (!line.has(option) && !(option.equals(RANKS) && line.has(GPUS))) {
-        String command = this == RESHARD ? "" : word() + " ";
+    for (Option option : Options.all()) {
+      String name = option.name();
+      boolean given = line.has(name) || (name.equals(Options.RANKS) && line.has(Options.GPUS));
+      if (option.isRequiredBy(this) && !given) {
         throw new UsageException(
-            "--" + option + " is missing; " + command + "--help shows an example");
+            "--" + name + " is missing; " + typed() + "--help shows an example");
       }
     }
-    for (String option : line.options().keySet()) {
-      boolean mine = required.contains(option) || optional.contains(option) || option.equals(DEBUG);
-      if (known.own().containsKey(option) && !mine) {
-        throw new UsageException("--" + option + " is not an option of " + word());
+    for (String name : line.options().keySet()) {
+      if (Options.named(name).filter(option -> !option.isTakenBy(this)).isPresent()) {
+        throw new UsageException("--" + name + " is not an option of " + word());
       }
     }
   }

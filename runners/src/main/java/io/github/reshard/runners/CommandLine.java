@@ -9,8 +9,6 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
 
 /**
  * A command line, understood but not yet acted on.
@@ -22,8 +20,6 @@ import java.util.regex.Pattern;
 record CommandLine(String command, Map<String, List<String>> options) {
   /** The commands that there are. */
   static final List<String> COMMANDS = Command.words();
-
-  private static final Pattern SIZE = Pattern.compile("(\\d+)([KMGT]i?B?)?");
 
   /** Whether the user asks for help and nothing else matters; needs no Beam. */
   static boolean asksForHelp(String... args) {
@@ -85,15 +81,16 @@ record CommandLine(String command, Map<String, List<String>> options) {
       if (equals >= 0) {
         value = arg.substring(equals + 1);
       } else if (known.isFlag(name)) {
-        boolean given = next < args.length && isTruth(args[next]);
+        boolean given = next < args.length && Option.isTruth(args[next]);
         value = given ? args[next++] : "true";
       } else if (next < args.length && !args[next].startsWith("--")) {
         value = args[next++];
       } else {
         throw new UsageException("--" + name + " needs a value: --" + name + "=...");
       }
-      if (known.own().containsKey(name)) {
-        value = checked(name, value, known.own().get(name));
+      Optional<Option> own = Options.named(name);
+      if (own.isPresent()) {
+        value = own.get().checked(value);
         if (options.containsKey(name)) {
           throw new UsageException("--" + name + " is given twice");
         }
@@ -119,48 +116,6 @@ record CommandLine(String command, Map<String, List<String>> options) {
               + near.map(word -> "; did you mean " + word + "?")
                   .orElse("; --help lists what there is"));
     }
-  }
-
-  private static boolean isTruth(String value) {
-    return value.equals("true") || value.equals("false");
-  }
-
-  private static String checked(String name, String value, Class<?> type) {
-    if (value.isBlank()) {
-      throw new UsageException("--" + name + " needs a value: --" + name + "=...");
-    }
-    if (type == boolean.class && !isTruth(value)) {
-      throw new UsageException("--" + name + " is either true or false, not '" + value + "'");
-    }
-    if (type == Integer.class || type == int.class) {
-      try {
-        return Integer.toString(Integer.parseInt(value));
-      } catch (NumberFormatException e) {
-        throw new UsageException("--" + name + " is a whole number, not '" + value + "'", e);
-      }
-    }
-    if (type == Long.class || type == long.class) {
-      return Long.toString(bytes(name, value));
-    }
-    return value;
-  }
-
-  /**
-   * {@code 67108864}, {@code 64MiB}, {@code 64M} and the like; K, M, G and T are powers of 1024.
-   */
-  private static long bytes(String name, String value) {
-    Matcher matcher = SIZE.matcher(value);
-    if (matcher.matches()) {
-      String unit = Optional.ofNullable(matcher.group(2)).orElse("");
-      int shift = unit.isEmpty() ? 0 : 10 * (1 + "KMGT".indexOf(unit.charAt(0)));
-      try {
-        return Math.multiplyExact(Long.parseLong(matcher.group(1)), 1L << shift);
-      } catch (ArithmeticException | NumberFormatException e) {
-        throw new UsageException("--" + name + "=" + value + " is more than a file can hold", e);
-      }
-    }
-    throw new UsageException(
-        "--" + name + " is a number of bytes such as 67108864 or 64MiB, not '" + value + "'");
   }
 
   boolean has(String name) {

@@ -1,21 +1,25 @@
 package io.github.reshard.runners;
 
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
-/** What {@code completion} and {@code man} print. */
+/** What {@code completion} prints. */
 final class Completion {
   static final String WORD = "completion";
   static final String MAN = "man";
 
   /** Values that are few. */
-  private static final SortedMap<String, String> WORDS =
-      new TreeMap<>(Map.of("RUNNER", "DirectRunner FlinkRunner DataflowRunner", "STAGE", "1 2 3"));
+  private static final SortedMap<Option.Kind, String> WORDS =
+      new TreeMap<>(
+          Map.of(
+              Option.Kind.RUNNER,
+              "DirectRunner FlinkRunner DataflowRunner",
+              Option.Kind.STAGE,
+              "1 2 3"));
 
   private Completion() {}
 
@@ -53,10 +57,10 @@ final class Completion {
               fi
               case $option in
             """);
-    bashValues("DIR", "compgen -d -- \"$cur\"", script);
-    bashValues("FILE", "compgen -f -- \"$cur\"", script);
+    bashValues(Option.Kind.DIRECTORY, "compgen -d -- \"$cur\"", script);
+    bashValues(Option.Kind.FILE, "compgen -f -- \"$cur\"", script);
     WORDS.forEach(
-        (value, words) -> bashValues(value, "compgen -W '" + words + "' -- \"$cur\"", script));
+        (kind, words) -> bashValues(kind, "compgen -W '" + words + "' -- \"$cur\"", script));
     script.append("    completion) words='bash zsh' ;;\n  esac\n");
     script.append("  if [ -z \"$words\" ]; then\n    case ${COMP_WORDS[1]} in\n");
     for (Command command : Command.values()) {
@@ -87,18 +91,14 @@ final class Completion {
   }
 
   private static String typed(Command command) {
-    return HelpOptions.of(command).stream()
-        .map(HelpOptions.Option::typed)
-        .collect(Collectors.joining(" "));
+    return Options.of(command).stream().map(Option::typed).collect(Collectors.joining(" "));
   }
 
-  private static void bashValues(String value, String found, StringBuilder script) {
+  private static void bashValues(Option.Kind kind, String found, StringBuilder script) {
     String names =
-        Stream.of(Command.values())
-            .flatMap(command -> HelpOptions.of(command).stream())
-            .filter(option -> option.value().equals(value))
+        Options.all().stream()
+            .filter(option -> option.kind() == kind)
             .map(option -> "--" + option.name())
-            .distinct()
             .sorted()
             .collect(Collectors.joining(" | "));
     script.append("    ").append(names).append(")\n");
@@ -110,7 +110,7 @@ final class Completion {
     StringBuilder script = new StringBuilder("#compdef reshard\n_reshard() {\n");
     script.append("  local -a commands\n  commands=(\n");
     for (Command command : Command.values()) {
-      script.append("    ").append(quoted(command.word() + ":" + HelpOptions.summary(command)));
+      script.append("    ").append(quoted(command.word() + ":" + firstSentence(command.text())));
       script.append('\n');
     }
     script.append("  )\n  if (( CURRENT == 2 )); then _describe command commands; fi\n");
@@ -129,18 +129,17 @@ final class Completion {
   }
 
   private static void zshOptions(Command command, StringBuilder script) {
-    for (HelpOptions.Option option : HelpOptions.of(command)) {
-      String text = option.summary().replace("[", "(").replace("]", ")").replace(":", "\\:");
+    for (Option option : Options.of(command)) {
+      String text = firstSentence(option.uses().get(command).text());
+      text = text.replace("[", "(").replace("]", ")").replace(":", "\\:");
       String spec = option.typed() + "[" + text + "]";
       if (!option.value().isEmpty()) {
         String action =
-            switch (option.value()) {
-              case "DIR" -> "_files -/";
-              case "FILE" -> "_files";
-              default -> {
-                String words = WORDS.get(option.value());
-                yield words == null ? " " : "(" + words + ")";
-              }
+            switch (option.kind()) {
+              case DIRECTORY -> "_files -/";
+              case FILE -> "_files";
+              case RUNNER, STAGE -> "(" + WORDS.get(option.kind()) + ")";
+              case FLAG, TEXT, COUNT, BYTES -> " ";
             };
         spec += ":" + option.value() + ":" + action;
       }
@@ -149,41 +148,14 @@ final class Completion {
     script.append(" \\\n      '*: :_files -/'");
   }
 
+  /** Without its full stop. */
+  private static String firstSentence(String text) {
+    int end = text.indexOf(". ");
+    String sentence = end < 0 ? text : text.substring(0, end);
+    return sentence.endsWith(".") ? sentence.substring(0, sentence.length() - 1) : sentence;
+  }
+
   private static String quoted(String text) {
     return "'" + text.replace("'", "'\\''") + "'";
-  }
-
-  /** The page in roff. */
-  static String man(String version) {
-    StringBuilder page = new StringBuilder(".TH RESHARD 1 \"\" \"reshard " + version + "\"\n");
-    page.append(".SH NAME\nreshard \\- takes a DeepSpeed checkpoint from N ranks to M ranks\n");
-    page.append(".SH SYNOPSIS\n");
-    for (Command command : Command.values()) {
-      page.append(".br\n.B reshard");
-      page.append(command == Command.RESHARD ? "" : " " + command.word());
-      page.append("\n[OPTION]...\n");
-    }
-    for (Command command : Command.values()) {
-      String help = command.help("reshard");
-      page.append(".SH ").append(command.word().toUpperCase(Locale.ROOT)).append('\n');
-      page.append(roff(help.split("\n\n", 2)[0])).append('\n');
-      for (HelpOptions.Option option : HelpOptions.of(command)) {
-        page.append(".TP\n.B ").append(roff(option.typed() + option.value())).append('\n');
-        page.append(roff(option.text())).append('\n');
-      }
-    }
-    String codes = Command.RESHARD.help("reshard");
-    page.append(".SH EXIT STATUS\n.nf\n");
-    page.append(roff(codes.substring(codes.indexOf("Exit codes\n") + "Exit codes\n".length())));
-    return page.append(".fi\n").toString();
-  }
-
-  /** A line that begins with a dot or an apostrophe would be a request. */
-  private static String roff(String text) {
-    return text.replace("\\", "\\e")
-        .replace("-", "\\-")
-        .lines()
-        .map(line -> line.startsWith(".") || line.startsWith("'") ? "\\&" + line : line)
-        .collect(Collectors.joining("\n", "", text.endsWith("\n") ? "\n" : ""));
   }
 }

@@ -1,7 +1,6 @@
 package io.github.reshard.runners;
 
 import io.github.reshard.pipeline.CommandOptions;
-import io.github.reshard.pipeline.ReshardOptions;
 import java.lang.reflect.Method;
 import java.util.Collection;
 import java.util.LinkedHashMap;
@@ -9,31 +8,25 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.Optional;
+import java.util.stream.Stream;
 import org.apache.beam.sdk.options.PipelineOptions;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
 
 /**
- * The options that the command takes, by name, with the Java type of their values.
+ * The names that a command line may have: this program's options, and those of Beam and of the
+ * runners on the classpath.
  *
- * @param own Reshard's options
- * @param all Reshard's options first, then those of Beam and of the runners on the classpath
+ * @param beam the Java types of the values of all that are Beam's to parse, by name
  */
-record KnownOptions(Map<String, Class<?>> own, Map<String, Class<?>> all) {
+record KnownOptions(Map<String, Class<?>> beam) {
 
-  /** What Beam has registered; the own options are registered on the way. */
+  /** What Beam has registered; this program's options are registered on the way. */
   static KnownOptions registered() {
     PipelineOptionsFactory.register(CommandOptions.class);
-    Map<String, Class<?>> own = new LinkedHashMap<>();
-    addDeclared(ReshardOptions.class, own);
-    addDeclared(CommandOptions.class, own);
-    Map<String, Class<?>> all = new LinkedHashMap<>(own);
+    Map<String, Class<?>> all = new LinkedHashMap<>();
     addInherited(PipelineOptions.class, all);
     PipelineOptionsFactory.getRegisteredOptions().forEach(options -> addInherited(options, all));
-    return new KnownOptions(own, all);
-  }
-
-  private static void addDeclared(Class<?> options, Map<String, Class<?>> names) {
-    add(List.of(options.getDeclaredMethods()), names);
+    return new KnownOptions(all);
   }
 
   private static void addInherited(Class<?> options, Map<String, Class<?>> names) {
@@ -66,16 +59,19 @@ record KnownOptions(Map<String, Class<?>> own, Map<String, Class<?>> all) {
   }
 
   boolean contains(String name) {
-    return all.containsKey(name);
+    return Options.named(name).isPresent() || beam.containsKey(name);
   }
 
   boolean isFlag(String name) {
-    Class<?> type = all.get(name);
-    return type == boolean.class || type == Boolean.class;
+    Class<?> type = beam.get(name);
+    return Options.named(name)
+        .map(option -> option.kind() == Option.Kind.FLAG)
+        .orElse(type == boolean.class || type == Boolean.class);
   }
 
   /** The known option that {@code name} was probably meant to be; own options win ties. */
   Optional<String> nearest(String name) {
-    return Spelling.nearest(name, all.keySet());
+    Stream<String> own = Options.all().stream().map(Option::name);
+    return Spelling.nearest(name, Stream.concat(own, beam.keySet().stream()).distinct().toList());
   }
 }

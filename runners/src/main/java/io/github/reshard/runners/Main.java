@@ -92,7 +92,7 @@ public final class Main {
   /** Runs the command and returns the exit code; whatever is thrown becomes one message. */
   int run(String... args) {
     if (CommandLine.asksForHelp(args)) {
-      out.print(Command.helpedIn(args).help(CommandName.typed(environment)));
+      out.print(HelpText.of(Command.helpedIn(args), CommandName.typed(environment)));
       return 0;
     }
     if (CommandLine.asksForVersion(args)) {
@@ -105,7 +105,7 @@ public final class Main {
         return 0;
       }
       if (args.length == 1 && args[0].equals(Completion.MAN)) {
-        out.print(Completion.man(Manifest.toolVersion()));
+        out.print(HelpText.man(Manifest.toolVersion()));
         return 0;
       }
       CommandOptions options = options(args);
@@ -133,9 +133,9 @@ public final class Main {
     KnownOptions known = KnownOptions.registered();
     CommandLine commandLine = CommandLine.parse(known, args);
     if (!defaultRunner.isBlank()) {
-      commandLine = commandLine.orElse("runner", defaultRunner);
+      commandLine = commandLine.orElse(Options.RUNNER_NAME, defaultRunner);
     }
-    Command.of(commandLine.command()).require(commandLine, known);
+    Command.of(commandLine.command()).require(commandLine);
     CommandOptions options;
     try {
       options =
@@ -150,24 +150,7 @@ public final class Main {
     } catch (IllegalArgumentException e) {
       throw new UsageException(refusedByBeam(commandLine, e), e);
     }
-    if (options.getTargetWorldSize() != null && options.getTargetWorldSize() < 1) {
-      throw new UsageException(
-          "--targetWorldSize is at least 1, not " + options.getTargetWorldSize());
-    }
-    if (options.getTargetStage() != null
-        && (options.getTargetStage() < 1 || options.getTargetStage() > 3)) {
-      throw new UsageException("--targetStage is 1, 2 or 3, not " + options.getTargetStage());
-    }
-    if (options.getGpus() != null && options.getGpus() < 1) {
-      throw new UsageException("--gpus is at least 1, not " + options.getGpus());
-    }
-    if (options.getKeep() != null && options.getKeep() < 1) {
-      throw new UsageException("--keep is at least 1, not " + options.getKeep());
-    }
     RunnerDefaults.requireReachable(options);
-    if (options.getPartBytes() < 1) {
-      throw new UsageException("--partBytes is at least 1, not " + options.getPartBytes());
-    }
     return options;
   }
 

@@ -18,23 +18,20 @@ import org.junit.jupiter.params.provider.EnumSource;
 class CompletionTest {
   @TempDir Path scratch;
 
-  @ParameterizedTest
-  @EnumSource(Command.class)
-  void theHelpOfACommandListsEachOfItsOptionsAndNoOther(Command command) {
-    List<String> listed = HelpOptions.of(command).stream().map(o -> o.name()).toList();
-
-    assertThat(listed).containsAll(command.options()).doesNotHaveDuplicates();
-    assertThat(HelpOptions.of(command)).allSatisfy(o -> assertThat(o.summary()).isNotBlank());
+  @Test
+  void exactlyTheOptionsThatNeedAValueHaveAWordForIt() {
+    assertThat(Options.all())
+        .allSatisfy(
+            option ->
+                assertThat(option.value().isEmpty()).isEqualTo(option.kind() == Option.Kind.FLAG));
   }
 
   @ParameterizedTest
   @EnumSource(Command.class)
-  void optionsThatNeedAValueAreListedWithOne(Command command) {
-    KnownOptions known = KnownOptions.registered();
-
-    for (HelpOptions.Option option : HelpOptions.of(command)) {
-      boolean flag = option.name().equals("help") || known.isFlag(option.name());
-      assertThat(option.value().isEmpty()).as(option.name()).isEqualTo(flag);
+  void theHelpOfACommandListsItsOptions(Command command) {
+    List<String> lines = HelpText.of(command, "reshard").lines().toList();
+    for (Option option : Options.of(command)) {
+      assertThat(lines).anyMatch(line -> line.startsWith("  " + option.typed() + option.value()));
     }
   }
 
@@ -81,8 +78,8 @@ class CompletionTest {
     assertThat(script).startsWith("#compdef reshard\n");
     for (Command command : Command.values()) {
       assertThat(script).contains("'" + command.word() + ":");
-      for (String option : command.options()) {
-        assertThat(script).contains("'--" + option);
+      for (Option option : Options.of(command)) {
+        assertThat(script).contains("'" + option.typed());
       }
     }
   }
@@ -96,7 +93,7 @@ class CompletionTest {
 
   @Test
   void theManPageHasEveryCommandAndNoLineThatRoffWouldTakeForARequest() {
-    String page = Completion.man("1.0");
+    String page = HelpText.man("1.0");
 
     assertThat(page).startsWith(".TH RESHARD 1 ").contains(".SH ENSURE\n", ".SH EXIT STATUS\n");
     assertThat(page.lines().filter(line -> line.startsWith(".") || line.startsWith("'")))

@@ -2,10 +2,13 @@ package io.github.reshard.runners;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.github.reshard.pipeline.CommandOptions;
 import io.github.reshard.pipeline.ReshardOptions;
+import java.beans.Introspector;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.PrintStream;
+import java.lang.reflect.Method;
 import java.net.ServerSocket;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -13,6 +16,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeMap;
 import org.apache.beam.runners.direct.DirectOptions;
 import org.apache.beam.runners.flink.FlinkPipelineOptions;
 import org.apache.beam.runners.flink.FlinkRunner;
@@ -20,10 +24,12 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
 class MainTest {
   private static final String[] COMPLETE = {"--input=in", "--output=out", "--targetWorldSize=2"};
+  private static final String HELP = HelpText.of(Command.RESHARD, "scripts/reshard");
 
   private final ByteArrayOutputStream out = new ByteArrayOutputStream();
   private final ByteArrayOutputStream err = new ByteArrayOutputStream();
@@ -88,7 +94,7 @@ class MainTest {
   @Test
   void helpGoesToStdoutAndExitsWith0() {
     assertThat(main("").run("--help")).isEqualTo(0);
-    assertThat(out.toString(StandardCharsets.UTF_8)).isEqualTo(HelpText.TEXT);
+    assertThat(out.toString(StandardCharsets.UTF_8)).isEqualTo(HELP);
     assertThat(err.toString(StandardCharsets.UTF_8)).isEmpty();
   }
 
@@ -117,21 +123,54 @@ class MainTest {
   }
 
   static Iterable<String> ownOptions() {
-    return KnownOptions.registered().own().keySet();
+    return Options.all().stream().map(Option::name).toList();
   }
 
   @ParameterizedTest
   @MethodSource("ownOptions")
   void helpExplainsEveryOptionWithItsDefault(String option) {
-    String rest = HelpText.TEXT.substring(HelpText.TEXT.indexOf("\n  --" + option));
+    String rest = HELP.substring(HELP.indexOf("\n  --" + option));
     String entry = rest.substring(1).split("\n\n|\n  --", 2)[0];
 
     assertThat(entry).containsAnyOf("Default:", "Required.");
   }
 
+  @ParameterizedTest
+  @EnumSource(Command.class)
+  void helpFitsATerminalOf100Columns(Command command) {
+    assertThat(HelpText.of(command, "scripts/reshard").lines())
+        .allSatisfy(line -> assertThat(line).hasSizeLessThan(100));
+  }
+
   @Test
-  void helpFitsATerminalOf100Columns() {
-    assertThat(HelpText.TEXT.lines()).allSatisfy(line -> assertThat(line).hasSizeLessThan(100));
+  void theTableOfOptionsIsTheOptionsOfThePipelineAndTheirTypes() {
+    Map<String, Class<?>> inTable = new TreeMap<>();
+    for (Option option : Options.all()) {
+      boolean beams = List.of("runner", "help").contains(option.name());
+      if (!beams) {
+        inTable.put(option.name(), type(option.kind()));
+      }
+    }
+    Map<String, Class<?>> inPipeline = new TreeMap<>();
+    for (Class<?> options : List.of(ReshardOptions.class, CommandOptions.class)) {
+      for (Method method : options.getDeclaredMethods()) {
+        if (method.getName().startsWith("get")) {
+          inPipeline.put(
+              Introspector.decapitalize(method.getName().substring(3)), method.getReturnType());
+        }
+      }
+    }
+
+    assertThat(inPipeline).isEqualTo(inTable);
+  }
+
+  private static Class<?> type(Option.Kind kind) {
+    return switch (kind) {
+      case FLAG -> boolean.class;
+      case COUNT, STAGE -> Integer.class;
+      case BYTES -> long.class;
+      case TEXT, DIRECTORY, FILE, RUNNER -> String.class;
+    };
   }
 
   @Test

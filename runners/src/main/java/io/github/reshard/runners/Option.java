@@ -1,0 +1,175 @@
+package io.github.reshard.runners;
+
+import java.util.Collections;
+import java.util.EnumMap;
+import java.util.Map;
+import java.util.Optional;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+
+/**
+ * One of this program's options.
+ *
+ * @param name without dashes
+ * @param kind what its value is
+ * @param value what stands for its value in help, such as {@code DIR}; empty for yes/no options
+ * @param group where the main job's help lists it
+ * @param uses what it is for, by the commands that take it
+ */
+record Option(String name, Kind kind, String value, Group group, Map<Command, Use> uses) {
+  private static final Pattern SIZE = Pattern.compile("(\\d+)([KMGT]i?B?)?");
+
+  Option {
+    uses = Collections.unmodifiableMap(uses);
+  }
+
+  /**
+   * What an option is for in a command.
+   *
+   * @param required whether the command needs it
+   * @param text with its default
+   */
+  record Use(boolean required, String text) {}
+
+  /** What a value may be. */
+  enum Kind {
+    FLAG,
+    TEXT,
+    DIRECTORY,
+    FILE,
+    RUNNER,
+    /** A whole number from 1 on. */
+    COUNT,
+    STAGE,
+    BYTES
+  }
+
+  /** The parts of the main job's help. */
+  enum Group {
+    WHAT("What to reshard", ""),
+    SHARDS(
+        "Shards that you saved yourself: torch.save(optimizer.state_dict(), ...) on every rank",
+        "A directory of files such as optimizer.00.pt needs nothing more than --input; the output holds the same names for M ranks. docs/user-shards.md is the guide."),
+    CARE("How careful to be", ""),
+    RUN("How to run", "");
+
+    private final String title;
+    private final String text;
+
+    Group(String title, String text) {
+      this.title = title;
+      this.text = text;
+    }
+
+    String title() {
+      return title;
+    }
+
+    /** What is said before the options, or nothing. */
+    String text() {
+      return text;
+    }
+  }
+
+  static Option of(String name, Kind kind, String value, Group group) {
+    return new Option(name, kind, value, group, Map.of());
+  }
+
+  /** This option, which {@code commands} need. */
+  Option requiredBy(String text, Command... commands) {
+    return with(new Use(true, text + " Required."), commands);
+  }
+
+  /** This option, which {@code commands} take. */
+  Option takenBy(String text, Command... commands) {
+    return with(new Use(false, text), commands);
+  }
+
+  private Option with(Use use, Command... commands) {
+    Map<Command, Use> more = new EnumMap<>(Command.class);
+    more.putAll(uses);
+    for (Command command : commands) {
+      more.put(command, use);
+    }
+    return new Option(name, kind, value, group, more);
+  }
+
+  boolean isTakenBy(Command command) {
+    return uses.containsKey(command);
+  }
+
+  boolean isRequiredBy(Command command) {
+    return isTakenBy(command) && uses.get(command).required();
+  }
+
+  /** As it is typed before its value. */
+  String typed() {
+    return "--" + name + (value.isEmpty() ? "" : "=");
+  }
+
+  /**
+   * The value as Beam takes it.
+   *
+   * @throws UsageException if it cannot be one
+   */
+  String checked(String given) {
+    if (given.isBlank()) {
+      throw new UsageException("--" + name + " needs a value: --" + name + "=...");
+    }
+    return switch (kind) {
+      case TEXT, DIRECTORY, FILE, RUNNER -> given;
+      case FLAG -> {
+        if (!isTruth(given)) {
+          throw new UsageException("--" + name + " is either true or false, not '" + given + "'");
+        }
+        yield given;
+      }
+      case COUNT -> Integer.toString(atLeastOne(number(given)));
+      case STAGE -> {
+        int stage = number(given);
+        if (stage < 1 || stage > 3) {
+          throw new UsageException("--" + name + " is 1, 2 or 3, not " + stage);
+        }
+        yield Integer.toString(stage);
+      }
+      case BYTES -> Long.toString(atLeastOne(bytes(given)));
+    };
+  }
+
+  static boolean isTruth(String value) {
+    return value.equals("true") || value.equals("false");
+  }
+
+  private int number(String given) {
+    try {
+      return Integer.parseInt(given);
+    } catch (NumberFormatException e) {
+      throw new UsageException("--" + name + " is a whole number, not '" + given + "'", e);
+    }
+  }
+
+  private <N extends Number> N atLeastOne(N number) {
+    if (number.longValue() < 1) {
+      throw new UsageException("--" + name + " is at least 1, not " + number);
+    }
+    return number;
+  }
+
+  /**
+   * {@code 67108864}, {@code 64MiB}, {@code 64M} and the like; K, M, G and T are powers of 1024.
+   */
+  private long bytes(String given) {
+    Matcher matcher = SIZE.matcher(given);
+    if (!matcher.matches()) {
+      throw new UsageException(
+          "--" + name + " is a number of bytes such as 67108864 or 64MiB, not '" + given + "'");
+    }
+    String unit = Optional.ofNullable(matcher.group(2)).orElse("");
+    int shift = unit.isEmpty() ? 0 : 10 * (1 + "KMGT".indexOf(unit.charAt(0)));
+    try {
+      return Math.multiplyExact(Long.parseLong(matcher.group(1)), 1L << shift);
+    } catch (ArithmeticException | NumberFormatException e) {
+      throw new UsageException("--" + name + "=" + given + " is more than a file can hold", e);
+    }
+  }
+}

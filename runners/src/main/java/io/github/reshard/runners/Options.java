@@ -1,0 +1,175 @@
+package io.github.reshard.runners;
+
+import static io.github.reshard.runners.Command.CLEANUP;
+import static io.github.reshard.runners.Command.DOCTOR;
+import static io.github.reshard.runners.Command.ENSURE;
+import static io.github.reshard.runners.Command.INSPECT;
+import static io.github.reshard.runners.Command.PLAN;
+import static io.github.reshard.runners.Command.RESHARD;
+import static io.github.reshard.runners.Command.VERIFY;
+import static io.github.reshard.runners.Option.Group.CARE;
+import static io.github.reshard.runners.Option.Group.RUN;
+import static io.github.reshard.runners.Option.Group.SHARDS;
+import static io.github.reshard.runners.Option.Group.WHAT;
+import static io.github.reshard.runners.Option.Kind.BYTES;
+import static io.github.reshard.runners.Option.Kind.COUNT;
+import static io.github.reshard.runners.Option.Kind.DIRECTORY;
+import static io.github.reshard.runners.Option.Kind.FILE;
+import static io.github.reshard.runners.Option.Kind.FLAG;
+import static io.github.reshard.runners.Option.Kind.RUNNER;
+import static io.github.reshard.runners.Option.Kind.STAGE;
+import static io.github.reshard.runners.Option.Kind.TEXT;
+
+import java.util.List;
+import java.util.Optional;
+
+/**
+ * The options, in the order of the help. A new one is an entry here and a getter and setter of the
+ * same name in the options of the pipeline; parsing, help, what is required, completion and man
+ * page follow.
+ */
+final class Options {
+  static final String RANKS = "targetWorldSize";
+  static final String GPUS = "gpus";
+  static final String RUNNER_NAME = "runner";
+
+  private static final Command[] ALL = Command.values();
+
+  private static final List<Option> TABLE =
+      List.of(
+          Option.of("input", DIRECTORY, "DIR", WHAT)
+              .requiredBy(
+                  "The directory that save_checkpoint was given, the one that holds the file `latest`. It may also be what Hugging Face Trainer, Accelerate or Lightning wrote around it. It is only ever read. May be gs://BUCKET/PATH or s3://BUCKET/PATH, and so may --output.",
+                  RESHARD)
+              .requiredBy("The directory that save_checkpoint was given.", INSPECT, DOCTOR, PLAN)
+              .requiredBy("One directory that save_checkpoint was given.", VERIFY)
+              .requiredBy(
+                  "The directory that save_checkpoint was given, or the output directory of Hugging Face Trainer, of which the newest whole checkpoint-N is taken.",
+                  ENSURE),
+          Option.of("output", DIRECTORY, "DIR", WHAT)
+              .requiredBy(
+                  "The directory to write to: --output/TAG/... and, last, `latest`. It is made if it is not there. It may not be --input.",
+                  RESHARD)
+              .requiredBy("The other one. It is only read.", VERIFY)
+              .requiredBy("The --output of those runs.", CLEANUP)
+              .takenBy("Where to make it. Default: INPUT-world-M.", ENSURE)
+              .takenBy("The directory to write to; looked at, not touched. Default: none.", PLAN),
+          Option.of(RANKS, COUNT, "M", WHAT)
+              .requiredBy(
+                  "How many data-parallel ranks will load the output. Pipeline- and tensor-parallel degrees stay as saved, so that M x those is the number of GPUs.",
+                  RESHARD)
+              .requiredBy("How many data-parallel ranks will load the output.", PLAN)
+              .requiredBy("How many data-parallel ranks will load.", ENSURE)
+              .takenBy("Also show who holds what on M data-parallel ranks. Default: off.", INSPECT),
+          Option.of(GPUS, COUNT, "N", WHAT)
+              .takenBy(
+                  "In the place of --targetWorldSize: all GPUs that will load the output, as WORLD_SIZE counts them. N is divided by the pipeline- and tensor-parallel degrees that the checkpoint says. Default: none.",
+                  RESHARD)
+              .takenBy(
+                  "In its place, all GPUs, as WORLD_SIZE counts them. Default: none.", ENSURE, PLAN)
+              .takenBy("The same, with all GPUs counted. Default: off.", INSPECT),
+          Option.of("tag", TEXT, "TAG", WHAT)
+              .takenBy(
+                  "Which checkpoint inside --input, for example global_step500. Default: what the file `latest` says.",
+                  RESHARD)
+              .takenBy(
+                  "Which checkpoint inside --input. Default: what the file `latest` says.",
+                  INSPECT,
+                  DOCTOR,
+                  ENSURE,
+                  VERIFY,
+                  PLAN),
+          Option.of("outputTag", TEXT, "TAG", WHAT)
+              .takenBy(
+                  "Which checkpoint inside --output. Default: what its `latest` says.", VERIFY),
+          Option.of("targetStage", STAGE, "STAGE", WHAT)
+              .takenBy(
+                  "The ZeRO stage of the run that will load the output: 1, 2 or 3. Default: that of --input.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: that of --input.", PLAN),
+          Option.of("keep", COUNT, "K", WHAT)
+              .takenBy(
+                  "How many checkpoints stay in --output when one is made; older ones that this program made are removed. Default: all.",
+                  ENSURE),
+          Option.of("shards", TEXT, "PATTERN", SHARDS)
+              .takenBy(
+                  "Other names: the file name with one * in the place of the rank, such as 'step900-rank*.pt'. Quote it. Default: the usual names.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: the usual names.", DOCTOR, ENSURE, PLAN),
+          Option.of("model", FILE, "FILE", SHARDS)
+              .takenBy(
+                  "The model's state dict at the same step: a torch file, safetensors, or the index of several. It proves the order of parameters, which the shards cannot tell; ZeRO-3 needs it for names and shapes. Default: the order is taken on trust, and that is said.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: none.", DOCTOR, ENSURE, PLAN),
+          Option.of("dsConfig", FILE, "FILE", SHARDS)
+              .takenBy(
+                  "The DeepSpeed configuration of the run. Default: what the shards show.", RESHARD)
+              .takenBy("As in the main job. Default: none.", DOCTOR, ENSURE, PLAN),
+          Option.of("paramGroups", FILE, "FILE", SHARDS)
+              .takenBy(
+                  "JSON, for ZeRO-3 with several param groups: a list of the names of each group, in order. Default: one group.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: none.", DOCTOR, ENSURE, PLAN),
+          Option.of("sanitize", FLAG, "", SHARDS)
+              .takenBy(
+                  "Write dicts and numbers in the place of DeepSpeed's own objects, so that torch.load(weights_only=True) reads the shards anywhere. The guide shows how to put the objects back. Default: as saved.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: off.", PLAN),
+          Option.of("overwrite", FLAG, "", CARE)
+              .takenBy(
+                  "Replace the tag if --output already holds it. Default: refuse, and touch nothing.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: off.", PLAN),
+          Option.of("trustMasters", FLAG, "", CARE)
+              .takenBy(
+                  "Go on when the fp32 master weights do not give the module weights, because somebody edited the weights on purpose; the result follows the masters. Default: refuse, and name the parameter.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: off.", DOCTOR, ENSURE, PLAN),
+          Option.of(RUNNER_NAME, RUNNER, "RUNNER", RUN)
+              .takenBy("Where the work is done. Default: DirectRunner.", ALL)
+              .takenBy(
+                  "Where the work is done: DirectRunner is this machine, FlinkRunner is Flink, embedded here or a cluster with --flinkMaster=HOST:PORT, DataflowRunner is Google Cloud. Default: DirectRunner.",
+                  RESHARD)
+              .takenBy(
+                  "Where the work is done. A cluster also needs a --tempLocation that all its machines see. Default: DirectRunner.",
+                  VERIFY),
+          Option.of("partBytes", BYTES, "SIZE", RUN)
+              .takenBy(
+                  "How much one worker writes in one go, such as 16MiB or 1GiB. Less spreads the work of few large files better. Default: 64MiB; 16MiB with FlinkRunner and a local --output.",
+                  RESHARD)
+              .takenBy("How much one worker writes in one go. Default: 64MiB.", ENSURE, PLAN)
+              .takenBy("How much one worker reads in one go. Default: 64MiB.", DOCTOR)
+              .takenBy("How much one worker compares in one go. Default: 64MiB.", VERIFY),
+          Option.of("json", FLAG, "", RUN)
+              .takenBy("Print JSON. Default: a summary.", RESHARD, DOCTOR)
+              .takenBy(
+                  "Print JSON, which also says where every element is. Default: a table.", INSPECT)
+              .takenBy(
+                  "Print JSON with a row for every state of every parameter. Default: a table of what differs.",
+                  VERIFY),
+          Option.of("html", FILE, "FILE", RUN)
+              .takenBy(
+                  "Also write one page with a picture of which rank holds which part of which parameter. It needs nothing else. Default: none.",
+                  INSPECT),
+          Option.of("debug", FLAG, "", RUN)
+              .takenBy("Show stack traces and what the runner logs. Default: off.", ALL),
+          Option.of("help", FLAG, "", RUN)
+              .takenBy("Show this text. Default: off.", ALL)
+              .takenBy("Show this text; after a command, that command's. Default: off.", RESHARD));
+
+  private Options() {}
+
+  /** The options that {@code command} takes. */
+  static List<Option> of(Command command) {
+    return TABLE.stream().filter(option -> option.isTakenBy(command)).toList();
+  }
+
+  /** All options, of whatever command. */
+  static List<Option> all() {
+    return TABLE;
+  }
+
+  static Optional<Option> named(String name) {
+    return TABLE.stream().filter(option -> option.name().equals(name)).findFirst();
+  }
+}
