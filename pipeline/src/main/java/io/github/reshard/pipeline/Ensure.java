@@ -9,7 +9,7 @@ import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.zero.CheckpointFacts;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.UserShards;
-import io.github.reshard.transforms.storage.Stores;
+import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Path;

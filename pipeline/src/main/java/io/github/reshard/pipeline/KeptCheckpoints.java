@@ -2,7 +2,7 @@ package io.github.reshard.pipeline;
 
 import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
-import io.github.reshard.transforms.storage.Stores;
+import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.nio.file.FileSystemException;
 import java.nio.file.Files;

@@ -9,7 +9,7 @@ import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
-import io.github.reshard.transforms.storage.Stores;
+import io.github.reshard.pipeline.storage.Stores;
 import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.nio.file.NoSuchFileException;

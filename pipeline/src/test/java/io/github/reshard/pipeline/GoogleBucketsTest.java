@@ -9,7 +9,7 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.pipeline.FaultyProxy.Fate;
 import io.github.reshard.pipeline.FaultyProxy.Seen;
-import io.github.reshard.transforms.storage.Stores;
+import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;

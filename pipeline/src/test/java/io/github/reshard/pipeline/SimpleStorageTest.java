@@ -6,7 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.storage.Leftovers;
-import io.github.reshard.transforms.storage.Stores;
+import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.net.URI;
 import java.nio.file.Path;

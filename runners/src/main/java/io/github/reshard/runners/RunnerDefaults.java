@@ -2,7 +2,7 @@ package io.github.reshard.runners;
 
 import io.github.reshard.pipeline.CommandOptions;
 import io.github.reshard.pipeline.ReshardOptions;
-import io.github.reshard.transforms.storage.Stores;
+import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.net.URL;

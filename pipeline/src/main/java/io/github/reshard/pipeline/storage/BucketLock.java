@@ -1,10 +1,10 @@
-package io.github.reshard.transforms.storage;
+package io.github.reshard.pipeline.storage;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.storage.Heartbeat;
 import io.github.reshard.checkpoint.storage.LockHolder;
 import io.github.reshard.checkpoint.storage.OutputHeldException;
-import io.github.reshard.transforms.storage.ObjectStore.Found;
+import io.github.reshard.pipeline.storage.ObjectStore.Found;
 import java.io.IOException;
 import java.util.List;
 import java.util.Optional;

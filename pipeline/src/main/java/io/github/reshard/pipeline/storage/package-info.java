@@ -1,2 +1,2 @@
 /** Checkpoints in object stores, behind the seam of {@code checkpoint.storage}. */
-package io.github.reshard.transforms.storage;
+package io.github.reshard.pipeline.storage;

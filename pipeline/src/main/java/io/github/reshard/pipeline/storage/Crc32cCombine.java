@@ -1,4 +1,4 @@
-package io.github.reshard.transforms.storage;
+package io.github.reshard.pipeline.storage;
 
 /**
  * CRC-32C of concatenations without the bytes, as {@code zlib.crc32_combine} does it, with

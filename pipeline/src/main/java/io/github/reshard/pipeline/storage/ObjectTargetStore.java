@@ -1,4 +1,4 @@
-package io.github.reshard.transforms.storage;
+package io.github.reshard.pipeline.storage;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.storage.Leftovers;
@@ -6,7 +6,7 @@ import io.github.reshard.checkpoint.storage.LockHolder;
 import io.github.reshard.checkpoint.storage.OutputHeldException;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.TargetStore;
-import io.github.reshard.transforms.storage.ObjectStore.Found;
+import io.github.reshard.pipeline.storage.ObjectStore.Found;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;

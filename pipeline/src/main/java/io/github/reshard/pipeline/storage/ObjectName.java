@@ -1,4 +1,4 @@
-package io.github.reshard.transforms.storage;
+package io.github.reshard.pipeline.storage;
 
 import io.github.reshard.checkpoint.RefusedException;
 

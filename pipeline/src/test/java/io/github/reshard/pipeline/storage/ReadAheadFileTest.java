@@ -1,4 +1,4 @@
-package io.github.reshard.transforms.storage;
+package io.github.reshard.pipeline.storage;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
