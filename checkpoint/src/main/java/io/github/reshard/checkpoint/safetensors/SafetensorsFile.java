@@ -13,6 +13,7 @@ import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 
 /**
  * The header of a safetensors file: 8 bytes with the length of the header, little endian; the
@@ -27,28 +28,8 @@ public record SafetensorsFile(String path, Map<String, Tensor> tensors) {
   /** What the reference implementation takes at most. */
   private static final long MOST_HEADER_BYTES = 100_000_000;
 
-  private static final int LENGTH_BYTES = 8;
-  private static final String METADATA = "__metadata__";
-
-  /** What has no counterpart among PyTorch's types of whole bytes is not in here. */
-  private static final Map<String, DType> TYPES =
-      Map.ofEntries(
-          Map.entry("BOOL", DType.BOOL),
-          Map.entry("U8", DType.UINT8),
-          Map.entry("I8", DType.INT8),
-          Map.entry("F8_E5M2", DType.FLOAT8_E5M2),
-          Map.entry("F8_E4M3", DType.FLOAT8_E4M3FN),
-          Map.entry("I16", DType.INT16),
-          Map.entry("U16", DType.UINT16),
-          Map.entry("F16", DType.FLOAT16),
-          Map.entry("BF16", DType.BFLOAT16),
-          Map.entry("I32", DType.INT32),
-          Map.entry("U32", DType.UINT32),
-          Map.entry("F32", DType.FLOAT32),
-          Map.entry("C64", DType.COMPLEX64),
-          Map.entry("F64", DType.FLOAT64),
-          Map.entry("I64", DType.INT64),
-          Map.entry("U64", DType.UINT64));
+  static final int LENGTH_BYTES = 8;
+  static final String METADATA = "__metadata__";
 
   public SafetensorsFile {
     tensors = Collections.unmodifiableMap(new LinkedHashMap<>(tensors));
@@ -121,10 +102,13 @@ public record SafetensorsFile(String path, Map<String, Tensor> tensors) {
   private static Tensor tensor(String where, Object value, long begin) {
     Map<?, ?> fields = object(where, value);
     Object name = fields.get("dtype");
-    DType dtype = name instanceof String text ? TYPES.get(text) : null;
-    if (dtype == null) {
-      throw new RefusedException(where, "the dtype %s is not known".formatted(name));
-    }
+    DType dtype =
+        (name instanceof String text
+                ? SafetensorsType.named(text)
+                : Optional.<SafetensorsType>empty())
+            .map(SafetensorsType::dtype)
+            .orElseThrow(
+                () -> new RefusedException(where, "the dtype %s is not known".formatted(name)));
     List<Long> shape = numbers(where + ".shape", fields.get("shape"));
     List<Long> offsets = numbers(where + ".data_offsets", fields.get("data_offsets"));
     if (offsets.size() != 2 || offsets.get(0) > offsets.get(1)) {

@@ -1,2 +1,2 @@
-/** Safetensors files: which tensors they hold and where. */
+/** Safetensors files: which tensors they hold and where, read and to be written. */
 package io.github.reshard.checkpoint.safetensors;
