@@ -89,6 +89,11 @@ final class FaultyProxy implements AutoCloseable {
   private static final List<String> HOP_BY_HOP =
       List.of("connection", "content-length", "host", "transfer-encoding", "upgrade", "expect");
 
+  static {
+    // Without it each answer waits some 40 ms for the acknowledgement of its head.
+    System.setProperty("sun.net.httpserver.nodelay", "true");
+  }
+
   private final HttpClient http =
       HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
   private final HttpServer server;

@@ -397,6 +397,25 @@ class GoogleBucketsTest {
     assertResharded(name, golden, 3);
   }
 
+  @Test
+  void aLockThatIsRenewedWhileItIsGivenBackIsGivenBack() throws IOException {
+    GoldenCase golden = GoldenCase.of("z1-bf16");
+    String lock = name + "/" + lock(golden);
+    AtomicInteger renewals = new AtomicInteger();
+    proxy.decide(
+        request -> {
+          if (request.method().equals("DELETE")
+              && request.path().contains(".lock")
+              && renewals.getAndIncrement() < 2) {
+            bucket.write(lock, bucket.under(name).get(lock(golden)));
+          }
+          return Fate.PASSES;
+        });
+    reshard(golden.source().toString(), gs(name), 3);
+    assertThat(renewals).hasValue(3);
+    assertResharded(name, golden, 3);
+  }
+
   private static String lock(GoldenCase golden) {
     return ".reshard-" + golden.tag() + ".lock";
   }

@@ -109,18 +109,19 @@ final class BucketLock {
     return holder.filter(other -> !other.isDead(silent));
   }
 
-  /** Gives the output free, if it is {@code run}'s. */
+  /**
+   * Gives the output free, if it is {@code run}'s. A sign of life that is given at the same moment
+   * makes the lock another object, which is removed as well.
+   */
   void release(String run) throws IOException {
-    Optional<Found> mine = ofRun(run);
-    if (mine.isEmpty()) {
-      return;
-    }
-    try {
-      store.delete(List.of(mine.get()));
-    } catch (IOException | OutputException e) {
-      // Whoever may write and not remove leaves a lock that names nobody.
-      store.replace(mine.get(), new byte[0]);
-      throw e;
+    for (Optional<Found> mine = ofRun(run); mine.isPresent(); mine = ofRun(run)) {
+      try {
+        store.delete(List.of(mine.get()));
+      } catch (IOException | OutputException e) {
+        // Whoever may write and not remove leaves a lock that names nobody.
+        store.replace(mine.get(), new byte[0]);
+        throw e;
+      }
     }
   }
 }
