@@ -3,7 +3,6 @@ package io.github.reshard.pipeline;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
-import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
@@ -16,17 +15,12 @@ import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.checkpoint.zero.UserHints;
 import io.github.reshard.checkpoint.zero.UserShards;
 import io.github.reshard.pipeline.storage.Stores;
-import io.github.reshard.transforms.AssembleParameters;
-import io.github.reshard.transforms.CarryOver;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
 import io.github.reshard.transforms.KeptPlan;
 import io.github.reshard.transforms.Proofs;
 import io.github.reshard.transforms.ProveAndPublish;
-import io.github.reshard.transforms.ReadShards;
-import io.github.reshard.transforms.RepartitionToRanks;
-import io.github.reshard.transforms.ShardCoders;
-import io.github.reshard.transforms.ShardId;
+import io.github.reshard.transforms.Slices;
 import io.github.reshard.transforms.WriteParts;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -46,9 +40,6 @@ import org.apache.beam.sdk.metrics.MetricNameFilter;
 import org.apache.beam.sdk.metrics.MetricQueryResults;
 import org.apache.beam.sdk.metrics.MetricResult;
 import org.apache.beam.sdk.metrics.MetricsFilter;
-import org.apache.beam.sdk.transforms.Create;
-import org.apache.beam.sdk.transforms.Flatten;
-import org.apache.beam.sdk.values.PCollectionList;
 import org.apache.beam.sdk.values.PCollectionView;
 
 /**
@@ -264,21 +255,8 @@ public final class ReshardPipeline {
       Pipeline pipeline, ReshardPlan plan, SourceStore source, TargetStore target, JobConfig config)
       throws IOException {
     PCollectionView<ReshardPlan> view = pipeline.apply("Plan", KeptPlan.of(plan, target));
-    List<ShardId> shards = new ArrayList<>();
-    for (int m = 0; m < plan.models().size(); m++) {
-      shards.add(new ShardId(m, RankSlice.WHOLE));
-      for (int rank = 0; rank < plan.sourceWorldSize(); rank++) {
-        shards.add(new ShardId(m, rank));
-      }
-    }
-    PCollectionList.of(
-            pipeline
-                .apply("Shards", Create.of(shards).withCoder(ShardCoders.shardId()))
-                .apply("ReadShards", new ReadShards(view))
-                .apply("AssembleParameters", new AssembleParameters(view))
-                .apply("RepartitionToRanks", new RepartitionToRanks(view)))
-        .and(pipeline.apply("CarryOver", new CarryOver(view, plan)))
-        .apply("Slices", Flatten.pCollections())
+    pipeline
+        .apply("Slices", Slices.of(plan, view))
         .apply("WriteParts", new WriteParts(view, source, target, config.trustMasters()))
         .apply("ProveAndPublish", new ProveAndPublish(view, plan, source, target, config));
   }

@@ -4,7 +4,6 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.plan.PartId;
-import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
@@ -13,18 +12,13 @@ import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.ReshardPlanner;
-import io.github.reshard.transforms.AssembleParameters;
-import io.github.reshard.transforms.CarryOver;
 import io.github.reshard.transforms.JobConfig;
 import io.github.reshard.transforms.ProveAndPublish;
-import io.github.reshard.transforms.ReadShards;
-import io.github.reshard.transforms.RepartitionToRanks;
-import io.github.reshard.transforms.ShardCoders;
 import io.github.reshard.transforms.ShardId;
+import io.github.reshard.transforms.Slices;
 import io.github.reshard.transforms.WriteParts;
 import java.io.IOException;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
@@ -33,11 +27,9 @@ import java.util.Random;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.coders.SerializableCoder;
 import org.apache.beam.sdk.transforms.Create;
-import org.apache.beam.sdk.transforms.Flatten;
 import org.apache.beam.sdk.transforms.View;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
-import org.apache.beam.sdk.values.PCollectionList;
 import org.apache.beam.sdk.values.PCollectionView;
 import org.junit.jupiter.api.RepeatedTest;
 import org.junit.jupiter.api.RepetitionInfo;
@@ -85,20 +77,10 @@ class RepeatedBundlesTest {
         pipeline
             .apply("Plan", Create.of(plan).withCoder(SerializableCoder.of(ReshardPlan.class)))
             .apply("PlanView", View.asSingleton());
-    List<ShardId> shards = new ArrayList<>();
-    for (int rank = RankSlice.WHOLE; rank < plan.sourceWorldSize(); rank++) {
-      shards.add(new ShardId(0, rank));
-    }
+    List<ShardId> shards = ShardId.allOf(plan);
     Collections.shuffle(shards, random);
     PCollection<KV<PartId, SliceCopy>> slices =
-        PCollectionList.of(
-                pipeline
-                    .apply("Shards", Create.of(shards).withCoder(ShardCoders.shardId()))
-                    .apply("ReadShards", new ReadShards(view))
-                    .apply("AssembleParameters", new AssembleParameters(view))
-                    .apply("RepartitionToRanks", new RepartitionToRanks(view)))
-            .and(pipeline.apply("CarryOver", new CarryOver(view, plan)))
-            .apply("Slices", Flatten.pCollections());
+        pipeline.apply("Slices", Slices.of(plan, view).ofShards(shards));
     for (int time = 0; time < TIMES; time++) {
       slices
           .apply("WriteParts" + time, new WriteParts(view, source, target, false))

@@ -30,7 +30,6 @@ import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.coders.SerializableCoder;
 import org.apache.beam.sdk.metrics.Counter;
 import org.apache.beam.sdk.metrics.Metrics;
-import org.apache.beam.sdk.transforms.Create;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.Flatten;
 import org.apache.beam.sdk.transforms.GroupByKey;
@@ -105,16 +104,8 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
 
   private static PCollection<KV<ParamId, Side>> tensors(
       PBegin begin, String name, int side, ReshardPlan plan, PCollectionView<ReshardPlan> view) {
-    List<ShardId> shards = new ArrayList<>();
-    for (int m = 0; m < plan.models().size(); m++) {
-      shards.add(new ShardId(m, RankSlice.WHOLE));
-      for (int rank = 0; rank < plan.sourceWorldSize(); rank++) {
-        shards.add(new ShardId(m, rank));
-      }
-    }
     return begin
-        .apply("Shards" + name, Create.of(shards).withCoder(Coders.SHARD_ID))
-        .apply("ReadShards" + name, new ReadShards(view))
+        .apply("ReadShards" + name, new ReadShards(view, ShardId.allOf(plan)))
         .apply("AssembleParameters" + name, new AssembleParameters(view))
         .apply("Of" + name, ParDo.of(new OfSide(side, view)).withSideInputs(view))
         .setCoder(KvCoder.of(Coders.PARAM_ID, SerializableCoder.of(Side.class)));

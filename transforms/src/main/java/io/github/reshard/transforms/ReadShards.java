@@ -5,11 +5,14 @@ import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import java.util.List;
 import org.apache.beam.sdk.coders.KvCoder;
+import org.apache.beam.sdk.transforms.Create;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
 import org.apache.beam.sdk.values.KV;
+import org.apache.beam.sdk.values.PBegin;
 import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.PCollectionView;
 
@@ -18,22 +21,24 @@ import org.apache.beam.sdk.values.PCollectionView;
  * were read when the job was planned; here they are spread out, one element for each parameter and
  * rank.
  */
-public final class ReadShards
-    extends PTransform<PCollection<ShardId>, PCollection<KV<ParamId, RankSlice>>> {
+public final class ReadShards extends PTransform<PBegin, PCollection<KV<ParamId, RankSlice>>> {
   private static final long serialVersionUID = 1L;
 
   private final PCollectionView<ReshardPlan> plan;
+  private final List<ShardId> shards;
 
   /**
    * @param plan the plan that the shards are of
    */
-  public ReadShards(PCollectionView<ReshardPlan> plan) {
+  public ReadShards(PCollectionView<ReshardPlan> plan, List<ShardId> shards) {
     this.plan = plan;
+    this.shards = List.copyOf(shards);
   }
 
   @Override
-  public PCollection<KV<ParamId, RankSlice>> expand(PCollection<ShardId> shards) {
-    return shards
+  public PCollection<KV<ParamId, RankSlice>> expand(PBegin begin) {
+    return begin
+        .apply("Shards", Create.of(shards).withCoder(Coders.SHARD_ID))
         .apply("ReadShard", ParDo.of(new ReadShard(plan)).withSideInputs(plan))
         .setCoder(KvCoder.of(Coders.PARAM_ID, Coders.RANK_SLICE));
   }

@@ -19,7 +19,6 @@ import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
@@ -32,11 +31,9 @@ import org.apache.beam.sdk.coders.SerializableCoder;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
 import org.apache.beam.sdk.testing.PAssert;
 import org.apache.beam.sdk.transforms.Create;
-import org.apache.beam.sdk.transforms.Flatten;
 import org.apache.beam.sdk.transforms.View;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
-import org.apache.beam.sdk.values.PCollectionList;
 import org.apache.beam.sdk.values.PCollectionTuple;
 import org.apache.beam.sdk.values.PCollectionView;
 import org.junit.jupiter.api.BeforeEach;
@@ -74,19 +71,9 @@ class ReshardStepsTest {
 
   private PCollection<KV<PartId, SliceCopy>> slices(
       Pipeline pipeline, PCollectionView<ReshardPlan> view, Predicate<ShardId> read) {
-    List<ShardId> shards = new ArrayList<>();
-    for (int rank = RankSlice.WHOLE; rank < SOURCE_RANKS; rank++) {
-      shards.add(new ShardId(0, rank));
-    }
+    List<ShardId> shards = ShardId.allOf(plan);
     shards.removeIf(read.negate());
-    return PCollectionList.of(
-            pipeline
-                .apply("Shards", Create.of(shards).withCoder(ShardCoders.shardId()))
-                .apply(new ReadShards(view))
-                .apply(new AssembleParameters(view))
-                .apply(new RepartitionToRanks(view)))
-        .and(pipeline.apply(new CarryOver(view, plan)))
-        .apply("Slices", Flatten.pCollections());
+    return pipeline.apply(Slices.of(plan, view).ofShards(shards));
   }
 
   @Test
@@ -184,15 +171,10 @@ class ReshardStepsTest {
   void everyParameterOfThePlanIsRead() {
     PartitionedModel model = plan.models().get(0);
     Pipeline pipeline = pipeline();
-    List<ShardId> shards = new ArrayList<>();
-    for (int rank = 0; rank < SOURCE_RANKS; rank++) {
-      shards.add(new ShardId(0, rank));
-    }
+    List<ShardId> shards = ShardId.allOf(plan);
+    shards.remove(new ShardId(0, RankSlice.WHOLE));
     int parameters = model.parameters().size();
-    PAssert.that(
-            pipeline
-                .apply("Shards", Create.of(shards).withCoder(ShardCoders.shardId()))
-                .apply(new ReadShards(view(pipeline))))
+    PAssert.that(pipeline.apply(new ReadShards(view(pipeline), shards)))
         .satisfies(
             slices -> {
               Map<String, Long> elements = new TreeMap<>();
