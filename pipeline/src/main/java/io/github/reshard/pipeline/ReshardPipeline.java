@@ -226,7 +226,8 @@ public final class ReshardPipeline {
 
   static TargetStore target(ReshardPlan plan, Optional<UserShards> user, ReshardOptions options) {
     if (user.isEmpty()) {
-      return Stores.target(options.getOutput(), plan.tag(), options.getOverwrite(), options);
+      return Stores.target(
+          options.getOutput(), plan.tag(), options.getOverwrite(), TargetStore.LATEST, options);
     }
     if (!Stores.isLocal(options.getOutput())) {
       throw new OutputException(

@@ -19,6 +19,7 @@ import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import io.github.reshard.pipeline.storage.Stores;
@@ -216,7 +217,7 @@ class DataflowJobTest {
         pipeline,
         plan,
         Stores.source(output, options),
-        Stores.target(output, plan.tag(), false, options),
+        Stores.target(output, plan.tag(), false, TargetStore.LATEST, options),
         new JobConfig(false, 0));
     pipeline.run();
     return bucket.under("").get("job.json").length;

@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.plan;
 
+import io.github.reshard.checkpoint.torch.StorageSize;
 import java.io.Serializable;
 import java.util.List;
 
@@ -8,7 +9,13 @@ public sealed interface Recipe extends Serializable {
   /** The stage of a file that stays at the source's. */
   int AS_SAVED = 0;
 
-  /** The index in {@link ReshardPlan#sources()} of the file that it is made from. */
+  /** The {@link #template()} of a file that is made from the plan alone. */
+  int NO_TEMPLATE = -1;
+
+  /**
+   * The index in {@link ReshardPlan#sources()} of the file that it is made from, or {@link
+   * #NO_TEMPLATE}.
+   */
   int template();
 
   /**
@@ -113,6 +120,24 @@ public sealed interface Recipe extends Serializable {
    */
   record ConvertedModelFile(int template, int rank, int model, int frozen, int stage)
       implements Recipe {}
+
+  /**
+   * A torch file that is made anew: the plan says all of it but the bytes of its storages.
+   *
+   * @param pickle the bytes of {@code data.pkl}
+   * @param storages that it refers to, in the order in which it first does
+   */
+  @SuppressWarnings("ArrayRecordComponent") // Never compared.
+  record NewTorchFile(byte[] pickle, List<StorageSize> storages) implements Recipe {
+    public NewTorchFile {
+      storages = List.copyOf(storages);
+    }
+
+    @Override
+    public int template() {
+      return NO_TEMPLATE;
+    }
+  }
 
   /**
    * A param group among all partitioned models.

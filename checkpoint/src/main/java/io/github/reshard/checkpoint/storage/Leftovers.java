@@ -6,8 +6,10 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collection;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Optional;
+import java.util.Set;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
@@ -59,17 +61,17 @@ public final class Leftovers {
    *
    * @param output for messages
    * @param names what is left
-   * @param latest what the output's {@code latest} says; the tag that it names is whole, however
-   *     much of publishing was left undone
+   * @param latest what the output's {@code latest} and {@code latest_universal} say; the tags that
+   *     they name are whole, however much of publishing was left undone
    * @throws OutputException if something is
    */
   public static void requireNoneHalfPublished(
-      String output, Collection<String> names, Optional<String> latest) {
+      String output, Collection<String> names, Set<String> latest) {
     for (String name : names) {
       Matcher matcher = NAME.matcher(name);
       if (matcher.matches()
           && matcher.group(2).equals(MARKER)
-          && !latest.equals(Optional.of(matcher.group(1).replace(STEP, "/")))) {
+          && !latest.contains(matcher.group(1).replace(STEP, "/"))) {
         throw new OutputException(
             output,
             "the run that published '%s' died in the middle of it, as %s says, and nothing was removed. Run the same reshard again, which repairs it; if '%s' is known to be whole, or not wanted any more, remove %s by hand and clean up again."
@@ -99,12 +101,15 @@ public final class Leftovers {
       if (!Files.isDirectory(directory) && beside.isEmpty()) {
         throw new OutputException(output, "there is no such directory.");
       }
-      Path latest = directory.resolve("latest");
-      requireNoneHalfPublished(
-          output,
-          names(inside),
-          Files.exists(latest) ? Optional.of(Files.readString(latest).strip()) : Optional.empty());
-      requireNoneHalfPublished(output, names(beside), Optional.empty());
+      Set<String> whole = new HashSet<>();
+      for (String pointer : List.of(TargetStore.LATEST, TargetStore.LATEST_UNIVERSAL)) {
+        Path latest = directory.resolve(pointer);
+        if (Files.exists(latest)) {
+          whole.add(Files.readString(latest).strip());
+        }
+      }
+      requireNoneHalfPublished(output, names(inside), whole);
+      requireNoneHalfPublished(output, names(beside), Set.of());
       for (Path left : Stream.concat(inside.stream(), beside.stream()).toList()) {
         requireNotHeld(output, left);
       }

@@ -19,11 +19,11 @@ import java.util.Optional;
  */
 public final class LocalTargetStore extends LocalStagingStore {
   private static final long serialVersionUID = 1L;
-  private static final String LATEST = "latest";
 
   private final String output;
   private final String tag;
   private final boolean overwrite;
+  private final String latest;
 
   /**
    * @param output the directory that gets the checkpoint
@@ -31,9 +31,21 @@ public final class LocalTargetStore extends LocalStagingStore {
    * @param overwrite whether a tag that is there is replaced
    */
   public LocalTargetStore(String output, String tag, boolean overwrite) {
+    this(output, tag, overwrite, LATEST);
+  }
+
+  /**
+   * @param output the directory that gets the checkpoint
+   * @param tag its tag
+   * @param overwrite whether a tag that is there is replaced
+   * @param latest the file that then names the tag, {@link TargetStore#LATEST} or {@link
+   *     TargetStore#LATEST_UNIVERSAL}
+   */
+  public LocalTargetStore(String output, String tag, boolean overwrite, String latest) {
     this.output = output;
     this.tag = tag;
     this.overwrite = overwrite;
+    this.latest = latest;
   }
 
   @Override
@@ -91,7 +103,7 @@ public final class LocalTargetStore extends LocalStagingStore {
 
   @Override
   boolean replace(List<String> paths, String manifest, byte[] content) throws IOException {
-    Path latest = directory().resolve(LATEST);
+    Path pointer = directory().resolve(latest);
     Path stagedTag = staging().resolve(tag);
     List<String> inTag =
         paths.stream().filter(p -> p.startsWith(tag + "/") && !p.equals(manifest)).toList();
@@ -99,8 +111,8 @@ public final class LocalTargetStore extends LocalStagingStore {
     if (missing.isEmpty()) {
       write(staging().resolve(manifest), content);
       sync(stagedTag);
-      if (Files.exists(latest) && Files.readString(latest).strip().equals(tag)) {
-        Files.delete(latest);
+      if (Files.exists(pointer) && Files.readString(pointer).strip().equals(tag)) {
+        Files.delete(pointer);
         sync(directory());
       }
       if (Files.exists(tagDirectory())) {
@@ -123,10 +135,10 @@ public final class LocalTargetStore extends LocalStagingStore {
       }
     }
     sync(directory());
-    Path newLatest = staging().resolve(LATEST);
-    write(newLatest, tag.getBytes(StandardCharsets.UTF_8));
+    Path newPointer = staging().resolve(latest);
+    write(newPointer, tag.getBytes(StandardCharsets.UTF_8));
     Files.move(
-        newLatest, latest, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+        newPointer, pointer, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
     sync(directory());
     return clear(replaced());
   }

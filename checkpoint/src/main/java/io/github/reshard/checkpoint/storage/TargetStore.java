@@ -9,6 +9,15 @@ import java.util.List;
  * published, and every call may be repeated: runners retry, and two workers may do the same work.
  */
 public interface TargetStore extends Serializable {
+  /** The file that names the tag which {@code load_checkpoint} loads. */
+  String LATEST = "latest";
+
+  /**
+   * The file that names the tag which {@code load_checkpoint} loads with {@code load_universal}
+   * (DeepSpeed 0.19.8, runtime/engine.py, {@code load_checkpoint}).
+   */
+  String LATEST_UNIVERSAL = "latest_universal";
+
   /**
    * Makes the place ready and removes what an earlier run left unpublished.
    *

@@ -1,11 +1,13 @@
 package io.github.reshard.checkpoint.torch;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.pickle.PyBool;
 import io.github.reshard.checkpoint.pickle.PyGlobal;
 import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyPersistentId;
+import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.pickle.PyTuple;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -64,6 +66,35 @@ public final class TensorNode {
       return Optional.empty();
     }
     return unwrap(instance, instance.callable(), holderOf(instance), 0);
+  }
+
+  /**
+   * A new tensor on the CPU that is the whole of its storage, as {@code torch.save} pickles it.
+   *
+   * @param dtype one that has a storage class
+   * @param key of its storage
+   * @param requiresGrad what autograd is told
+   * @param shape its dimensions, in elements
+   */
+  public static PyInstance create(DType dtype, String key, boolean requiresGrad, long... shape) {
+    String storageClass =
+        dtype
+            .storageClass()
+            .orElseThrow(
+                () -> refused("a tensor of %s can not be written".formatted(dtype.torchName())));
+    return PyInstance.reduce(
+        new PyGlobal(UTILS, "_rebuild_tensor_v2"),
+        PyTuple.of(
+            StorageNode.create(
+                new PyGlobal("torch", storageClass),
+                new PyStr(key),
+                new PyStr("cpu"),
+                numel(shape)),
+            PyInt.of(0),
+            tupleOf(shape),
+            tupleOf(contiguousStride(shape)),
+            requiresGrad ? PyBool.TRUE : PyBool.FALSE,
+            PyInstance.reduce(new PyGlobal("collections", "OrderedDict"), PyTuple.of())));
   }
 
   private static Optional<TensorNode> unwrap(

@@ -109,6 +109,24 @@ public final class TorchFileLayout {
     return new TorchFileLayout(style, planner.entries);
   }
 
+  /**
+   * Plans a file that no other one is the model of.
+   *
+   * @param fileName its name, after which {@code torch.save} names the archive
+   * @param pickle the bytes of {@code data.pkl}
+   * @param storages in the order in which the pickle first mentions them
+   */
+  public static TorchFileLayout planNew(
+      String fileName, byte[] pickle, List<StorageSize> storages) {
+    int dot = fileName.lastIndexOf('.');
+    return plan(
+        ContainerStyle.PLAIN,
+        dot < 0 ? fileName : fileName.substring(0, dot),
+        pickle,
+        storages,
+        serializationId(pickle, storages));
+  }
+
   private static byte[] text(String text) {
     return text.getBytes(StandardCharsets.ISO_8859_1);
   }

@@ -215,6 +215,14 @@ public final class TargetFiles {
     if (file.recipe() instanceof Recipe.AsIs) {
       return List.of();
     }
+    String name = file.path().substring(file.path().lastIndexOf('/') + 1);
+    if (file.recipe() instanceof Recipe.NewTorchFile made) {
+      return segments(
+          file,
+          TorchFileLayout.planNew(name, made.pickle(), made.storages()),
+          made.storages().stream().map(StorageSize::key).toList(),
+          crcs);
+    }
     TorchFile template;
     try (RangedFile source = store.open(plan.sources().get(file.recipe().template()).stat())) {
       template = TorchFile.read(source);
@@ -222,21 +230,33 @@ public final class TargetFiles {
     Planned planned =
         plan(
             template,
-            file.path().substring(file.path().lastIndexOf('/') + 1),
+            name,
             file.recipe(),
             plan.models(),
             plan.sourceWorldSize(),
             plan.targetWorldSize());
-    if (planned.layout().totalBytes() != file.bytes()) {
+    return segments(
+        file,
+        planned.layout(),
+        planned.storages().stream().map(Rewritten.Storage::key).toList(),
+        crcs);
+  }
+
+  /**
+   * @param keys of all storages; those of 0 bytes are no entries of the file
+   */
+  private static List<ByteSegment> segments(
+      TargetFile file, TorchFileLayout layout, List<String> keys, List<Integer> crcs) {
+    if (layout.totalBytes() != file.bytes()) {
       throw new IllegalStateException(
           "%s was planned with %d bytes and now has %d"
-              .formatted(file.path(), file.bytes(), planned.layout().totalBytes()));
+              .formatted(file.path(), file.bytes(), layout.totalBytes()));
     }
     Map<String, Integer> byKey = new HashMap<>();
-    planned.storages().forEach(empty -> byKey.put(empty.key(), 0));
+    keys.forEach(empty -> byKey.put(empty, 0));
     for (int e = 0; e < crcs.size(); e++) {
       byKey.put(file.entries().get(e).key(), crcs.get(e));
     }
-    return planned.layout().segments(byKey);
+    return layout.segments(byKey);
   }
 }

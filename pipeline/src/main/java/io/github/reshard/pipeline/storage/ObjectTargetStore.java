@@ -41,7 +41,6 @@ import java.util.UUID;
  */
 final class ObjectTargetStore implements TargetStore {
   private static final long serialVersionUID = 1L;
-  private static final String LATEST = "latest";
 
   /** Runs up to this length share an object, unless the property says otherwise. */
   private static final int DEFAULT_SMALL_BYTES = 256 << 10;
@@ -56,18 +55,22 @@ final class ObjectTargetStore implements TargetStore {
   private final String base;
   private final String tag;
   private final boolean overwrite;
+  private final String latest;
   private final int smallBytes = Integer.getInteger(SMALL_PROPERTY, DEFAULT_SMALL_BYTES);
   private final String run = UUID.randomUUID().toString().substring(0, 8);
 
   /**
    * @param directory the output, a name in the store without a slash at its end; empty for the
    *     bucket itself
+   * @param latest the file that names the published tag
    */
-  ObjectTargetStore(ObjectStore store, String directory, String tag, boolean overwrite) {
+  ObjectTargetStore(
+      ObjectStore store, String directory, String tag, boolean overwrite, String latest) {
     this.store = store;
     this.base = directory.isEmpty() ? "" : directory + "/";
     this.tag = tag;
     this.overwrite = overwrite;
+    this.latest = latest;
   }
 
   private String staging() {
@@ -401,24 +404,24 @@ final class ObjectTargetStore implements TargetStore {
     }
     if (copies.isEmpty()) {
       // All is done, unless a zombie of this run took `latest` away to do it again, and died.
-      if (store.find(base + LATEST).isEmpty()) {
-        store.put(base + LATEST, tag.getBytes(StandardCharsets.UTF_8));
+      if (store.find(base + latest).isEmpty()) {
+        store.put(base + latest, tag.getBytes(StandardCharsets.UTF_8));
       }
       return true;
     }
     lock().requireHeld(store.uri(base + tag), run);
     store.put(marker(), new byte[0]);
-    Optional<Found> latest = store.find(base + LATEST);
-    if (latest.isPresent()
-        && new String(store.read(latest.get()), StandardCharsets.UTF_8).strip().equals(tag)) {
-      store.delete(List.of(latest.get()));
+    Optional<Found> pointer = store.find(base + latest);
+    if (pointer.isPresent()
+        && new String(store.read(pointer.get()), StandardCharsets.UTF_8).strip().equals(tag)) {
+      store.delete(List.of(pointer.get()));
     }
     List<Found> old = new ArrayList<>(store.list(base + tag + "/"));
     old.removeIf(object -> finals.contains(object.name()));
     store.delete(old);
     InParallel.forEach(copies, copy -> store.copy(copy.from(), copy.to()));
     store.put(base + manifest, content);
-    store.put(base + LATEST, tag.getBytes(StandardCharsets.UTF_8));
+    store.put(base + latest, tag.getBytes(StandardCharsets.UTF_8));
     return clear();
   }
 
@@ -478,13 +481,14 @@ final class ObjectTargetStore implements TargetStore {
         }
       }
     }
-    Optional<Found> latest = store.find(base + LATEST);
-    Leftovers.requireNoneHalfPublished(
-        store.uri(directory),
-        left.keySet(),
-        latest.isPresent()
-            ? Optional.of(new String(store.read(latest.get()), StandardCharsets.UTF_8).strip())
-            : Optional.empty());
+    Set<String> whole = new HashSet<>();
+    for (String pointer : List.of(LATEST, LATEST_UNIVERSAL)) {
+      Optional<Found> found = store.find(base + pointer);
+      if (found.isPresent()) {
+        whole.add(new String(store.read(found.get()), StandardCharsets.UTF_8).strip());
+      }
+    }
+    Leftovers.requireNoneHalfPublished(store.uri(directory), left.keySet(), whole);
     List<Leftovers.Removed> removed = new ArrayList<>();
     for (Map.Entry<String, List<Found>> one : left.entrySet()) {
       store.delete(one.getValue());

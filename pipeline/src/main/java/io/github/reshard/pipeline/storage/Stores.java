@@ -98,16 +98,18 @@ public final class Stores {
    * How to write the checkpoint {@code tag} into {@code output}.
    *
    * @param overwrite whether a tag that is there is replaced
+   * @param latest the file that then names the tag, {@link TargetStore#LATEST} or {@link
+   *     TargetStore#LATEST_UNIVERSAL}
    * @param options of the pipeline, for Beam's file systems
    * @throws RefusedException if nothing here knows the scheme
    */
   public static TargetStore target(
-      String output, String tag, boolean overwrite, PipelineOptions options) {
+      String output, String tag, boolean overwrite, String latest, PipelineOptions options) {
     if (isLocal(output)) {
-      return new LocalTargetStore(local(output), tag, overwrite);
+      return new LocalTargetStore(local(output), tag, overwrite, latest);
     }
     return new ObjectTargetStore(
-        objects(output, options), ObjectName.parse(output).name(), tag, overwrite);
+        objects(output, options), ObjectName.parse(output).name(), tag, overwrite, latest);
   }
 
   /**
