@@ -174,9 +174,10 @@ public final class WriteParts
           slices,
           file -> openFiles.open(plan, file),
           sink,
-          (slice, crc) -> {
+          (slice, readCrc, crc) -> {
             if (slice.proves()) {
-              read.add(entry(slice.source()), slice.source().offset(), slice.bytes(), crc);
+              read.add(
+                  entry(slice.source()), slice.source().offset(), slice.sourceBytes(), readCrc);
             }
             if (slice.target() != null) {
               written.add(entry(slice.target()), slice.target().offset(), slice.bytes(), crc);

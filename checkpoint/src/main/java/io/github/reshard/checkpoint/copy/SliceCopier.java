@@ -69,22 +69,23 @@ public final class SliceCopier {
     /**
      * Called once for each slice, in order.
      *
-     * @param crc32 of the slice's bytes
+     * @param readCrc32 of the bytes that were read, if the slice proves them
+     * @param crc32 of the bytes that were written; the same unless the slice casts them
      */
-    void slice(SliceCopy slice, int crc32);
+    void slice(SliceCopy slice, int readCrc32, int crc32);
   }
 
   /**
    * Copies one slice.
    *
    * @param sink where the bytes go; not used by a slice that is only read
-   * @return the CRC-32 of its bytes
+   * @return the CRC-32 of its bytes, of those that are written if it casts them
    * @throws RefusedException if the source ends too early, or the slice's claim about the weights
    *     is false
    */
   public int copy(SliceCopy slice, Sources sources, PositionalFile sink) throws IOException {
     int[] result = new int[1];
-    copy(List.of(slice), sources, sink, (copied, crc32) -> result[0] = crc32);
+    copy(List.of(slice), sources, sink, (copied, read, crc32) -> result[0] = crc32);
     return result[0];
   }
 
@@ -100,7 +101,7 @@ public final class SliceCopier {
       throws IOException {
     for (CopyRun run : CopyRun.of(slices)) {
       if (run.bytes() == 0) {
-        run.slices().forEach(slice -> copied.slice(slice, 0));
+        run.slices().forEach(slice -> copied.slice(slice, 0, 0));
       } else {
         copy(run, sources, sink, copied);
       }
@@ -116,6 +117,7 @@ public final class SliceCopier {
     Conversion conversion = run.slices().get(0).conversion();
     Claims claims = run.slices().get(0).cast() == null ? null : new Claims(run.slices());
     CRC32 crc = new CRC32();
+    CRC32 readCrc = conversion == null ? crc : new CRC32();
     int slice = 0;
     long sliceEnd = run.slices().get(0).bytes();
     for (long done = 0; done < run.bytes(); ) {
@@ -134,10 +136,16 @@ public final class SliceCopier {
       for (long at = done; at < done + length; ) {
         long end = Math.min(sliceEnd, done + length);
         crc.update(copied.slice((int) (at - done), (int) (end - at)));
+        if (conversion != null && run.slices().get(slice).proves()) {
+          readCrc.update(
+              data.slice(
+                  (int) conversion.sourceBytes(at - done), (int) conversion.sourceBytes(end - at)));
+        }
         at = end;
         while (slice < run.slices().size() && at == sliceEnd) {
-          heard.slice(run.slices().get(slice++), (int) crc.getValue());
+          heard.slice(run.slices().get(slice++), (int) readCrc.getValue(), (int) crc.getValue());
           crc.reset();
+          readCrc.reset();
           sliceEnd += slice < run.slices().size() ? run.slices().get(slice).bytes() : 0;
         }
       }
@@ -154,12 +162,13 @@ public final class SliceCopier {
   /** Casts the elements from byte {@code done} of the run on; how many bytes that gave. */
   private int cast(RangedFile source, CopyRun run, Conversion conversion, long done)
       throws IOException {
-    long most = BUFFER_BYTES / conversion.from().bytes() * (long) conversion.to().bytes();
+    int widest = Math.max(conversion.from().bytes(), conversion.to().bytes());
+    long most = BUFFER_BYTES / widest * (long) conversion.to().bytes();
     int length = (int) Math.min(most, run.bytes() - done);
     data.clear().limit(Math.toIntExact(conversion.sourceBytes(length)));
     read(source, run.source().offset() + conversion.sourceBytes(done), data);
     weights.clear().limit(length);
-    WeightCast.cast(data.flip(), weights, conversion.to());
+    WeightCast.cast(data.flip(), weights, conversion);
     return length;
   }
 

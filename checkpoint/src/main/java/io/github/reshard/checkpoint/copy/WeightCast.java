@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.copy;
 
+import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.torch.DType;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -137,19 +138,65 @@ public final class WeightCast {
     return module == DType.BFLOAT16 ? toBfloat16(master) : toFloat16(master);
   }
 
+  /** Whether elements can be cast so while they are copied. */
+  public static boolean supports(Conversion conversion) {
+    return isFloat(conversion.from())
+        && isFloat(conversion.to())
+        && conversion.from() != conversion.to();
+  }
+
+  private static boolean isFloat(DType type) {
+    return type == DType.FLOAT32 || type == DType.BFLOAT16 || type == DType.FLOAT16;
+  }
+
   /**
-   * Casts floats.
+   * Casts elements. To a wider type every value stays what it is; between the two of 16 bits a
+   * value is rounded once, as the way through a float is exact.
    *
-   * @param masters little endian; position and limit are not moved
-   * @param weights room for as many elements, little endian; position and limit are not moved
-   * @param module {@link DType#BFLOAT16} or {@link DType#FLOAT16}
+   * @param from little endian; position and limit are not moved
+   * @param to room for as many elements, little endian; position and limit are not moved
+   * @param conversion one that is {@linkplain #supports(Conversion) supported}
    */
-  static void cast(ByteBuffer masters, ByteBuffer weights, DType module) {
-    IntBuffer from = masters.slice().order(ByteOrder.LITTLE_ENDIAN).asIntBuffer();
-    ShortBuffer to = weights.slice().order(ByteOrder.LITTLE_ENDIAN).asShortBuffer();
-    while (from.hasRemaining()) {
-      to.put((short) toBits(from.get(), module));
+  static void cast(ByteBuffer from, ByteBuffer to, Conversion conversion) {
+    ByteBuffer source = from.slice().order(ByteOrder.LITTLE_ENDIAN);
+    ByteBuffer target = to.slice().order(ByteOrder.LITTLE_ENDIAN);
+    if (conversion.from() == DType.FLOAT32) {
+      IntBuffer floats = source.asIntBuffer();
+      ShortBuffer rounded = target.asShortBuffer();
+      while (floats.hasRemaining()) {
+        rounded.put((short) toBits(floats.get(), conversion.to()));
+      }
+      return;
     }
+    ShortBuffer halves = source.asShortBuffer();
+    if (conversion.to() == DType.FLOAT32) {
+      IntBuffer floats = target.asIntBuffer();
+      while (halves.hasRemaining()) {
+        floats.put(toFloat(halves.get(), conversion.from()));
+      }
+      return;
+    }
+    ShortBuffer rounded = target.asShortBuffer();
+    while (halves.hasRemaining()) {
+      rounded.put((short) toBits(toFloat(halves.get(), conversion.from()), conversion.to()));
+    }
+  }
+
+  /** The bits of the float of the same value as {@code bits} of a type of 16 bits. */
+  static int toFloat(short bits, DType type) {
+    if (type == DType.BFLOAT16) {
+      return bits << 16;
+    }
+    int sign = (bits & 0x8000) << 16;
+    int magnitude = bits & 0x7fff;
+    if (magnitude >= 0x7c00) {
+      return sign | 0x7f80_0000 | (magnitude & 0x3ff) << 13;
+    }
+    if (magnitude >= 0x400) {
+      return sign | ((magnitude << 13) + 0x3800_0000);
+    }
+    // Below the smallest normal half a unit in the last place is 2^-24.
+    return sign | Float.floatToRawIntBits(magnitude * 0x1p-24f);
   }
 
   private static boolean isNan(int bits) {

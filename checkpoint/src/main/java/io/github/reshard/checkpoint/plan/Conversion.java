@@ -5,7 +5,7 @@ import java.io.Serializable;
 
 /**
  * A cast of every element while it is copied: round to nearest, ties to even, as PyTorch casts
- * master weights to the module's type.
+ * master weights to the module's type; exact to a wider type.
  *
  * @param from the type of an element where it is read
  * @param to the type of an element where it is written

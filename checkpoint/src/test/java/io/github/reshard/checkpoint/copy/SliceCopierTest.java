@@ -189,12 +189,47 @@ class SliceCopierTest {
                     conversion)),
             file -> masters,
             target,
-            (slice, crc32) -> crcs.add(crc32));
+            (slice, read, crc32) -> crcs.add(crc32));
 
     assertThat(Arrays.copyOfRange(target.bytes().array(), 6, 6 + 2 * elements)).isEqualTo(expected);
     assertThat(crcs)
         .containsExactly(
             crc(Arrays.copyOf(expected, 2 * first)),
             crc(Arrays.copyOfRange(expected, 2 * first, 2 * elements)));
+  }
+
+  @Test
+  void whatIsCastCanProveTheBytesThatWereRead() throws IOException {
+    int elements = MEBIBYTE / 2 + 77; // more than one buffer
+    Memory halves = Memory.of("halves.pt", 2 * elements + 8);
+    new Random(4).nextBytes(halves.bytes().array());
+    Memory target = Memory.of("target", 4 * elements);
+    SliceCopy slice =
+        new SliceCopy(
+            new Address(0, 0, 8),
+            new Address(0, 0, 0),
+            4L * elements,
+            true,
+            0,
+            1,
+            null,
+            null,
+            new Conversion(DType.BFLOAT16, DType.FLOAT32));
+
+    List<Integer> crcs = new ArrayList<>();
+    new SliceCopier()
+        .copy(
+            List.of(slice),
+            file -> halves,
+            target,
+            (copied, read, written) -> crcs.addAll(List.of(read, written)));
+
+    assertThat(crcs)
+        .containsExactly(
+            crc(Arrays.copyOfRange(halves.bytes().array(), 8, 8 + 2 * elements)),
+            crc(target.bytes().array()));
+    for (int i = 0; i < elements; i++) {
+      assertThat(target.bytes().getInt(4 * i)).isEqualTo(halves.bytes().getShort(8 + 2 * i) << 16);
+    }
   }
 }

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.copy;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.torch.DType;
 import java.math.BigDecimal;
 import java.nio.ByteBuffer;
@@ -15,6 +16,7 @@ import net.jqwik.api.Provide;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 
 class WeightCastTest {
   /** A 16-bit format by its definition in IEEE 754. */
@@ -226,5 +228,46 @@ class WeightCastTest {
         .isEqualTo(1);
     assertThat(WeightCast.firstMismatch(floats(1f), DType.FLOAT32, shorts(0x7fc0), DType.BFLOAT16))
         .isEqualTo(0);
+  }
+
+  /** All of them: to a float and back every half and every bfloat16 is what it was. */
+  @ParameterizedTest
+  @EnumSource(
+      value = DType.class,
+      names = {"FLOAT16", "BFLOAT16"})
+  void aWiderTypeHoldsEveryValue(DType narrow) {
+    for (int bits = 0; bits < 1 << 16; bits++) {
+      float wide = Float.intBitsToFloat(WeightCast.toFloat((short) bits, narrow));
+      if (Float.isNaN(wide)) {
+        int infinity = narrow == DType.FLOAT16 ? 0x7c00 : 0x7f80;
+        assertThat(bits & 0x7fff).isGreaterThan(infinity);
+      } else {
+        assertThat(WeightCast.toBits(Float.floatToRawIntBits(wide), narrow)).isEqualTo(bits);
+      }
+    }
+  }
+
+  @Test
+  void betweenTheTwoNarrowTypesAValueIsRoundedOnce() {
+    short[] values = {0x3f81, (short) 0xbf80, 0x7f80, 0x4780, 0x0001, 0x3380};
+    ByteBuffer from = ByteBuffer.allocate(12).order(ByteOrder.LITTLE_ENDIAN);
+    from.asShortBuffer().put(values);
+    ByteBuffer to = ByteBuffer.allocate(12).order(ByteOrder.LITTLE_ENDIAN);
+
+    WeightCast.cast(from, to, new Conversion(DType.BFLOAT16, DType.FLOAT16));
+
+    short[] cast = new short[6];
+    to.asShortBuffer().get(cast);
+    // 1.0078125, -1, infinity, 65536 (too large), 2^-133 (too small), 2^-24 (the smallest)
+    assertThat(cast).containsExactly(0x3c08, 0xbc00, 0x7c00, 0x7c00, 0x0000, 0x0001);
+  }
+
+  @Test
+  void onlyFloatsOfThreeTypesAreCast() {
+    assertThat(WeightCast.supports(new Conversion(DType.FLOAT32, DType.BFLOAT16))).isTrue();
+    assertThat(WeightCast.supports(new Conversion(DType.FLOAT16, DType.FLOAT32))).isTrue();
+    assertThat(WeightCast.supports(new Conversion(DType.FLOAT32, DType.FLOAT32))).isFalse();
+    assertThat(WeightCast.supports(new Conversion(DType.FLOAT64, DType.FLOAT32))).isFalse();
+    assertThat(WeightCast.supports(new Conversion(DType.INT8, DType.FLOAT16))).isFalse();
   }
 }
