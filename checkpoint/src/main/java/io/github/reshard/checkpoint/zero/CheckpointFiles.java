@@ -93,12 +93,12 @@ public record CheckpointFiles(
   }
 
   /** Whether DeepSpeed names its optimizer files so. */
-  static boolean isOptimizerName(String name) {
+  public static boolean isOptimizerName(String name) {
     return OPTIMIZER.matcher(name).matches();
   }
 
   /** Whether a tag has files of this name. */
-  static boolean isTagFile(String name) {
+  public static boolean isTagFile(String name) {
     return OPTIMIZER.matcher(name).matches()
         || MODEL.matcher(name).matches()
         || RANK_MODEL.matcher(name).matches();

@@ -107,6 +107,10 @@ record PickledValue(String file, String path, PyObject node) {
     return node instanceof PyList || node instanceof PyTuple;
   }
 
+  boolean isText() {
+    return node instanceof PyStr;
+  }
+
   /** The items of a list or tuple. */
   List<PickledValue> items() {
     List<PyObject> items;
