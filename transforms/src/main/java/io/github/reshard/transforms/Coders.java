@@ -13,6 +13,7 @@ import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
 import io.github.reshard.checkpoint.plan.PartId;
 import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.Rows;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.StateExtent;
 import io.github.reshard.checkpoint.plan.TensorRun;
@@ -174,6 +175,7 @@ final class Coders {
     private static final int CAST = 8;
     private static final int TENSOR = 16;
     private static final int CONVERSION = 32;
+    private static final int ROWS = 64;
 
     @Override
     void write(SliceCopy slice, DataOutputStream out) throws IOException {
@@ -183,7 +185,8 @@ final class Coders {
               | (slice.proves() ? PROVES : 0)
               | (slice.cast() == null ? 0 : CAST)
               | (slice.tensor() == null ? 0 : TENSOR)
-              | (slice.conversion() == null ? 0 : CONVERSION));
+              | (slice.conversion() == null ? 0 : CONVERSION)
+              | (slice.rows() == null ? 0 : ROWS));
       if (slice.source() != null) {
         writeAddress(slice.source(), out);
       }
@@ -216,6 +219,34 @@ final class Coders {
         out.writeUTF(slice.conversion().from().name());
         out.writeUTF(slice.conversion().to().name());
       }
+      if (slice.rows() != null) {
+        writeRows(slice.rows(), out);
+      }
+    }
+
+    private static void writeRows(Rows rows, DataOutputStream out) throws IOException {
+      writeInt(rows.width(), out);
+      writeLong(rows.length(), out);
+      writeLong(rows.first(), out);
+      writeInt(rows.steps().size(), out);
+      for (Rows.Step step : rows.steps()) {
+        writeLong(step.count(), out);
+        writeLong(step.source(), out);
+        writeLong(step.target(), out);
+        writeLong(step.tensor(), out);
+      }
+    }
+
+    private static Rows readRows(DataInputStream in) throws IOException {
+      int width = readInt(in);
+      long length = readLong(in);
+      long first = readLong(in);
+      int count = readInt(in);
+      List<Rows.Step> steps = new ArrayList<>(count);
+      for (int i = 0; i < count; i++) {
+        steps.add(new Rows.Step(readLong(in), readLong(in), readLong(in), readLong(in)));
+      }
+      return new Rows(width, length, steps, first);
     }
 
     @Override
@@ -246,8 +277,18 @@ final class Coders {
           (flags & CONVERSION) == 0
               ? null
               : new Conversion(DType.valueOf(readName(in)), DType.valueOf(readName(in)));
+      Rows rows = (flags & ROWS) == 0 ? null : readRows(in);
       return new SliceCopy(
-          source, target, bytes, (flags & PROVES) != 0, fill, fillBytes, cast, tensor, conversion);
+          source,
+          target,
+          bytes,
+          (flags & PROVES) != 0,
+          fill,
+          fillBytes,
+          cast,
+          tensor,
+          conversion,
+          rows);
     }
   }
 
@@ -258,12 +299,15 @@ final class Coders {
     void write(SliceCrc run, DataOutputStream out) throws IOException {
       writeLong(run.offset(), out);
       writeLong(run.bytes(), out);
+      writeLong(run.span() - run.bytes(), out);
       out.writeInt(run.crc32());
     }
 
     @Override
     SliceCrc read(DataInputStream in) throws IOException {
-      return new SliceCrc(readLong(in), readLong(in), in.readInt());
+      long offset = readLong(in);
+      long bytes = readLong(in);
+      return new SliceCrc(offset, bytes, bytes + readLong(in), in.readInt());
     }
   }
 

@@ -3,6 +3,7 @@ package io.github.reshard.transforms;
 import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.CastCheck;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.Rows;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.storage.ByteRange;
 import io.github.reshard.checkpoint.storage.RangedFile;
@@ -46,6 +47,10 @@ final class OpenFiles implements Closeable {
   void expect(ReshardPlan plan, List<SliceCopy> slices) throws IOException {
     Map<Integer, List<ByteRange>> ranges = new LinkedHashMap<>();
     for (SliceCopy slice : slices) {
+      if (slice.rows() != null) {
+        addRows(ranges, slice);
+        continue;
+      }
       if (slice.source() != null) {
         add(ranges, slice.source(), slice.sourceBytes());
       }
@@ -58,6 +63,23 @@ final class OpenFiles implements Closeable {
     for (Map.Entry<Integer, List<ByteRange>> file : ranges.entrySet()) {
       open(plan, file.getKey()).expect(file.getValue());
     }
+  }
+
+  /** Rows that lie near one another become one range; what a box leaves out of a file does not. */
+  private static void addRows(Map<Integer, List<ByteRange>> ranges, SliceCopy slice) {
+    Rows rows = slice.rows();
+    CastCheck cast = slice.cast();
+    rows.forEach(
+        0,
+        slice.bytes() / rows.width(),
+        (source, target, tensor, elements) -> {
+          int width = slice.sourceWidth();
+          add(ranges, slice.source().plus(source * width), elements * width);
+          if (cast != null) {
+            int module = cast.module().bytes();
+            add(ranges, cast.weights().plus(source * module), elements * module);
+          }
+        });
   }
 
   private static void add(Map<Integer, List<ByteRange>> ranges, Address at, long bytes) {

@@ -174,22 +174,20 @@ public final class WriteParts
           slices,
           file -> openFiles.open(plan, file),
           sink,
-          (slice, readCrc, crc) -> {
-            if (slice.proves()) {
-              read.add(
-                  entry(slice.source()), slice.source().offset(), slice.sourceBytes(), readCrc);
+          (slice, sums) -> {
+            if (sums.source() != null) {
+              read.add(entry(slice.source()), sums.source());
             }
-            if (slice.target() != null) {
-              written.add(entry(slice.target()), slice.target().offset(), slice.bytes(), crc);
+            if (sums.target() != null) {
+              written.add(entry(slice.target()), sums.target());
               bytesWritten.inc(slice.bytes());
             }
             if (slice.source() != null) {
               bytesRead.inc(slice.sourceBytes());
             }
-            TensorRun tensor = slice.tensor();
-            if (tensor != null) {
-              TensorId id = new TensorId(tensor.parameter(), tensor.state());
-              tensors.add(id, tensor.offset(), slice.bytes(), crc);
+            if (sums.tensor() != null) {
+              TensorRun tensor = slice.tensor();
+              tensors.add(new TensorId(tensor.parameter(), tensor.state()), sums.tensor());
             }
           });
       emit(read, out.get(READ));

@@ -10,6 +10,7 @@ import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
 import io.github.reshard.checkpoint.plan.PartId;
 import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.Rows;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.StateExtent;
 import io.github.reshard.checkpoint.plan.TensorRun;
@@ -73,6 +74,16 @@ class CodersTest {
             .as(CastCheck::new);
     Arbitrary<TensorRun> run = Combinators.combine(PARAM_ID, NAME, COUNT).as(TensorRun::new);
     Arbitrary<Conversion> conversion = Combinators.combine(DTYPE, DTYPE).as(Conversion::new);
+    Arbitrary<Rows> rows =
+        Combinators.combine(
+                Arbitraries.of(1, 2, 4, 8),
+                COUNT,
+                Combinators.combine(COUNT, COUNT, COUNT, COUNT)
+                    .as(Rows.Step::new)
+                    .list()
+                    .ofMaxSize(3),
+                COUNT)
+            .as(Rows::new);
     Arbitrary<SliceCopy> copy =
         Combinators.combine(
                 ADDRESS.injectNull(0.3),
@@ -85,15 +96,15 @@ class CodersTest {
                 run.injectNull(0.5))
             .flatAs(
                 (source, target, bytes, proves, fill, fillBytes, claim, part) ->
-                    conversion
-                        .injectNull(0.5)
-                        .map(
-                            c ->
+                    Combinators.combine(conversion.injectNull(0.5), rows.injectNull(0.5))
+                        .as(
+                            (c, r) ->
                                 new SliceCopy(
-                                    source, target, bytes, proves, fill, fillBytes, claim, part,
-                                    c)));
+                                    source, target, bytes, proves, fill, fillBytes, claim, part, c,
+                                    r)));
     Arbitrary<SliceCrc> crc =
-        Combinators.combine(COUNT, COUNT, Arbitraries.integers()).as(SliceCrc::new);
+        Combinators.combine(COUNT, COUNT, COUNT, Arbitraries.integers())
+            .as((at, bytes, gaps, crc32) -> new SliceCrc(at, bytes, bytes + gaps, crc32));
     Arbitrary<TensorId> tensorId = Combinators.combine(PARAM_ID, NAME).as(TensorId::new);
     Arbitrary<Outcome> outcome =
         Arbitraries.oneOf(

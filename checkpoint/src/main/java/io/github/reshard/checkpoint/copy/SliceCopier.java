@@ -23,7 +23,7 @@ public final class SliceCopier {
    * Large enough that a call's cost vanishes, small enough to stay in the cache between CRC and
    * write.
    */
-  private static final int BUFFER_BYTES = 1 << 20;
+  static final int BUFFER_BYTES = 1 << 20;
 
   private final ByteBuffer data =
       ByteBuffer.allocateDirect(BUFFER_BYTES).order(ByteOrder.LITTLE_ENDIAN);
@@ -31,6 +31,9 @@ public final class SliceCopier {
       ByteBuffer.allocateDirect(BUFFER_BYTES).order(ByteOrder.LITTLE_ENDIAN);
 
   private final Disagreements disagreements;
+
+  /** Made when the first rows come, because most jobs have none. */
+  private RowCopier rows;
 
   /** A copier that refuses master weights that do not give the module's weights. */
   public SliceCopier() {
@@ -66,6 +69,71 @@ public final class SliceCopier {
 
   /** Hears of each slice that was copied. */
   public interface Copied {
+    /** Called once for each slice. */
+    void slice(SliceCopy slice, Checksums checksums);
+  }
+
+  /**
+   * What a slice's bytes give to the CRC-32 of what they are of.
+   *
+   * @param source the entry that they were read from, or null if that is not to be proven
+   * @param target the entry that they were written to, or null if they were not
+   * @param tensor the full tensor, counted from its first byte, or null if they are no parameter's
+   */
+  public record Checksums(SliceCrc source, SliceCrc target, SliceCrc tensor) {
+    static Checksums ofRun(SliceCopy slice, int readCrc32, int crc32) {
+      long bytes = slice.bytes();
+      return new Checksums(
+          slice.proves()
+              ? new SliceCrc(slice.source().offset(), slice.sourceBytes(), readCrc32)
+              : null,
+          slice.target() == null ? null : new SliceCrc(slice.target().offset(), bytes, crc32),
+          slice.tensor() == null ? null : new SliceCrc(slice.tensor().offset(), bytes, crc32));
+    }
+  }
+
+  /**
+   * Copies one slice that is one run.
+   *
+   * @param sink where the bytes go; not used by a slice that is only read
+   * @return the CRC-32 of its bytes, of those that are written if it casts them
+   * @throws RefusedException if the source ends too early, or the slice's claim about the weights
+   *     is false
+   */
+  public int copy(SliceCopy slice, Sources sources, PositionalFile sink) throws IOException {
+    int[] result = new int[1];
+    copyRuns(List.of(slice), sources, sink, (copied, read, crc32) -> result[0] = crc32);
+    return result[0];
+  }
+
+  /**
+   * Copies slices in this order; those that follow one another in the source and in the target
+   * alike are read and written together, and so are rows that lie between one another.
+   *
+   * @param sink where the bytes go; not used by slices that are only read
+   * @throws RefusedException if a source ends too early, or a slice's claim about the weights is
+   *     false
+   */
+  public void copy(List<SliceCopy> slices, Sources sources, PositionalFile sink, Copied copied)
+      throws IOException {
+    for (Weave weave : Weave.of(slices)) {
+      if (weave.isRuns()) {
+        copyRuns(
+            weave.slices(),
+            sources,
+            sink,
+            (slice, read, crc32) -> copied.slice(slice, Checksums.ofRun(slice, read, crc32)));
+      } else {
+        if (rows == null) {
+          rows = new RowCopier(data, weights, disagreements);
+        }
+        rows.copy(weave.slices(), sources, sink, copied);
+      }
+    }
+  }
+
+  /** Hears of each run that was copied. */
+  private interface CopiedRun {
     /**
      * Called once for each slice, in order.
      *
@@ -75,29 +143,8 @@ public final class SliceCopier {
     void slice(SliceCopy slice, int readCrc32, int crc32);
   }
 
-  /**
-   * Copies one slice.
-   *
-   * @param sink where the bytes go; not used by a slice that is only read
-   * @return the CRC-32 of its bytes, of those that are written if it casts them
-   * @throws RefusedException if the source ends too early, or the slice's claim about the weights
-   *     is false
-   */
-  public int copy(SliceCopy slice, Sources sources, PositionalFile sink) throws IOException {
-    int[] result = new int[1];
-    copy(List.of(slice), sources, sink, (copied, read, crc32) -> result[0] = crc32);
-    return result[0];
-  }
-
-  /**
-   * Copies slices in this order; those that follow one another in the source and in the target
-   * alike are read and written together.
-   *
-   * @param sink where the bytes go; not used by slices that are only read
-   * @throws RefusedException if a source ends too early, or a slice's claim about the weights is
-   *     false
-   */
-  public void copy(List<SliceCopy> slices, Sources sources, PositionalFile sink, Copied copied)
+  private void copyRuns(
+      List<SliceCopy> slices, Sources sources, PositionalFile sink, CopiedRun copied)
       throws IOException {
     for (CopyRun run : CopyRun.of(slices)) {
       if (run.bytes() == 0) {
@@ -108,7 +155,7 @@ public final class SliceCopier {
     }
   }
 
-  private void copy(CopyRun run, Sources sources, PositionalFile sink, Copied heard)
+  private void copy(CopyRun run, Sources sources, PositionalFile sink, CopiedRun heard)
       throws IOException {
     RangedFile source = run.source() == null ? null : sources.open(run.source().file());
     if (source == null) {
@@ -172,7 +219,7 @@ public final class SliceCopier {
     return length;
   }
 
-  private static void read(RangedFile file, long position, ByteBuffer into) throws IOException {
+  static void read(RangedFile file, long position, ByteBuffer into) throws IOException {
     try {
       file.readFully(position, into);
     } catch (EOFException e) {
@@ -256,39 +303,13 @@ public final class SliceCopier {
       }
       lastFound = slice;
       CastCheck cast = found.cast();
-      long element = cast.start() + (at - sliceStart) / cast.master().bytes();
-      if (cast.copies() != null) {
-        throw differentCopies(cast, element, module, weightAt(cast, at - sliceStart));
-      }
-      disagreements.found(
+      long bytes = at - sliceStart;
+      Disagreement.report(
+          disagreements,
           found,
-          element,
-          new RefusedException(
-              "parameter "
-                  + (found.tensor() == null ? cast.parameter() : found.tensor().parameter()),
-              "element %d of the master weights, cast to %s, is not the module's weight in %s at byte %d. The files are of different steps, or the weights were changed by hand; if they were, on purpose, --trustMasters goes on."
-                  .formatted(
-                      element,
-                      cast.module(),
-                      module.path(),
-                      weightAt(cast, at - sliceStart).offset())));
-    }
-
-    /** No one can say which of two copies is right, so {@link Disagreements} are not asked. */
-    private static RefusedException differentCopies(
-        CastCheck cast, long element, RangedFile firstFile, Address first) {
-      CastCheck.Copies copies = cast.copies();
-      return new RefusedException(
-          "parameter " + cast.parameter(),
-          "ranks %d and %d share it and must hold the same %s, but element %d differs; rank %d's is in %s at byte %d. The shards are of different steps or runs, or one is damaged; restore them from a copy."
-              .formatted(
-                  copies.firstRank(),
-                  copies.rank(),
-                  copies.state(),
-                  element,
-                  copies.firstRank(),
-                  firstFile.path(),
-                  first.offset()));
+          cast.start() + bytes / cast.master().bytes(),
+          module.path(),
+          weightAt(cast, bytes).offset());
     }
 
     /** Where the weight lies of the master that begins {@code bytes} into the slice of a claim. */

@@ -35,12 +35,17 @@ public record CastCheck(
 
   /** The claim about what begins {@code elements} further on. */
   CastCheck plus(long elements) {
+    return plus(elements, elements);
+  }
+
+  /**
+   * The claim about what begins further on.
+   *
+   * @param read how many elements further in the source
+   * @param full how many elements further in the parameter
+   */
+  CastCheck plus(long read, long full) {
     return new CastCheck(
-        parameter,
-        start + elements,
-        master,
-        module,
-        weights.plus(elements * module.bytes()),
-        copies);
+        parameter, start + full, master, module, weights.plus(read * module.bytes()), copies);
   }
 }

@@ -9,6 +9,10 @@ public final class Cut {
   /** Hands {@code slice} on in pieces, each with the part that it belongs to. */
   public static void intoParts(
       SliceCopy slice, long partBytes, BiConsumer<PartId, SliceCopy> pieces) {
+    if (slice.rows() != null) {
+      rowsIntoParts(slice, partBytes, pieces);
+      return;
+    }
     boolean readOnly = slice.target() == null;
     Address at = readOnly ? slice.source() : slice.target();
     long done = 0;
@@ -19,6 +23,19 @@ public final class Cut {
       length = wholeElements(slice, length, slice.bytes() - done);
       pieces.accept(
           new PartId(readOnly, Math.toIntExact(part), at.file()), slice.part(done, length));
+      done += length;
+    }
+  }
+
+  /** Rows that go into a part stay one piece, however many they are. */
+  private static void rowsIntoParts(
+      SliceCopy slice, long partBytes, BiConsumer<PartId, SliceCopy> pieces) {
+    Address at = slice.target();
+    for (long done = 0; done < slice.bytes(); ) {
+      SliceCopy rest = slice.part(done, slice.bytes() - done);
+      long part = rest.target().offset() / partBytes;
+      long length = rest.bytesBefore((part + 1) * partBytes - rest.target().offset());
+      pieces.accept(new PartId(false, Math.toIntExact(part), at.file()), rest.part(0, length));
       done += length;
     }
   }

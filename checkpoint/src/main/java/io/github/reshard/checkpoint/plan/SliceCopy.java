@@ -3,8 +3,8 @@ package io.github.reshard.checkpoint.plan;
 import java.io.Serializable;
 
 /**
- * A run of bytes that moves in one piece: it crosses no boundary of a source storage, target
- * storage or part.
+ * Bytes that move in one piece: they cross no boundary of a source storage, target storage or part.
+ * They are one run in the source and in the target, or rows of a box.
  *
  * @param source where it is read from, or null for padding that has no source
  * @param target where it is written to, or null if it is only read to be proven
@@ -17,6 +17,8 @@ import java.io.Serializable;
  * @param cast what is claimed of the bytes beside their identity, or null
  * @param tensor which bytes of which full tensor they are, or null if they are no parameter's
  * @param conversion how elements are cast on the way, or null if bytes stay as they are
+ * @param rows how the elements lie, or null if they are one run on each side; the addresses and
+ *     {@code tensor} are those of the first element
  */
 public record SliceCopy(
     Address source,
@@ -27,7 +29,8 @@ public record SliceCopy(
     int fillBytes,
     CastCheck cast,
     TensorRun tensor,
-    Conversion conversion)
+    Conversion conversion,
+    Rows rows)
     implements Serializable {
 
   public SliceCopy {
@@ -35,6 +38,20 @@ public record SliceCopy(
       throw new IllegalArgumentException(
           "a slice of %d bytes from %s to %s".formatted(bytes, source, target));
     }
+  }
+
+  /** Bytes that are one run in the source and in the target. */
+  public SliceCopy(
+      Address source,
+      Address target,
+      long bytes,
+      boolean proves,
+      long fill,
+      int fillBytes,
+      CastCheck cast,
+      TensorRun tensor,
+      Conversion conversion) {
+    this(source, target, bytes, proves, fill, fillBytes, cast, tensor, conversion, null);
   }
 
   /** Bytes that move. */
@@ -89,8 +106,48 @@ public record SliceCopy(
     return new SliceCopy(null, target, bytes, false, fill, fillBytes, null, null, null);
   }
 
+  /** The same elements, which lie in rows. */
+  SliceCopy in(Rows lying) {
+    return new SliceCopy(
+        source, target, bytes, proves, fill, fillBytes, cast, tensor, conversion, lying);
+  }
+
+  /** How many bytes of the source lie from the first to the last that is read. */
+  public long sourceSpan() {
+    return rows == null ? sourceBytes() : (rows.source(last()) + 1) * sourceWidth();
+  }
+
+  /** How many bytes of the target lie from the first to the last that is written. */
+  public long targetSpan() {
+    return rows == null ? bytes : (rows.target(last()) + 1) * rows.width();
+  }
+
+  /** The bytes of an element in rows where it is read. */
+  public int sourceWidth() {
+    return conversion == null ? rows.width() : conversion.from().bytes();
+  }
+
+  private long last() {
+    return bytes / rows.width() - 1;
+  }
+
+  /**
+   * How many of its bytes, in whole elements, are written before byte {@code distance} behind its
+   * first one.
+   */
+  public long bytesBefore(long distance) {
+    if (rows == null) {
+      return Math.min(distance, bytes);
+    }
+    long elements = rows.beforeTarget(-Math.floorDiv(-distance, (long) rows.width()));
+    return Math.min(elements * rows.width(), bytes);
+  }
+
   /** The part of this slice that begins {@code from} bytes in and is {@code length} bytes long. */
-  SliceCopy part(long from, long length) {
+  public SliceCopy part(long from, long length) {
+    if (rows != null) {
+      return partOfRows(from / rows.width(), length);
+    }
     CastCheck claim = cast;
     if (cast != null) {
       claim = cast.plus(from / cast.master().bytes());
@@ -107,5 +164,22 @@ public record SliceCopy(
         claim,
         tensor == null ? null : tensor.plus(from),
         conversion);
+  }
+
+  private SliceCopy partOfRows(long from, long length) {
+    int width = rows.width();
+    long read = rows.source(from);
+    long full = rows.tensor(from);
+    return new SliceCopy(
+        source.plus(read * sourceWidth()),
+        target.plus(rows.target(from) * width),
+        length,
+        proves,
+        fill,
+        fillBytes,
+        cast == null ? null : cast.plus(read, full),
+        tensor == null ? null : tensor.plus(full * width),
+        conversion,
+        rows.behind(from));
   }
 }

@@ -25,6 +25,23 @@ public final class Crc32Combine {
     return multiply(zeroBytes(bytesB), crcA) ^ crcB;
   }
 
+  /** What a CRC gives to the CRC of a whole that ends some bytes behind it; made once for many. */
+  public static final class Shift {
+    private final int factor;
+
+    /**
+     * @param bytes how many bytes follow
+     */
+    public Shift(long bytes) {
+      factor = zeroBytes(bytes);
+    }
+
+    /** The CRC {@code crc}, moved. */
+    public int of(int crc) {
+      return multiply(factor, crc);
+    }
+  }
+
   /** The CRC-32 of {@code bytes} zero bytes. */
   public static int ofZeros(long bytes) {
     return ~multiply(zeroBytes(bytes), ~0);

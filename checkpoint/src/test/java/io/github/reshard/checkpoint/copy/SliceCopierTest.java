@@ -189,7 +189,7 @@ class SliceCopierTest {
                     conversion)),
             file -> masters,
             target,
-            (slice, read, crc32) -> crcs.add(crc32));
+            (slice, sums) -> crcs.add(sums.target().crc32()));
 
     assertThat(Arrays.copyOfRange(target.bytes().array(), 6, 6 + 2 * elements)).isEqualTo(expected);
     assertThat(crcs)
@@ -222,7 +222,7 @@ class SliceCopierTest {
             List.of(slice),
             file -> halves,
             target,
-            (copied, read, written) -> crcs.addAll(List.of(read, written)));
+            (copied, sums) -> crcs.addAll(List.of(sums.source().crc32(), sums.target().crc32())));
 
     assertThat(crcs)
         .containsExactly(
