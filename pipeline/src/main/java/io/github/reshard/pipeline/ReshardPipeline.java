@@ -3,7 +3,6 @@ package io.github.reshard.pipeline;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
@@ -14,6 +13,7 @@ import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.checkpoint.zero.UserHints;
 import io.github.reshard.checkpoint.zero.UserShards;
+import io.github.reshard.checkpoint.zero.ZeroStage;
 import io.github.reshard.pipeline.storage.Stores;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
@@ -179,7 +179,7 @@ public final class ReshardPipeline {
   }
 
   static int targetStage(ReshardOptions options) {
-    return options.getTargetStage() == null ? Recipe.AS_SAVED : options.getTargetStage();
+    return options.getTargetStage() == null ? ZeroStage.AS_SAVED : options.getTargetStage();
   }
 
   static Optional<UserShards> userShards(SourceStore source, ReshardOptions options)

@@ -13,11 +13,11 @@ import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.plan.TargetFile;
+import io.github.reshard.checkpoint.plan.WholeFile;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.DType;
@@ -162,13 +162,7 @@ class DataflowJobTest {
         partitions.put(new Partition(rank, 0, states.get(s)), new Address(rank, s, begin));
       }
       sources.add(new SourceFile(stat(name, 3 * bytes, random), entries, true));
-      targets.add(
-          new TargetFile(
-              "step/" + name,
-              3 * bytes,
-              new Recipe.OptimizerFile(
-                  rank, rank, List.of(new Recipe.GroupRef(0, 0)), Recipe.AS_SAVED),
-              written));
+      targets.add(new TargetFile("step/" + name, 3 * bytes, new WholeFile(rank), written));
     }
     sources.add(
         new SourceFile(stat("mp_rank_00_model_states.pt", at, random), weightEntries, true));

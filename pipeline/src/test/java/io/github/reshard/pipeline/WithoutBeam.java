@@ -7,7 +7,6 @@ import io.github.reshard.checkpoint.copy.SliceCrc;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.RankSlice;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
@@ -21,9 +20,9 @@ import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.ByteSegment;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.ReshardPlanner;
-import io.github.reshard.checkpoint.zero.TargetFiles;
 import io.github.reshard.checkpoint.zero.UserHints;
 import io.github.reshard.checkpoint.zero.UserShards;
+import io.github.reshard.checkpoint.zero.ZeroStage;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
@@ -65,7 +64,7 @@ final class WithoutBeam {
 
   /** Reshards {@code input} into {@code output}; what was planned. */
   static ReshardPlan reshard(Path input, Path output, int worldSize) {
-    return reshard(input, output, worldSize, Recipe.AS_SAVED);
+    return reshard(input, output, worldSize, ZeroStage.AS_SAVED);
   }
 
   /** Reshards {@code input} into {@code output} for another ZeRO stage; what was planned. */
@@ -201,7 +200,8 @@ final class WithoutBeam {
       crcs.add(((SliceCrc.Sum.Whole) sum).crc32());
     }
     try (PositionalFile sink = target.open(file.path())) {
-      for (ByteSegment segment : TargetFiles.skeleton(plan, source, index, crcs)) {
+      for (ByteSegment segment :
+          plan.targets().get(index).recipe().skeleton(plan, source, index, crcs)) {
         sink.write(segment.offset(), ByteBuffer.wrap(segment.bytes()));
       }
     }

@@ -1,14 +1,12 @@
 package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.copy.SliceCrc;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.ByteSegment;
-import io.github.reshard.checkpoint.zero.TargetFiles;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
@@ -112,15 +110,12 @@ final class FinishFiles
         crcs.add(((SliceCrc.Sum.Whole) sum).crc32());
       }
       try (PositionalFile open = target.open(file.path())) {
-        for (ByteSegment segment : TargetFiles.skeleton(plan, source, runs.getKey(), crcs)) {
+        for (ByteSegment segment : file.recipe().skeleton(plan, source, runs.getKey(), crcs)) {
           open.write(segment.offset(), ByteBuffer.wrap(segment.bytes()));
         }
         open.complete();
       }
-      boolean executable =
-          file.recipe() instanceof Recipe.AsIs
-              && plan.sources().get(file.recipe().template()).stat().executable();
-      target.finish(file.path(), file.bytes(), executable);
+      target.finish(file.path(), file.bytes(), file.recipe().isExecutable(plan));
       out.output(new Outcome.Finished(runs.getKey()));
     }
   }

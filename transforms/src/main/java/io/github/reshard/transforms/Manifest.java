@@ -7,7 +7,6 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ParamId;
@@ -199,16 +198,11 @@ public record Manifest(Map<String, Integer> digests) {
         for (Map.Entry<String, DType> state : types.entrySet()) {
           addState(states, state.getKey(), state.getValue(), next.next());
         }
-        if (weight != null && !types.containsKey(States.MODULE) && !leavesWeights(model)) {
+        if (weight != null && !types.containsKey(States.MODULE) && !weight.isDropped()) {
           addCarriedWeight(plan, weight, parameter, states);
         }
       }
     }
-  }
-
-  /** Whether the target is of ZeRO-3, which has no module weights, and the source is not. */
-  private static boolean leavesWeights(PartitionedModel model) {
-    return model.source() instanceof FlatLayout && !(model.target() instanceof FlatLayout);
   }
 
   /** A weight that is carried over with its file, if its entry's CRC is its own. */

@@ -155,6 +155,18 @@ public final class FlatLayout implements ZeroLayout {
     return original;
   }
 
+  /**
+   * A layout that is known to be of this kind.
+   *
+   * @throws IllegalArgumentException if it is not
+   */
+  public static FlatLayout of(ZeroLayout layout) {
+    if (layout instanceof FlatLayout of) {
+      return of;
+    }
+    throw new IllegalArgumentException("a file of ZeRO-1 or 2 cannot hold " + layout);
+  }
+
   @Override
   public int worldSize() {
     return worldSize;

@@ -82,6 +82,18 @@ public final class ShardedLayout implements ZeroLayout {
     firstOfBucket[buckets] = n;
   }
 
+  /**
+   * A layout that is known to be of this kind.
+   *
+   * @throws IllegalArgumentException if it is not
+   */
+  public static ShardedLayout of(ZeroLayout layout) {
+    if (layout instanceof ShardedLayout of) {
+      return of;
+    }
+    throw new IllegalArgumentException("a file of ZeRO-3 cannot hold " + layout);
+  }
+
   @Override
   public int worldSize() {
     return worldSize;

@@ -86,9 +86,21 @@ public record PartitionedModel(
    * @param source where the source has it; null if only the target does, which then gets the cast
    *     of the master weights
    * @param target where it goes if it moves by itself; null if its file is copied as it is, or if
-   *     the target has no module weights
+   *     it is dropped
+   * @param isDropped whether the target has no module weights
    */
-  public record ModuleWeight(DType dtype, Address source, Address target) implements Serializable {
+  public record ModuleWeight(DType dtype, Address source, Address target, boolean isDropped)
+      implements Serializable {
+    /** A weight that the target has. */
+    public ModuleWeight(DType dtype, Address source, Address target) {
+      this(dtype, source, target, false);
+    }
+
+    /** The weight of a source whose target has none. */
+    public ModuleWeight dropped() {
+      return new ModuleWeight(dtype, source, null, true);
+    }
+
     /** Whether it is made of the master weights. */
     public boolean isDerived() {
       return source == null;

@@ -1,7 +1,11 @@
 package io.github.reshard.checkpoint.plan;
 
+import io.github.reshard.checkpoint.torch.ByteSegment;
+import io.github.reshard.checkpoint.torch.TorchFileLayout;
 import java.io.Serializable;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 
 /**
  * A file of the output.
@@ -26,5 +30,32 @@ public record TargetFile(String path, long bytes, Recipe recipe, List<Entry> ent
 
   public TargetFile {
     entries = List.copyOf(entries);
+  }
+
+  /** The last part of its path. */
+  public String name() {
+    return path.substring(path.lastIndexOf('/') + 1);
+  }
+
+  /**
+   * Every byte of a torch file that is not payload.
+   *
+   * @param layout of the file
+   * @param storages the keys of all its storages; those of 0 bytes are no entries
+   * @param crcs for each entry, the CRC-32 of its payload
+   */
+  public List<ByteSegment> skeleton(
+      TorchFileLayout layout, List<String> storages, List<Integer> crcs) {
+    if (layout.totalBytes() != bytes) {
+      throw new IllegalStateException(
+          "%s was planned with %d bytes and now has %d"
+              .formatted(path, bytes, layout.totalBytes()));
+    }
+    Map<String, Integer> byKey = new HashMap<>();
+    storages.forEach(empty -> byKey.put(empty, 0));
+    for (int e = 0; e < crcs.size(); e++) {
+      byKey.put(entries.get(e).key(), crcs.get(e));
+    }
+    return layout.segments(byKey);
   }
 }

@@ -2,7 +2,6 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
-import io.github.reshard.checkpoint.plan.Recipe;
 
 /**
  * A param group of a file of ZeRO-1 or 2.
@@ -11,7 +10,7 @@ import io.github.reshard.checkpoint.plan.Recipe;
  * @param group the group in that model's layouts
  * @param index the same for a recipe
  */
-record FileGroup(PartitionedModel model, int group, Recipe.GroupRef index) {
+record FileGroup(PartitionedModel model, int group, GroupRef index) {
   FlatLayout source() {
     return (FlatLayout) model.source();
   }

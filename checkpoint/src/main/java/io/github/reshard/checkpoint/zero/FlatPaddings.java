@@ -2,7 +2,6 @@ package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.layout.FlatLayout;
 import io.github.reshard.checkpoint.layout.Paddings;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import java.util.ArrayList;
@@ -135,12 +134,12 @@ final class FlatPaddings {
   /**
    * The groups as a run at another stage of ZeRO-1 and 2 pads them.
    *
-   * @param stage the target's, or {@link Recipe#AS_SAVED}
+   * @param stage the target's, or {@link ZeroStage#AS_SAVED}
    * @param states of the first shard
    */
   static ParamGroups atStage(
       int stage, ModelStates model, ParamGroups groups, OptimizerStates states) {
-    if (stage == Recipe.AS_SAVED) {
+    if (stage == ZeroStage.AS_SAVED) {
       return groups;
     }
     DsConfig config = DsConfig.of(model.root());

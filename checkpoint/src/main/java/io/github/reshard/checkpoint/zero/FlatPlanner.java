@@ -8,7 +8,6 @@ import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.States;
@@ -40,7 +39,7 @@ final class FlatPlanner {
   private final IdentityHashMap<TorchFile, Integer> sources = new IdentityHashMap<>();
 
   /** The ZeRO stage of the target, or as saved. */
-  private int stage = Recipe.AS_SAVED;
+  private int stage = ZeroStage.AS_SAVED;
 
   FlatPlanner(PlanBuilder plan) {
     this.plan = plan;
@@ -87,7 +86,7 @@ final class FlatPlanner {
         int expertRank = size == ParamGroups.DENSE ? 0 : groups.expertRank(rank, worldSize, size);
         int model = indices.get(size).get(expertRank);
         int group = groups.indices(size).indexOf(g);
-        refs.add(new FileGroup(plan.models.get(model), group, new Recipe.GroupRef(model, group)));
+        refs.add(new FileGroup(plan.models.get(model), group, new GroupRef(model, group)));
       }
       return refs;
     }
@@ -136,7 +135,7 @@ final class FlatPlanner {
       }
     }
     boolean roundRobin =
-        stage == Recipe.AS_SAVED
+        stage == ZeroStage.AS_SAVED
             ? groups.roundRobin()
             : DsConfig.of(model.root()).roundRobin()
                 && !DsConfig.of(model.root()).makesBf16Optimizer(stage);
@@ -250,14 +249,14 @@ final class FlatPlanner {
     }
   }
 
-  private static List<Recipe.GroupRef> indices(List<FileGroup> refs) {
+  private static List<GroupRef> indices(List<FileGroup> refs) {
     return refs.stream().map(FileGroup::index).toList();
   }
 
   private void planModelFile(FileStat stat, TorchFile file, int source, List<FileGroup> refs) {
-    Recipe recipe = new Recipe.ModelFile(source, indices(refs), stage);
-    TargetFiles.Planned planned =
-        TargetFiles.plan(
+    TorchRecipe recipe = new FlatModelRecipe(source, indices(refs), stage);
+    TorchTarget.Planned planned =
+        TorchTarget.plan(
             file, stat.name(), recipe, plan.models, plan.sourceWorldSize(), plan.targetWorldSize);
     PlanBuilder.Written written =
         plan.addTarget(plan.files.tag() + "/" + stat.name(), recipe, planned, source, file);
@@ -488,11 +487,11 @@ final class FlatPlanner {
   void planOptimizerFile(List<Shard> shards, int rank, String path, List<FileGroup> refs) {
     Shard template = shards.get(templateRank(shards, rank, refs));
     String name = path.substring(path.lastIndexOf('/') + 1);
-    Recipe recipe =
+    TorchRecipe recipe =
         plan.optimizerRecipe(
-            new Recipe.OptimizerFile(template.source(), rank, indices(refs), stage));
-    TargetFiles.Planned planned =
-        TargetFiles.plan(
+            new FlatOptimizerRecipe(template.source(), rank, indices(refs), stage));
+    TorchTarget.Planned planned =
+        TorchTarget.plan(
             template.file(),
             name,
             recipe,

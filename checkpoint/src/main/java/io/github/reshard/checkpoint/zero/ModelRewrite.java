@@ -5,7 +5,6 @@ import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyObject;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -32,7 +31,7 @@ final class ModelRewrite {
 
   /**
    * @param groups the param groups of the file
-   * @param stage the ZeRO stage of the target, or {@link Recipe#AS_SAVED}
+   * @param stage the ZeRO stage of the target, or {@link ZeroStage#AS_SAVED}
    */
   static Rewritten rewrite(TorchFile template, List<Group> groups, int targetWorldSize, int stage) {
     PyObject root = template.parse().root();
@@ -65,7 +64,7 @@ final class ModelRewrite {
       entries.addAll(reordered);
     }
     OtherViews.keep(template, root, flat, moved);
-    if (stage != Recipe.AS_SAVED) {
+    if (stage != ZeroStage.AS_SAVED) {
       StageRewrite.setFlatStage(states, stage);
     }
     return StorageList.of(template, root, moved);

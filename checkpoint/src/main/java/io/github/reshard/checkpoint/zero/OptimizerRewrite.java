@@ -13,7 +13,6 @@ import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.pickle.PyTuple;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -61,14 +60,14 @@ final class OptimizerRewrite {
         states.removeState(g, MuonMomentum.STATE);
       }
     }
-    return rewrite(file, root, groups, 0, Recipe.AS_SAVED);
+    return rewrite(file, root, groups, 0, ZeroStage.AS_SAVED);
   }
 
   /**
    * @param template the source rank's file
    * @param groups the param groups of the file
    * @param rank the target rank
-   * @param stage the ZeRO stage of the target, or {@link Recipe#AS_SAVED}
+   * @param stage the ZeRO stage of the target, or {@link ZeroStage#AS_SAVED}
    */
   static Rewritten rewrite(TorchFile template, List<Group> groups, int rank, int stage) {
     return rewrite(template, template.parse().root(), groups, rank, stage);
@@ -78,7 +77,7 @@ final class OptimizerRewrite {
       TorchFile template, PyObject root, List<Group> groups, int rank, int stage) {
     OptimizerStates states = new OptimizerStates(PickledValue.root(template.path(), root));
     boolean toBf16Optimizer =
-        stage == Recipe.AS_SAVED
+        stage == ZeroStage.AS_SAVED
             ? states.isBf16Optimizer()
             : DsConfig.of(states.root()).makesBf16Optimizer(stage);
     Map<String, Rewritten.Storage> moved = new HashMap<>();
@@ -127,7 +126,7 @@ final class OptimizerRewrite {
     ParameterAlignments.write(
         stateDict,
         groups.stream().map(g -> g.layout().alignmentPaddings(g.group())).toList(),
-        stage == Recipe.AS_SAVED
+        stage == ZeroStage.AS_SAVED
             ? Optional.empty()
             : Optional.of(
                 FlatPaddings.recordsAlignments(
@@ -150,7 +149,7 @@ final class OptimizerRewrite {
                     writer.mapping(layout, layout.recordedExtentsIn(rank, groups.get(g).group())));
               }
             });
-    if (stage != Recipe.AS_SAVED) {
+    if (stage != ZeroStage.AS_SAVED) {
       StageRewrite.setFlatStage(states, stage);
     }
     return StorageList.of(template, root, moved);

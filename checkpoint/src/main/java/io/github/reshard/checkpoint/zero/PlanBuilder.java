@@ -10,6 +10,7 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.plan.TargetFile;
+import io.github.reshard.checkpoint.plan.WholeFile;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -37,7 +38,7 @@ final class PlanBuilder {
   final CheckpointFiles files;
   final int targetWorldSize;
 
-  /** The ZeRO stage that the target is for, or {@link Recipe#AS_SAVED}. */
+  /** The ZeRO stage that the target is for, or {@link ZeroStage#AS_SAVED}. */
   final int targetStage;
 
   ModelParallelism parallelism = ModelParallelism.NOT_SAID;
@@ -86,8 +87,8 @@ final class PlanBuilder {
   }
 
   /** The recipe of an optimizer file, in the form that was asked for. */
-  Recipe optimizerRecipe(Recipe recipe) {
-    return plainObjects ? new Recipe.PlainObjects(recipe) : recipe;
+  TorchRecipe optimizerRecipe(TorchRecipe recipe) {
+    return plainObjects ? new PlainObjectsRecipe(recipe) : recipe;
   }
 
   /** Where the checkpoint is, for messages. */
@@ -211,7 +212,7 @@ final class PlanBuilder {
   private int addWhole(String path, int source, long bytes) {
     targets.add(
         new TargetFile(
-            path, bytes, new Recipe.AsIs(source), List.of(new TargetFile.Entry("", 0, bytes))));
+            path, bytes, new WholeFile(source), List.of(new TargetFile.Entry("", 0, bytes))));
     return targets.size() - 1;
   }
 
@@ -231,7 +232,7 @@ final class PlanBuilder {
    * @param template the template
    */
   Written addTarget(
-      String path, Recipe recipe, TargetFiles.Planned planned, int source, TorchFile template) {
+      String path, Recipe recipe, TorchTarget.Planned planned, int source, TorchFile template) {
     List<TargetFile.Entry> entries = new ArrayList<>();
     List<Address> begins = new ArrayList<>();
     for (Rewritten.Storage storage : planned.storages()) {

@@ -1,7 +1,6 @@
 package io.github.reshard.checkpoint.zero;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
@@ -26,14 +25,14 @@ public final class ReshardPlanner {
   public static ReshardPlan plan(
       SourceStore store, CheckpointFiles files, int targetWorldSize, long partBytes)
       throws IOException {
-    return plan(store, files, targetWorldSize, Recipe.AS_SAVED, partBytes);
+    return plan(store, files, targetWorldSize, ZeroStage.AS_SAVED, partBytes);
   }
 
   /**
    * Plans the reshard of {@code files} to {@code targetWorldSize} data-parallel ranks of a run at
    * another ZeRO stage.
    *
-   * @param targetStage 1, 2 or 3, or {@link Recipe#AS_SAVED}
+   * @param targetStage 1, 2 or 3, or {@link ZeroStage#AS_SAVED}
    * @param partBytes the size of a part of a target file
    * @throws RefusedException as the other one, or if that stage does not support what the
    *     checkpoint has
@@ -71,7 +70,7 @@ public final class ReshardPlanner {
       SourceStore store, UserShards user, UserHints hints, int targetWorldSize, long partBytes)
       throws IOException {
     PlanBuilder plan =
-        new PlanBuilder(store, CheckpointFiles.of(user), targetWorldSize, Recipe.AS_SAVED);
+        new PlanBuilder(store, CheckpointFiles.of(user), targetWorldSize, ZeroStage.AS_SAVED);
     UserShardsPlanner.plan(plan, user, hints);
     return finished(plan, "", partBytes);
   }

@@ -11,7 +11,6 @@ import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.torch.DType;
@@ -145,7 +144,7 @@ final class ShardedPlanner {
         new Models(
             plan.addModel(model(mpRank, source, target)),
             frozen.isEmpty()
-                ? Recipe.ShardedModelFile.NONE_FROZEN
+                ? ShardedModelRecipe.NONE_FROZEN
                 : plan.addModel(
                     model(
                         mpRank,
@@ -161,7 +160,7 @@ final class ShardedPlanner {
           partitions.get(
               optimizer, () -> partitions(optimizer, plan.models.get(indices.trained()))),
           indices.trained());
-      if (indices.frozen() != Recipe.ShardedModelFile.NONE_FROZEN) {
+      if (indices.frozen() != ShardedModelRecipe.NONE_FROZEN) {
         RankFile model = models.get(rank);
         addPartitions(
             rank,
@@ -444,7 +443,7 @@ final class ShardedPlanner {
    * @param lent for ranks that are made like rank 0
    */
   private record Contents(
-      int mpRank, Shared<TargetFiles.Pickled> kept, Shared<TargetFiles.Pickled> lent) {}
+      int mpRank, Shared<TorchTarget.Pickled> kept, Shared<TorchTarget.Pickled> lent) {}
 
   private void planFiles(
       int rank,
@@ -459,7 +458,7 @@ final class ShardedPlanner {
         model,
         templateRank,
         rank,
-        new Recipe.ShardedModelFile(
+        new ShardedModelRecipe(
             model.source(), rank, indices.trained(), indices.frozen(), templateRank == rank),
         indices.frozen(),
         contents);
@@ -468,7 +467,7 @@ final class ShardedPlanner {
         optimizer,
         templateRank,
         rank,
-        new Recipe.ShardedOptimizerFile(optimizer.source(), rank, indices.trained(), dsIds),
+        new ShardedOptimizerRecipe(optimizer.source(), rank, indices.trained(), dsIds),
         indices.trained(),
         contents);
   }
@@ -480,18 +479,18 @@ final class ShardedPlanner {
       RankFile template,
       int templateRank,
       int rank,
-      Recipe recipe,
+      TorchRecipe recipe,
       int partitioned,
       Contents contents) {
     String name =
         CheckpointFiles.nameOf(
             plan.sources.get(template.source()).stat().name(), rank, contents.mpRank());
-    TargetFiles.Pickled content =
+    TorchTarget.Pickled content =
         (templateRank == rank ? contents.kept() : contents.lent())
             .get(
                 template,
                 () ->
-                    TargetFiles.pickled(
+                    TorchTarget.pickled(
                         template.file(), recipe, plan.models, plan.targetWorldSize));
     planFile(template, rank, plan.files.tag() + "/" + name, recipe, content, partitioned);
   }
@@ -507,11 +506,11 @@ final class ShardedPlanner {
       RankFile template,
       int rank,
       String path,
-      Recipe recipe,
-      TargetFiles.Pickled content,
+      TorchRecipe recipe,
+      TorchTarget.Pickled content,
       int partitioned) {
-    TargetFiles.Planned planned =
-        TargetFiles.plan(
+    TorchTarget.Planned planned =
+        TorchTarget.plan(
             template.file(),
             path.substring(path.lastIndexOf('/') + 1),
             content,

@@ -10,7 +10,6 @@ import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.torch.DType;
@@ -28,11 +27,11 @@ final class StagePlanner {
 
   /** Whether the target is for another stage than the one that saved {@code states}. */
   static boolean isConversion(PlanBuilder plan, OptimizerStates states) {
-    return plan.targetStage != Recipe.AS_SAVED && plan.targetStage != states.stage();
+    return plan.targetStage != ZeroStage.AS_SAVED && plan.targetStage != states.stage();
   }
 
   static boolean isConversion(PlanBuilder plan, ShardedStates states) {
-    return plan.targetStage != Recipe.AS_SAVED && plan.targetStage != states.stage();
+    return plan.targetStage != ZeroStage.AS_SAVED && plan.targetStage != states.stage();
   }
 
   private static RefusedException refused(PlanBuilder plan, String problem) {
@@ -197,7 +196,7 @@ final class StagePlanner {
     int trained = plan.addModel(model);
     List<FileGroup> refs = new ArrayList<>();
     for (int g = 0; g < from.groups().groups().size(); g++) {
-      refs.add(new FileGroup(model, g, new Recipe.GroupRef(trained, g)));
+      refs.add(new FileGroup(model, g, new GroupRef(trained, g)));
     }
     for (int rank = 0; rank < ranks; rank++) {
       FlatShards.addPartitions(plan, from.shards().get(rank), rank, refs);
@@ -207,6 +206,7 @@ final class StagePlanner {
     for (FileGroup ref : refs) {
       reader.addModuleWeights(from.modelSource(), from.modelFile(), module, ref, null);
     }
+    model.weights().replaceAll(weight -> weight == null ? null : weight.dropped());
     int frozen = addFrozen(plan, from);
     ModuleParameters named = ModuleParameters.of(from.model());
     List<String> dsIds =
@@ -217,10 +217,10 @@ final class StagePlanner {
     ShardedPlanner writer = new ShardedPlanner(plan);
     ShardedPlanner.RankFile modelTemplate =
         new ShardedPlanner.RankFile(from.modelSource(), from.modelFile());
-    TargetFiles.Pickled ofOthers = null;
+    TorchTarget.Pickled ofOthers = null;
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
-      Recipe recipe = new Recipe.ConvertedModelFile(from.modelSource(), rank, trained, frozen, 3);
-      TargetFiles.Pickled content = rank > 1 ? ofOthers : pickled(plan, from.modelFile(), recipe);
+      TorchRecipe recipe = new NewShardedModelRecipe(from.modelSource(), rank, trained, frozen);
+      TorchTarget.Pickled content = rank > 1 ? ofOthers : pickled(plan, from.modelFile(), recipe);
       ofOthers = content;
       writer.planFile(
           modelTemplate,
@@ -231,8 +231,7 @@ final class StagePlanner {
           frozen);
       int templateRank = rank < ranks ? rank : 0;
       Shard shard = from.shards().get(templateRank);
-      Recipe ofOptimizer =
-          new Recipe.ConvertedOptimizerFile(shard.source(), rank, trained, 3, dsIds);
+      TorchRecipe ofOptimizer = new NewShardedOptimizerRecipe(shard.source(), trained, dsIds);
       writer.planFile(
           new ShardedPlanner.RankFile(shard.source(), shard.file()),
           rank,
@@ -243,8 +242,9 @@ final class StagePlanner {
     }
   }
 
-  private static TargetFiles.Pickled pickled(PlanBuilder plan, TorchFile template, Recipe recipe) {
-    return TargetFiles.pickled(template, recipe, plan.models, plan.targetWorldSize);
+  private static TorchTarget.Pickled pickled(
+      PlanBuilder plan, TorchFile template, TorchRecipe recipe) {
+    return TorchTarget.pickled(template, recipe, plan.models, plan.targetWorldSize);
   }
 
   private static String optimizerPath(PlanBuilder plan, int source, int rank, int mpRank) {
@@ -277,7 +277,7 @@ final class StagePlanner {
           plan.address(from.modelSource(), from.modelFile(), where, tensor));
     }
     if (parameters.isEmpty()) {
-      return Recipe.ShardedModelFile.NONE_FROZEN;
+      return ShardedModelRecipe.NONE_FROZEN;
     }
     PartitionedModel model =
         ShardedPlanner.model(
@@ -308,9 +308,8 @@ final class StagePlanner {
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       int templateRank = rank < from.optimizers().size() ? rank : 0;
       ShardedPlanner.RankFile template = from.optimizers().get(templateRank);
-      Recipe recipe =
-          new Recipe.ConvertedOptimizerFile(
-              template.source(), rank, from.trained(), plan.targetStage, List.of());
+      TorchRecipe recipe =
+          new NewFlatOptimizerRecipe(template.source(), rank, from.trained(), plan.targetStage);
       writer.planFile(
           template,
           rank,
@@ -324,11 +323,10 @@ final class StagePlanner {
   private static void planModelFile(PlanBuilder plan, Sharded from) {
     ShardedPlanner.RankFile template = from.modelFile();
     String name = "mp_rank_%02d_model_states.pt".formatted(from.mpRank());
-    Recipe recipe =
-        new Recipe.ConvertedModelFile(
-            template.source(), 0, from.trained(), from.frozen(), plan.targetStage);
-    TargetFiles.Planned planned =
-        TargetFiles.plan(
+    TorchRecipe recipe =
+        new NewFlatModelRecipe(template.source(), from.trained(), from.frozen(), plan.targetStage);
+    TorchTarget.Planned planned =
+        TorchTarget.plan(
             template.file(),
             name,
             recipe,

@@ -7,7 +7,6 @@ import io.github.reshard.checkpoint.layout.ShardedLayout;
 import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.States;
 import io.github.reshard.checkpoint.storage.FileStat;
 import java.io.IOException;
@@ -211,15 +210,14 @@ final class UserShardsPlanner {
             target);
     for (int rank = 0; rank < plan.targetWorldSize; rank++) {
       ShardedPlanner.RankFile template = files.get(rank < ranks ? rank : 0);
-      Recipe recipe =
-          plan.optimizerRecipe(
-              new Recipe.ShardedOptimizerFile(template.source(), rank, index, dsIds));
+      TorchRecipe recipe =
+          plan.optimizerRecipe(new ShardedOptimizerRecipe(template.source(), rank, index, dsIds));
       sharded.planFile(
           template,
           rank,
           user.nameOf(rank),
           recipe,
-          TargetFiles.pickled(template.file(), recipe, plan.models, plan.targetWorldSize),
+          TorchTarget.pickled(template.file(), recipe, plan.models, plan.targetWorldSize),
           index);
     }
   }

@@ -14,7 +14,10 @@ import java.util.Optional;
  * runtime/zero/config.py), pickled as {@code ZeroStageEnum(2)} or, by CPython 3.11.2, as {@code
  * getattr(ZeroStageEnum, 'gradients')} (enum.py, {@code Enum.__reduce_ex__}); or the bare number.
  */
-final class ZeroStage {
+public final class ZeroStage {
+  /** The stage of a target that stays at the source's. */
+  public static final int AS_SAVED = 0;
+
   private static final PyGlobal ENUM =
       new PyGlobal("deepspeed.runtime.zero.config", "ZeroStageEnum");
 

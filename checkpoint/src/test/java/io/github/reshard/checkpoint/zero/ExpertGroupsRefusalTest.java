@@ -9,7 +9,6 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyStr;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import java.io.IOException;
@@ -57,7 +56,8 @@ class ExpertGroupsRefusalTest {
   }
 
   private AbstractThrowableAssert<?, ? extends Throwable> assertRefused() {
-    return assertThatThrownBy(() -> plan(8, Recipe.AS_SAVED)).isInstanceOf(RefusedException.class);
+    return assertThatThrownBy(() -> plan(8, ZeroStage.AS_SAVED))
+        .isInstanceOf(RefusedException.class);
   }
 
   private Path file(String name) {
@@ -170,7 +170,7 @@ class ExpertGroupsRefusalTest {
   @Test
   void equalExpertsInAnOrderThatIsNotSavedAreRefusedOnlyIfTheirStatesDiffer() throws IOException {
     copy("moe-untrained-0.9.5");
-    assertThatCode(() -> plan(8, Recipe.AS_SAVED)).doesNotThrowAnyException();
+    assertThatCode(() -> plan(8, ZeroStage.AS_SAVED)).doesNotThrowAnyException();
 
     String name = shard("bf16_", 2);
     EditedTorchFile last = new EditedTorchFile(file(name));

@@ -13,7 +13,6 @@ import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
-import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
@@ -50,7 +49,7 @@ class ShardedPlannerRefusalTest {
   }
 
   private ReshardPlan plan(int ranks) throws IOException {
-    return plan(ranks, Recipe.AS_SAVED);
+    return plan(ranks, ZeroStage.AS_SAVED);
   }
 
   private ReshardPlan plan(int ranks, int stage) throws IOException {
