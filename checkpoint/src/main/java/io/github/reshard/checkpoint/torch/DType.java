@@ -74,7 +74,8 @@ public enum DType {
     return Optional.empty();
   }
 
-  static Optional<DType> ofTorchName(String name) {
+  /** The type that PyTorch calls {@code torch.NAME}, if it is known. */
+  public static Optional<DType> ofTorchName(String name) {
     for (DType type : values()) {
       if (name.equals(type.torchName)) {
         return Optional.of(type);
