@@ -6,9 +6,8 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.OutputHeldException;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
-import io.github.reshard.checkpoint.zero.CheckpointFacts;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
-import io.github.reshard.checkpoint.zero.UserShards;
+import io.github.reshard.checkpoint.zero.ZeroStage;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -68,59 +67,51 @@ public final class Ensure {
   private String run() throws IOException {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
-    SourceStore source = Stores.source(options.getInput(), options);
-    ResumeInput input = ResumeInput.of(source, options.getInput(), options.getTag() != null);
+    SourceStore store = Stores.source(options.getInput(), options);
+    ResumeInput input = ResumeInput.of(store, options.getInput(), options.getTag() != null);
     if (!input.broken().isEmpty()) {
       notes.add(
           "%s not saved to the end and left out: going on from %s"
               .formatted(String.join(", ", input.broken()) + were(input.broken()), input.name()));
     }
-    String around = ResumeInput.withoutSlashes(Stores.directory(options.getInput()));
-    options.setInput(input.location());
-    if (options.getGpus() != null) {
-      options.setTargetWorldSize(GpuCount.dataParallelRanks(options, options.getGpus()));
+    Source source = Source.find(store, input.location(), options.getTag(), options);
+    Source.requireShards(options, source);
+    int ranks = Job.ranks(source, options);
+    if (source.isOf(ranks)) {
+      noteOtherLatest(source);
+      return source.files().directory();
     }
-    Optional<UserShards> user = ReshardPipeline.userShards(source, options);
-    if (user.isEmpty()) {
-      CheckpointFiles files =
-          CheckpointFiles.discover(source, input.location(), Optional.ofNullable(options.getTag()));
-      if (isForTheSize(source, files)) {
-        noteOtherLatest(source, files);
-        return files.directory();
-      }
-      if (input.name().isEmpty()) {
-        around = files.directory();
-      }
-    } else if (user.get().shards().size() == options.getTargetWorldSize()) {
-      return input.location();
-    }
-    String output = options.getOutput() == null ? beside(around) : options.getOutput();
-    output = ResumeInput.withoutSlashes(Stores.directory(output));
-    options.setOutput(
+    String around =
+        input.name().isEmpty() ? source.files().directory() : Stores.directory(options.getInput());
+    String output =
+        Stores.directory(options.getOutput() == null ? beside(around, ranks) : options.getOutput());
+    String directory =
         input.name().isEmpty()
             ? output
-            : Stores.source(output, options).child(output, input.name()));
-    ReshardPipeline.requireDistinct(options.getInput(), options.getOutput());
-    make(source, user, begin);
+            : Stores.source(output, options).child(output, input.name());
+    Job.requireDistinct(input.location(), directory);
+    make(
+        Job.of(source, ranks, ZeroStage.AS_SAVED, Optional.of(directory), options.getPartBytes()),
+        directory,
+        begin);
     if (report.isPresent() && options.getKeep() != null) {
       notes.addAll(
           KeptCheckpoints.removeOlder(output, !input.name().isEmpty(), options.getKeep(), options));
     }
-    return options.getOutput();
+    return directory;
   }
 
   private static String were(List<String> names) {
     return names.size() == 1 ? " was" : " were";
   }
 
-  private boolean isForTheSize(SourceStore source, CheckpointFiles files) throws IOException {
-    int ranks = options.getTargetWorldSize();
-    return CheckpointFacts.read(source, files).dataParallelRanks() == ranks
-        && files.optimizers().values().stream().allMatch(byRank -> byRank.size() == ranks);
-  }
-
-  private void noteOtherLatest(SourceStore source, CheckpointFiles files) throws IOException {
-    Optional<String> latest = ResumeInput.latest(source, source.list(files.directory()));
+  private void noteOtherLatest(Source source) throws IOException {
+    CheckpointFiles files = source.files();
+    if (files.tag().isEmpty()) {
+      return;
+    }
+    SourceStore store = source.store();
+    Optional<String> latest = ResumeInput.latest(store, store.list(files.directory()));
     if (!latest.equals(Optional.of(files.tag()))) {
       notes.add(
           "load it with tag='%s': `latest` there %s"
@@ -128,17 +119,17 @@ public final class Ensure {
     }
   }
 
-  private String beside(String directory) {
+  private static String beside(String directory, int ranks) {
     Path name = Stores.isLocal(directory) ? Path.of(directory).getFileName() : Path.of("x");
     boolean named = name != null && !name.toString().equals(".") && !name.toString().equals("..");
     String base = named ? directory : Path.of(directory).toAbsolutePath().normalize().toString();
-    return base + "-world-" + options.getTargetWorldSize();
+    return base + "-world-" + ranks;
   }
 
   /** Makes the output unless it is there, when it is this run's turn. */
-  private void make(SourceStore source, Optional<UserShards> user, long begin) throws IOException {
-    ReshardPlan plan = ReshardPipeline.plan(source, user, options);
-    ReshardedOutput output = new ReshardedOutput(options.getOutput(), options);
+  private void make(Job job, String directory, long begin) throws IOException {
+    ReshardPlan plan = job.plan();
+    ReshardedOutput output = new ReshardedOutput(directory, options);
     long waitMillis = FIRST_WAIT_MILLIS;
     while (true) {
       ReshardedOutput.State state = state(output, plan);
@@ -152,11 +143,10 @@ public final class Ensure {
       try {
         if (state == ReshardedOutput.State.FOREIGN) {
           throw new OutputException(
-              options.getOutput(),
+              directory,
               "holds what this program did not make, or what was changed since. If a run went on in it, give it as --input; else name another --output.");
         }
-        options.setOverwrite(state == ReshardedOutput.State.OUTDATED);
-        TargetStore target = ReshardPipeline.target(plan, user, options);
+        TargetStore target = job.target(state == ReshardedOutput.State.OUTDATED, options);
         target.begin();
         // Another one may have made it between the look at it and the lock.
         if (state(output, plan) != state) {
@@ -165,8 +155,7 @@ public final class Ensure {
         }
         report =
             Optional.of(
-                ReshardPipeline.move(
-                    plan, source, target, "moving bytes", options, progress, begin));
+                ReshardPipeline.move(job, target, "moving bytes", options, progress, begin));
         return;
       } catch (OutputHeldException e) {
         progress.phase("waiting for " + e.holder(), 0);

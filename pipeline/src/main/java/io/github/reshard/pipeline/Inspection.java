@@ -13,11 +13,9 @@ import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.zero.CheckpointFacts;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
-import io.github.reshard.checkpoint.zero.ReshardPlanner;
-import io.github.reshard.pipeline.storage.Stores;
+import io.github.reshard.checkpoint.zero.ZeroStage;
 import io.github.reshard.transforms.Manifest;
 import java.io.IOException;
 import java.io.InputStream;
@@ -26,7 +24,6 @@ import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
-import java.util.Optional;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.stream.Collectors;
@@ -35,6 +32,7 @@ import java.util.stream.Stream;
 /**
  * What a checkpoint is, from its metadata alone.
  *
+ * @param name what it is called: the directory, and the tag if it has one
  * @param files its files
  * @param facts what it says of itself
  * @param plan a plan of its reshard, or null if that is refused
@@ -42,6 +40,7 @@ import java.util.stream.Stream;
  * @param withTarget whether the plan's target is one that was asked for
  */
 public record Inspection(
+    String name,
     CheckpointFiles files,
     CheckpointFacts facts,
     ReshardPlan plan,
@@ -56,23 +55,16 @@ public record Inspection(
    * @throws RefusedException if there is no checkpoint
    */
   public static Inspection of(CommandOptions options) {
-    SourceStore store = Stores.source(options.getInput(), options);
     try {
-      CheckpointFiles files =
-          CheckpointFiles.discover(
-              store, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
-      CheckpointFacts facts = CheckpointFacts.read(store, files);
-      Integer target = options.getTargetWorldSize();
+      Source source = Source.ofInput(options);
+      CheckpointFacts facts = source.facts();
+      boolean withTarget = options.getTargetWorldSize() != null || options.getGpus() != null;
+      int ranks = withTarget ? Job.ranks(source, options) : source.dataParallelRanks();
       try {
-        ReshardPlan plan =
-            ReshardPlanner.plan(
-                store,
-                files,
-                target == null ? Math.max(1, facts.dataParallelRanks()) : target,
-                options.getPartBytes());
-        return new Inspection(files, facts, plan, "", target != null);
+        ReshardPlan plan = source.plan(ranks, ZeroStage.AS_SAVED, options.getPartBytes());
+        return new Inspection(source.name(), source.files(), facts, plan, "", withTarget);
       } catch (RefusedException e) {
-        return new Inspection(files, facts, null, e.getMessage(), false);
+        return new Inspection(source.name(), source.files(), facts, null, e.getMessage(), false);
       }
     } catch (IOException e) {
       throw new UncheckedIOException(e);

@@ -2,7 +2,6 @@ package io.github.reshard.pipeline;
 
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.TargetFile;
-import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.io.ObjectOutputStream;
@@ -29,15 +28,15 @@ public record PlanReport(ReshardPlan plan, long planBytes, boolean tagIsThere) {
    * @throws io.github.reshard.checkpoint.RefusedException if the reshard would be refused
    */
   public static PlanReport of(CommandOptions options) {
-    SourceStore store = Stores.source(options.getInput(), options);
     try {
-      ReshardPlan plan = ReshardPipeline.plan(store, options);
+      Job job = Job.of(options);
+      ReshardPlan plan = job.plan();
       CountingStream counter = new CountingStream();
       try (ObjectOutputStream out = new ObjectOutputStream(counter)) {
         out.writeObject(plan);
       }
       boolean tagIsThere =
-          options.getOutput() != null && Stores.holds(options.getOutput(), plan.tag(), options);
+          job.output().isPresent() && Stores.holds(job.output().get(), plan.tag(), options);
       return new PlanReport(plan, counter.bytes, tagIsThere);
     } catch (IOException e) {
       throw new UncheckedIOException(e);

@@ -4,17 +4,10 @@ import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
-import io.github.reshard.checkpoint.zero.CheckpointFacts;
-import io.github.reshard.checkpoint.zero.CheckpointFiles;
-import io.github.reshard.checkpoint.zero.ReshardPlanner;
-import io.github.reshard.checkpoint.zero.UserHints;
-import io.github.reshard.checkpoint.zero.UserShards;
 import io.github.reshard.checkpoint.zero.ZeroStage;
-import io.github.reshard.pipeline.storage.Stores;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
 import io.github.reshard.transforms.KeptPlan;
@@ -24,16 +17,9 @@ import io.github.reshard.transforms.Slices;
 import io.github.reshard.transforms.WriteParts;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.HashSet;
-import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Map;
-import java.util.Objects;
 import java.util.Optional;
-import java.util.Set;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.PipelineResult;
 import org.apache.beam.sdk.metrics.MetricNameFilter;
@@ -63,14 +49,11 @@ public final class ReshardPipeline {
   public static ReshardReport run(ReshardOptions options, ProgressListener progress) {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
-    SourceStore source = Stores.source(options.getInput(), options);
-    requireDistinct(options.getInput(), options.getOutput());
     try {
-      Optional<UserShards> user = userShards(source, options);
-      ReshardPlan plan = plan(source, user, options);
-      TargetStore target = target(plan, user, options);
+      Job job = Job.of(options);
+      TargetStore target = job.target(options.getOverwrite(), options);
       target.begin();
-      return move(plan, source, target, "moving bytes", options, progress, begin);
+      return move(job, target, "moving bytes", options, progress, begin);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
@@ -85,55 +68,46 @@ public final class ReshardPipeline {
   public static ReshardReport check(ReshardOptions options, ProgressListener progress) {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
-    SourceStore source = Stores.source(options.getInput(), options);
     try {
-      Optional<UserShards> user = userShards(source, options);
-      options.setTargetWorldSize(savedBy(source, user, options));
-      ReshardPlan plan = plan(source, user, options);
-      return move(plan, source, new NoTargetStore(), "proving bytes", options, progress, begin);
+      Source source = Source.ofInput(options);
+      Job job =
+          Job.of(
+              source,
+              source.dataParallelRanks(),
+              ZeroStage.AS_SAVED,
+              Optional.empty(),
+              options.getPartBytes());
+      return move(job, new NoTargetStore(), "proving bytes", options, progress, begin);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
   }
 
-  /** The data-parallel ranks that saved {@code --input}. */
-  private static int savedBy(SourceStore source, Optional<UserShards> user, ReshardOptions options)
-      throws IOException {
-    if (user.isPresent()) {
-      return user.get().shards().size();
-    }
-    CheckpointFiles files =
-        CheckpointFiles.discover(
-            source, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
-    return Math.max(1, CheckpointFacts.read(source, files).dataParallelRanks());
-  }
-
   /**
-   * Does what was planned.
+   * Does a job.
    *
    * @param target has begun
    * @param beginNanos when the whole of it began, as {@link System#nanoTime}
    */
   static ReshardReport move(
-      ReshardPlan plan,
-      SourceStore source,
+      Job job,
       TargetStore target,
       String phase,
       ReshardOptions options,
       ProgressListener progress,
       long beginNanos) {
     JobConfig config = new JobConfig(options.getTrustMasters(), System.currentTimeMillis());
-    progress.phase(phase, payloadBytes(plan));
+    progress.phase(phase, job.payloadBytes());
     try {
       Pipeline pipeline = Pipeline.create(options);
-      apply(pipeline, plan, source, target, config);
+      apply(pipeline, job.plan(), job.source().store(), target, config);
       PipelineResult result = pipeline.run();
       progress.running(result);
       PipelineResult.State state = waitFor(result);
       if (state != PipelineResult.State.DONE) {
         throw new IllegalStateException("the pipeline ended as " + state);
       }
-      return report(plan, options, result, (System.nanoTime() - beginNanos) / 1e9);
+      return report(job, result, (System.nanoTime() - beginNanos) / 1e9);
     } catch (JobStagedException e) {
       throw e;
     } catch (RuntimeException e) {
@@ -157,87 +131,7 @@ public final class ReshardPipeline {
 
   /** Plans what {@code options} ask for, and writes nothing. */
   static ReshardPlan plan(SourceStore source, ReshardOptions options) throws IOException {
-    return plan(source, userShards(source, options), options);
-  }
-
-  static ReshardPlan plan(SourceStore source, Optional<UserShards> user, ReshardOptions options)
-      throws IOException {
-    if (user.isPresent()) {
-      return ReshardPlanner.plan(
-          source, user.get(), hints(options), options.getTargetWorldSize(), options.getPartBytes());
-    }
-    CheckpointFiles files =
-        CheckpointFiles.discover(
-            source, Stores.directory(options.getInput()), Optional.ofNullable(options.getTag()));
-    if (options.getOutput() != null
-        && Stores.isLocal(options.getInput())
-        && Stores.isLocal(options.getOutput())) {
-      requireApart(files, options.getOutput());
-    }
-    return ReshardPlanner.plan(
-        source, files, options.getTargetWorldSize(), targetStage(options), options.getPartBytes());
-  }
-
-  static int targetStage(ReshardOptions options) {
-    return options.getTargetStage() == null ? ZeroStage.AS_SAVED : options.getTargetStage();
-  }
-
-  static Optional<UserShards> userShards(SourceStore source, ReshardOptions options)
-      throws IOException {
-    if (options.getShards() != null && options.getTag() != null) {
-      throw new RefusedException(
-          options.getInput(), "--shards is for shards outside of a tag; leave --tag out.");
-    }
-    Optional<UserShards> user =
-        options.getTag() == null
-            ? UserShards.find(
-                source,
-                Stores.directory(options.getInput()),
-                Optional.ofNullable(options.getShards()))
-            : Optional.empty();
-    if (user.isPresent() && options.getTargetStage() != null) {
-      throw new RefusedException(
-          options.getInput(),
-          "--targetStage is for checkpoints of save_checkpoint; shards that were saved one by one stay at their stage.");
-    }
-    Map<String, String> hints = new LinkedHashMap<>();
-    hints.put("--model", options.getModel());
-    hints.put("--dsConfig", options.getDsConfig());
-    hints.put("--paramGroups", options.getParamGroups());
-    hints.put("--sanitize", options.getSanitize() ? "" : null);
-    hints.values().removeIf(Objects::isNull);
-    if (user.isEmpty() && !hints.isEmpty()) {
-      throw new RefusedException(
-          options.getInput(),
-          "%s are for shards that were saved one by one, and none are here. A checkpoint of save_checkpoint says all that by itself; if these are shards, name them with --shards."
-              .formatted(hints.keySet()));
-    }
-    return user;
-  }
-
-  private static UserHints hints(ReshardOptions options) {
-    return new UserHints(
-        Optional.ofNullable(options.getModel()),
-        Optional.ofNullable(options.getDsConfig()),
-        Optional.ofNullable(options.getParamGroups()),
-        options.getTrustMasters(),
-        options.getSanitize());
-  }
-
-  static TargetStore target(ReshardPlan plan, Optional<UserShards> user, ReshardOptions options) {
-    if (user.isEmpty()) {
-      return Stores.target(
-          options.getOutput(), plan.tag(), options.getOverwrite(), TargetStore.LATEST, options);
-    }
-    if (!Stores.isLocal(options.getOutput())) {
-      throw new OutputException(
-          options.getOutput(),
-          "shards without a tag can only be written to a local directory: in an object store nothing could make all of them visible at once. Write them locally and upload them.");
-    }
-    Set<String> names = new HashSet<>(Set.of(CheckpointFiles.MANIFEST));
-    plan.targets().forEach(file -> names.add(file.path()));
-    return new LocalShardsStore(
-        Stores.directory(options.getOutput()), names, user.get().pattern(), options.getOverwrite());
+    return Job.of(Source.ofInput(source, options), options).plan();
   }
 
   private static void abandon(TargetStore target, RuntimeException failure) {
@@ -262,43 +156,8 @@ public final class ReshardPipeline {
         .apply("ProveAndPublish", new ProveAndPublish(view, plan, source, target, config));
   }
 
-  static void requireDistinct(String input, String output) {
-    if (Stores.isWithin(output, input)) {
-      throw new OutputException(
-          output, "--output may not be --input nor lie in it; name another directory.");
-    }
-  }
-
-  /** Whatever links there are on the way: nothing of the source may be replaced. */
-  private static void requireApart(CheckpointFiles files, String output) throws IOException {
-    Path source = Path.of(files.directory()).toRealPath();
-    Path sourceTag = source.resolve(files.tag()).toRealPath();
-    Path target = real(Path.of(Stores.directory(output)));
-    Path targetTag = real(target.resolve(files.tag()));
-    if (target.startsWith(sourceTag) || sourceTag.startsWith(targetTag)) {
-      throw new OutputException(
-          output, "--output and the checkpoint lie in one another; name another directory.");
-    }
-  }
-
-  /** The path with its links followed, as far as it exists. */
-  private static Path real(Path path) throws IOException {
-    Path absolute = path.toAbsolutePath().normalize();
-    if (Files.exists(absolute) || absolute.getParent() == null) {
-      return absolute.toRealPath();
-    }
-    return real(absolute.getParent()).resolve(absolute.getFileName());
-  }
-
-  private static long payloadBytes(ReshardPlan plan) {
-    return plan.targets().stream()
-        .flatMap(file -> file.entries().stream())
-        .mapToLong(entry -> entry.bytes())
-        .sum();
-  }
-
-  private static ReshardReport report(
-      ReshardPlan plan, ReshardOptions options, PipelineResult result, double seconds) {
+  private static ReshardReport report(Job job, PipelineResult result, double seconds) {
+    ReshardPlan plan = job.plan();
     Proofs proofs = Proofs.of(plan);
     long disagreed = counter(result, Counters.PARAMETERS_DISAGREED);
     List<String> notes = new ArrayList<>(plan.notes());
@@ -308,10 +167,10 @@ public final class ReshardPipeline {
           "the output is whole, but what it was made of could not all be removed; do so with: "
               + CommandName.typed()
               + " cleanup --output="
-              + options.getOutput());
+              + job.output().orElse(""));
     }
     return new ReshardReport(
-        plan.tag().isEmpty() ? options.getInput() : plan.tag(),
+        plan.tag().isEmpty() ? job.source().location() : plan.tag(),
         plan.sourceWorldSize(),
         plan.targetWorldSize(),
         (int) plan.models().stream().map(PartitionedModel::mpRank).distinct().count(),
@@ -323,7 +182,7 @@ public final class ReshardPipeline {
         plan.targetBytes(),
         plan.targets().size(),
         seconds,
-        options.getOutput(),
+        job.output().orElse(null),
         proofs.proven(disagreed),
         notes);
   }

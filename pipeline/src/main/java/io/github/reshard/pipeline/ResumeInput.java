@@ -37,7 +37,7 @@ record ResumeInput(String location, String name, List<String> broken) {
    * @throws RefusedException if there are such directories and none is whole
    */
   static ResumeInput of(SourceStore store, String input, boolean tagGiven) throws IOException {
-    String directory = withoutSlashes(Stores.directory(input));
+    String directory = Stores.directory(input);
     SourceStore.Listing top;
     try {
       top = store.list(directory);
@@ -90,13 +90,5 @@ record ResumeInput(String location, String name, List<String> broken) {
   private static long step(String name) {
     Matcher matcher = TRAINER.matcher(name);
     return matcher.matches() ? Long.parseLong(matcher.group(1)) : -1;
-  }
-
-  static String withoutSlashes(String directory) {
-    int end = directory.length();
-    while (end > 1 && directory.charAt(end - 1) == '/') {
-      end--;
-    }
-    return directory.substring(0, end);
   }
 }

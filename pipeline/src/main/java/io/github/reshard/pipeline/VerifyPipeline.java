@@ -9,8 +9,7 @@ import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.zero.CheckpointFacts;
 import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.checkpoint.zero.FrozenWeights;
-import io.github.reshard.checkpoint.zero.ReshardPlanner;
-import io.github.reshard.pipeline.storage.Stores;
+import io.github.reshard.checkpoint.zero.ZeroStage;
 import io.github.reshard.transforms.CompareTensors;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.Manifest;
@@ -48,18 +47,12 @@ public final class VerifyPipeline {
 
   private VerifyPipeline() {}
 
-  private record Side(
-      SourceStore store, CheckpointFiles files, CheckpointFacts facts, ReshardPlan plan) {
-    static Side of(CommandOptions options, String location, String tag) throws IOException {
-      SourceStore store = Stores.source(location, options);
-      CheckpointFiles files =
-          CheckpointFiles.discover(store, Stores.directory(location), Optional.ofNullable(tag));
-      CheckpointFacts facts = CheckpointFacts.readWhole(store, files);
+  private record Side(Source source, CheckpointFacts facts, ReshardPlan plan) {
+    static Side of(Source source, long partBytes) throws IOException {
       return new Side(
-          store,
-          files,
-          facts,
-          ReshardPlanner.plan(store, files, facts.dataParallelRanks(), options.getPartBytes()));
+          source,
+          CheckpointFacts.readWhole(source.store(), source.files()),
+          source.plan(source.dataParallelRanks(), ZeroStage.AS_SAVED, partBytes));
     }
 
     /** With the frozen parameters that only {@code other} partitions, to be compared with them. */
@@ -68,10 +61,10 @@ public final class VerifyPipeline {
       if (!FrozenWeights.names(plan).isEmpty() || frozen.isEmpty()) {
         return this;
       }
-      ReshardPlan added = FrozenWeights.added(plan, other.plan, store, files);
+      ReshardPlan added = FrozenWeights.added(plan, other.plan, source.store(), source.files());
       SortedMap<String, String> rest = new TreeMap<>(facts.moduleTensors());
       rest.keySet().removeAll(frozen);
-      return new Side(store, files, facts.withModuleTensors(rest), added);
+      return new Side(source, facts.withModuleTensors(rest), added);
     }
   }
 
@@ -84,8 +77,11 @@ public final class VerifyPipeline {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
     try {
-      Side input = Side.of(options, options.getInput(), options.getTag());
-      Side output = Side.of(options, options.getOutput(), options.getOutputTag());
+      Source first = Source.find(options.getInput(), options.getTag(), options);
+      Source second = Source.find(options.getOutput(), options.getOutputTag(), options);
+      Source.requireShards(options, first, second);
+      Side input = Side.of(first, options.getPartBytes());
+      Side output = Side.of(second, options.getPartBytes());
       Side a = input.besides(output);
       Side b = output.besides(input);
       progress.phase("comparing", 0);
@@ -96,7 +92,7 @@ public final class VerifyPipeline {
       pipeline
           .apply(
               "CompareTensors",
-              new CompareTensors(a.plan(), viewA, a.store(), b.plan(), viewB, b.store()))
+              new CompareTensors(a.plan(), viewA, first.store(), b.plan(), viewB, second.store()))
           .apply("OneReport", WithKeys.of(""))
           .apply("All", GroupByKey.create())
           .apply("WriteReport", ParDo.of(new WriteReport(report.toString())));
@@ -118,6 +114,9 @@ public final class VerifyPipeline {
       compare(
           "optimizer: ", a.facts().optimizerValues(), b.facts().optimizerValues(), values, notes);
       compareModules(a.facts().moduleTensors(), b.facts().moduleTensors(), values, notes);
+      // What had to be taken on trust was so on both sides.
+      addNotes("--input", a, notes);
+      addNotes("--output", b, notes);
       List<String> manifests = new ArrayList<>();
       check("--input", a, verdicts, true, manifests, notes);
       check("--output", b, verdicts, false, manifests, notes);
@@ -223,6 +222,12 @@ public final class VerifyPipeline {
     }
   }
 
+  private static void addNotes(String side, Side checkpoint, List<String> notes) {
+    if (checkpoint.source().user().isPresent()) {
+      checkpoint.plan().notes().forEach(note -> notes.add(side + ": " + note));
+    }
+  }
+
   private static void check(
       String side,
       Side checkpoint,
@@ -231,10 +236,9 @@ public final class VerifyPipeline {
       List<String> differences,
       List<String> notes)
       throws IOException {
-    SourceStore store = checkpoint.store();
-    String directory = store.child(checkpoint.files().directory(), checkpoint.files().tag());
+    SourceStore store = checkpoint.source().store();
     Optional<FileStat> found =
-        store.list(directory).files().stream()
+        store.list(checkpoint.source().tagDirectory()).files().stream()
             .filter(file -> file.name().equals(CheckpointFiles.MANIFEST))
             .findFirst();
     if (found.isEmpty()) {

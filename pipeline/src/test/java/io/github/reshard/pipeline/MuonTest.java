@@ -7,7 +7,6 @@ import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import java.nio.file.Path;
-import org.apache.beam.sdk.PipelineResult;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -192,7 +191,7 @@ class MuonTest {
     CommandOptions options = PipelineOptionsFactory.as(CommandOptions.class);
     options.setInput(input.toString());
     options.setOutput(output.toString());
-    VerifyReport report = VerifyPipeline.run(options, new Silent());
+    VerifyReport report = VerifyPipeline.run(options, Resharding.SILENT);
 
     assertThat(report.equal()).isFalse();
     assertThat(report.verdicts().stream().filter(verdict -> !verdict.equal()))
@@ -203,13 +202,5 @@ class MuonTest {
               assertThat(verdict.state()).isEqualTo("momentum_buffer on rank 1 of --output");
               assertThat(verdict.element()).isEqualTo(7);
             });
-  }
-
-  private static final class Silent implements ProgressListener {
-    @Override
-    public void phase(String what, long totalBytes) {}
-
-    @Override
-    public void running(PipelineResult result) {}
   }
 }

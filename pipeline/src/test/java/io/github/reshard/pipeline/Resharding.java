@@ -30,6 +30,16 @@ final class Resharding {
         });
   }
 
+  /** Hears of progress and says nothing. */
+  static final ProgressListener SILENT =
+      new ProgressListener() {
+        @Override
+        public void phase(String what, long totalBytes) {}
+
+        @Override
+        public void running(PipelineResult result) {}
+      };
+
   static ReshardOptions options(Path input, Path output, int worldSize) {
     ReshardOptions options = PipelineOptionsFactory.as(ReshardOptions.class);
     options.setRunner(DirectRunner.class);
@@ -37,22 +47,14 @@ final class Resharding {
     options.as(DirectOptions.class).setEnforceEncodability(true);
     options.as(DirectOptions.class).setTargetParallelism(2);
     options.setInput(input.toString());
-    options.setOutput(output.toString());
+    options.setOutput(output == null ? null : output.toString());
     options.setTargetWorldSize(worldSize);
     return options;
   }
 
   static ReshardReport run(ReshardOptions options) {
     try {
-      return ReshardPipeline.run(
-          options,
-          new ProgressListener() {
-            @Override
-            public void phase(String what, long totalBytes) {}
-
-            @Override
-            public void running(PipelineResult result) {}
-          });
+      return ReshardPipeline.run(options, SILENT);
     } catch (RuntimeException e) {
       awaitWorkers();
       throw e;

@@ -9,7 +9,6 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.stream.Stream;
-import org.apache.beam.sdk.PipelineResult;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -20,15 +19,6 @@ import org.junit.jupiter.params.provider.MethodSource;
 class VerifyTest {
   private static final Path TESTDATA = Path.of(System.getProperty("reshard.testdata"));
   private static final String TAG = "global_step3";
-
-  private static final ProgressListener SILENT =
-      new ProgressListener() {
-        @Override
-        public void phase(String what, long totalBytes) {}
-
-        @Override
-        public void running(PipelineResult result) {}
-      };
 
   @TempDir Path temp;
 
@@ -45,7 +35,8 @@ class VerifyTest {
   }
 
   private static VerifyReport verify(Path a, Path b) {
-    return VerifyPipeline.run(Resharding.options(a, b, 1).as(CommandOptions.class), SILENT);
+    return VerifyPipeline.run(
+        Resharding.options(a, b, 1).as(CommandOptions.class), Resharding.SILENT);
   }
 
   static Stream<Arguments> turns() {

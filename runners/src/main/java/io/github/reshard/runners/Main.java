@@ -4,7 +4,6 @@ import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.pipeline.CommandName;
 import io.github.reshard.pipeline.CommandOptions;
 import io.github.reshard.pipeline.Ensure;
-import io.github.reshard.pipeline.GpuCount;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.JobStagedException;
 import io.github.reshard.pipeline.PlanReport;
@@ -190,15 +189,7 @@ public final class Main {
             System.getProperty("java.vendor"));
   }
 
-  /** Makes {@code --targetWorldSize} of {@code --gpus}. */
-  private static void countRanks(CommandOptions options) {
-    if (options.getGpus() != null) {
-      options.setTargetWorldSize(GpuCount.dataParallelRanks(options, options.getGpus()));
-    }
-  }
-
   private int reshard(CommandOptions options) {
-    countRanks(options);
     ReshardReport report;
     try (Progress progress = progress()) {
       report = ReshardPipeline.run(options, progress);
@@ -233,7 +224,6 @@ public final class Main {
   }
 
   private int inspect(CommandOptions options) {
-    countRanks(options);
     Inspection inspection = Inspection.of(options);
     out.println(options.getJson() ? inspection.json() : Tables.of(inspection));
     if (options.getHtml() != null) {
@@ -263,7 +253,6 @@ public final class Main {
   }
 
   private int plan(CommandOptions options) {
-    countRanks(options);
     out.println(Tables.of(PlanReport.of(options)));
     return 0;
   }

@@ -23,7 +23,7 @@ final class Tables {
   static String of(Inspection inspection) {
     CheckpointFacts facts = inspection.facts();
     List<String> lines = new ArrayList<>();
-    lines.add(inspection.files().directory() + "/" + inspection.files().tag());
+    lines.add(inspection.name());
     row("what", "ZeRO-" + facts.stage() + " (" + facts.wrapper() + ")", lines);
     row("saved by", facts.deepspeed().isEmpty() ? "" : "DeepSpeed " + facts.deepspeed(), lines);
     row("ranks", ranks(inspection), lines);

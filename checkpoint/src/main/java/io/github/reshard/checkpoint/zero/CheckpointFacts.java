@@ -147,13 +147,20 @@ public record CheckpointFacts(
     }
 
     CheckpointFacts run() throws IOException {
-      FileStat modelStat = first(files.models(), files.rankModels(), "model");
+      // Shards that were saved one by one say nothing of the module.
+      boolean shards = files.tag().isEmpty();
+      FileStat modelStat =
+          first(
+              shards ? new TreeMap<>() : files.models(),
+              shards ? files.optimizers() : files.rankModels(),
+              "model");
       FileStat optimizerStat = first(new TreeMap<>(), files.optimizers(), "optimizer");
       TorchFile modelFile = file(modelStat);
       TorchFile optimizerFile = file(optimizerStat);
-      PickledValue model = PickledValue.root(modelFile.path(), modelFile.parse().root());
+      PickledValue model =
+          PickledValue.root(modelFile.path(), shards ? new PyDict() : modelFile.parse().root());
       PickledValue root = PickledValue.root(optimizerFile.path(), optimizerFile.parse().root());
-      PickledValue optimizer = root.find("optimizer_state_dict").orElse(root);
+      PickledValue optimizer = shards ? root : root.find("optimizer_state_dict").orElse(root);
       Optional<PickledValue> config = model.findPresent("ds_config");
 
       SortedMap<String, String> modelValues = new TreeMap<>();
@@ -189,7 +196,9 @@ public record CheckpointFacts(
               .or(() -> model.findPresent("ds_version"))
               .map(version -> text(version.node()))
               .orElse(""),
-          model.findPresent("dp_world_size").map(PickledValue::asInt).orElse(0),
+          shards
+              ? files.optimizers().get(0).size()
+              : model.findPresent("dp_world_size").map(PickledValue::asInt).orElse(0),
           parallel.flatMap(p -> child(p, "pp_degree")).map(PickledValue::asInt).orElse(0),
           parallel.flatMap(p -> child(p, "tp_degree")).map(PickledValue::asInt).orElse(0),
           buffers,
@@ -405,7 +414,9 @@ public record CheckpointFacts(
       if (!files.layers().isEmpty()) {
         oddities.add("a pipeline: weights lie in %d layer files".formatted(files.layers().size()));
       }
-      for (TorchFile file : List.of(modelFile, optimizerFile)) {
+      List<TorchFile> read =
+          files.tag().isEmpty() ? List.of(optimizerFile) : List.of(modelFile, optimizerFile);
+      for (TorchFile file : read) {
         if (!file.hasCrcs()) {
           oddities.add(file.path() + " was saved without CRCs: damage cannot be found");
         }

@@ -77,7 +77,7 @@ public record CheckpointFiles(
   }
 
   /** The files around shards that a user saved. */
-  static CheckpointFiles of(UserShards user) {
+  public static CheckpointFiles of(UserShards user) {
     SortedMap<Integer, SortedMap<Integer, FileStat>> optimizers = new TreeMap<>();
     optimizers.put(0, user.shards());
     return new CheckpointFiles(

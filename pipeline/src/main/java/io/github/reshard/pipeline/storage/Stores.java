@@ -91,7 +91,15 @@ public final class Stores {
 
   /** {@code location} as a store takes it: without {@code file://} and slashes at its end. */
   public static String directory(String location) {
-    return isLocal(location) ? local(location) : ObjectName.parse(location).toString();
+    if (!isLocal(location)) {
+      return ObjectName.parse(location).toString();
+    }
+    String path = local(location);
+    int end = path.length();
+    while (end > 1 && path.charAt(end - 1) == '/') {
+      end--;
+    }
+    return path.substring(0, end);
   }
 
   /**

@@ -1,0 +1,137 @@
+package io.github.reshard.pipeline;
+
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.storage.LocalShardsStore;
+import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.checkpoint.zero.CheckpointFiles;
+import io.github.reshard.checkpoint.zero.ZeroStage;
+import io.github.reshard.pipeline.storage.Stores;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.HashSet;
+import java.util.Optional;
+import java.util.Set;
+import org.apache.beam.sdk.options.PipelineOptions;
+
+/**
+ * One reshard: what was found, what becomes of it, and where that goes. Each is resolved once,
+ * here; of several targets of one checkpoint each has a job, and all have one source.
+ *
+ * @param source what was found
+ * @param plan of its reshard
+ * @param output where that goes, if it goes anywhere
+ */
+record Job(Source source, ReshardPlan plan, Optional<String> output) {
+
+  /**
+   * The job that {@code options} ask for. Nothing is written.
+   *
+   * @throws RefusedException if the input is refused
+   * @throws OutputException if the output is part of it
+   */
+  static Job of(ReshardOptions options) throws IOException {
+    requireDistinct(options.getInput(), options.getOutput());
+    return of(Source.ofInput(options), options);
+  }
+
+  /** The job that {@code options} ask for, of {@code source}. */
+  static Job of(Source source, ReshardOptions options) throws IOException {
+    return of(
+        source,
+        ranks(source, options),
+        options.getTargetStage() == null ? ZeroStage.AS_SAVED : options.getTargetStage(),
+        Optional.ofNullable(options.getOutput()),
+        options.getPartBytes());
+  }
+
+  /**
+   * @param targetWorldSize data-parallel ranks that will load
+   * @param targetStage the ZeRO stage, or {@link ZeroStage#AS_SAVED}
+   */
+  static Job of(
+      Source source, int targetWorldSize, int targetStage, Optional<String> output, long partBytes)
+      throws IOException {
+    if (output.isPresent()
+        && source.user().isEmpty()
+        && Stores.isLocal(source.location())
+        && Stores.isLocal(output.get())) {
+      requireApart(source.files(), output.get());
+    }
+    return new Job(source, source.plan(targetWorldSize, targetStage, partBytes), output);
+  }
+
+  /**
+   * The data-parallel ranks that will load, by {@code --targetWorldSize} or {@code --gpus}.
+   *
+   * @throws RefusedException if the GPUs do not make a whole number of them
+   */
+  static int ranks(Source source, ReshardOptions options) throws IOException {
+    Integer gpus = options.as(CommandOptions.class).getGpus();
+    return gpus == null ? options.getTargetWorldSize() : GpuCount.dataParallelRanks(source, gpus);
+  }
+
+  /**
+   * How to write the output, which must be there; nothing is written yet.
+   *
+   * @param overwrite whether what is there is replaced
+   * @param options of the pipeline, for Beam's file systems
+   * @throws OutputException if it cannot go there
+   */
+  TargetStore target(boolean overwrite, PipelineOptions options) {
+    String to = output.orElseThrow();
+    if (source.user().isEmpty()) {
+      return Stores.target(to, plan.tag(), overwrite, TargetStore.LATEST, options);
+    }
+    if (!Stores.isLocal(to)) {
+      throw new OutputException(
+          to,
+          "shards without a tag can only be written to a local directory: in an object store nothing could make all of them visible at once. Write them locally and upload them.");
+    }
+    Set<String> names = new HashSet<>(Set.of(CheckpointFiles.MANIFEST));
+    plan.targets().forEach(file -> names.add(file.path()));
+    return new LocalShardsStore(
+        Stores.directory(to), names, source.user().get().pattern(), overwrite);
+  }
+
+  /** What moves, in bytes. */
+  long payloadBytes() {
+    return plan.targets().stream()
+        .flatMap(file -> file.entries().stream())
+        .mapToLong(entry -> entry.bytes())
+        .sum();
+  }
+
+  /**
+   * @throws OutputException if {@code output} is {@code input} or lies in it
+   */
+  static void requireDistinct(String input, String output) {
+    if (output != null && Stores.isWithin(output, input)) {
+      throw new OutputException(
+          output, "--output may not be --input nor lie in it; name another directory.");
+    }
+  }
+
+  /** Whatever links there are on the way: nothing of the source may be replaced. */
+  private static void requireApart(CheckpointFiles files, String output) throws IOException {
+    Path source = Path.of(files.directory()).toRealPath();
+    Path sourceTag = source.resolve(files.tag()).toRealPath();
+    Path target = real(Path.of(Stores.directory(output)));
+    Path targetTag = real(target.resolve(files.tag()));
+    if (target.startsWith(sourceTag) || sourceTag.startsWith(targetTag)) {
+      throw new OutputException(
+          output, "--output and the checkpoint lie in one another; name another directory.");
+    }
+  }
+
+  /** The path with its links followed, as far as it exists. */
+  private static Path real(Path path) throws IOException {
+    Path absolute = path.toAbsolutePath().normalize();
+    if (Files.exists(absolute) || absolute.getParent() == null) {
+      return absolute.toRealPath();
+    }
+    return real(absolute.getParent()).resolve(absolute.getFileName());
+  }
+}
