@@ -75,7 +75,7 @@ record Source(
             : Optional.empty();
     CheckpointFiles files =
         user.isPresent()
-            ? CheckpointFiles.of(user.get())
+            ? user.get().files()
             : CheckpointFiles.discover(store, directory, Optional.ofNullable(tag));
     UserHints hints =
         new UserHints(

@@ -76,22 +76,6 @@ public record CheckpointFiles(
     return Discovery.of(store, directory, tag);
   }
 
-  /** The files around shards that a user saved. */
-  public static CheckpointFiles of(UserShards user) {
-    SortedMap<Integer, SortedMap<Integer, FileStat>> optimizers = new TreeMap<>();
-    optimizers.put(0, user.shards());
-    return new CheckpointFiles(
-        user.directory(),
-        "",
-        new TreeMap<>(),
-        new TreeMap<>(),
-        optimizers,
-        List.of(),
-        List.of(),
-        List.of(),
-        user.beside().stream().map(file -> new Carried(file.name(), file)).toList());
-  }
-
   /** Whether DeepSpeed names its optimizer files so. */
   public static boolean isOptimizerName(String name) {
     return OPTIMIZER.matcher(name).matches();

@@ -16,6 +16,8 @@ import java.util.Set;
  * @param value the dict
  */
 record DsConfig(PickledValue value) {
+  static final long DEFAULT_SUB_GROUP_SIZE = 1_000_000_000;
+
   private static final String KEY = "ds_config";
   private static final String ZERO = "zero_optimization";
   private static final String STAGE = "stage";
@@ -187,7 +189,7 @@ record DsConfig(PickledValue value) {
   long subGroupSize() {
     Optional<PickledValue> configured = zero("sub_group_size");
     if (configured.isEmpty()) {
-      return SubGroups.DEFAULT_SIZE;
+      return DEFAULT_SUB_GROUP_SIZE;
     }
     return configured
         .get()

@@ -187,7 +187,7 @@ final class ExpertGroups {
           List.of(
               OptimizerStates.PARAM_SLICE_MAPPINGS,
               OptimizerStates.GROUP_PADDINGS,
-              OptimizerStates.PARTITION_COUNT)) {
+              OptimizerFile.PARTITION_COUNT)) {
         PickledValue value = dict.get(key);
         if (value.isList() && value.items().size() != first.groups()) {
           throw value.refused(

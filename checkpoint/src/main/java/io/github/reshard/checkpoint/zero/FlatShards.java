@@ -33,7 +33,7 @@ final class FlatShards {
     }
     requireEqual(
         optimizer,
-        OptimizerStates.PARTITION_COUNT,
+        OptimizerFile.PARTITION_COUNT,
         optimizer.partitionCounts(),
         groups.stream().map(g -> (long) g.source().partitionCount(g.group())).toList());
     requireEqual(

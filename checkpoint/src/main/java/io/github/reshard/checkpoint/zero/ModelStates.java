@@ -41,7 +41,7 @@ record ModelStates(PickledValue root) {
 
   /**
    * Whether it names the parameters and their shapes: that of a native mixture of experts does not
-   * before DeepSpeed 0.19.3 ({@link ExpertGroups}).
+   * before DeepSpeed 0.19.3 ({@code ExpertGroups} of {@code zero12}).
    */
   boolean hasShapes() {
     return root.find(PARAM_SHAPES).isPresent() || root.findPresent("num_experts").isEmpty();

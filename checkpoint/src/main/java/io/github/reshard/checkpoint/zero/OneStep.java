@@ -19,7 +19,7 @@ import java.util.TreeSet;
 
 /**
  * Whether the files of different model-parallel ranks, and the optimizer and the model, are of one
- * step. That the data-parallel ranks agree is what {@link ReplicaComparison} and {@link
+ * step. That the data-parallel ranks agree is what {@link ReplicaComparison} and {@code
  * ModelFileComparison} see to.
  *
  * <p>All model-parallel ranks step together: whether a step is skipped is decided over all of them

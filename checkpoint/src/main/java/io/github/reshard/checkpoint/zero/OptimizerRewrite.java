@@ -133,7 +133,7 @@ final class OptimizerRewrite {
                     DsVersion.in(stateDict, states.root()), DsConfig.of(states.root()), stage)));
     setNumbers(
         stateDict,
-        OptimizerStates.PARTITION_COUNT,
+        OptimizerFile.PARTITION_COUNT,
         groups.size(),
         g -> groups.get(g).layout().partitionCount(groups.get(g).group()));
     stateDict

@@ -26,34 +26,30 @@ import java.util.stream.IntStream;
  */
 record OptimizerStates(PickledValue root) {
   static final String GROUP_PADDINGS = "group_paddings";
-  static final String PARTITION_COUNT = "partition_count";
   static final String PARAM_SLICE_MAPPINGS = "param_slice_mappings";
-  private static final String WRAPPER = "optimizer_state_dict";
   private static final String MASTERS = "single_partition_of_fp32_groups";
   private static final String BASE_STATE = "base_optimizer_state";
   private static final Pattern EXPERT_GROUP = Pattern.compile("ep_size_([1-9]\\d{0,6})");
 
   private static final Pattern VERSION = Pattern.compile("(\\d{1,6})\\.(\\d{1,6})\\.(\\d{1,6})");
 
-  /** The optimizer's own {@code state_dict()}. */
-  PickledValue stateDict() {
-    return root.find(ShardedStates.FLAT_GROUPS).isPresent()
-        ? root
-        : root.find(WRAPPER).orElse(root);
+  private OptimizerFile file() {
+    return new OptimizerFile(root);
   }
 
-  /** Whether BF16_Optimizer wrote it: it alone records no stage. */
+  /** The optimizer's own {@code state_dict()}. */
+  PickledValue stateDict() {
+    return file().stateDict();
+  }
+
+  /** Whether BF16_Optimizer wrote it. */
   boolean isBf16Optimizer() {
-    return stateDict().find("zero_stage").isEmpty();
+    return file().isBf16Optimizer();
   }
 
   /** ZeRO stage, or 1 for BF16_Optimizer. */
   int stage() {
-    Optional<PickledValue> stage = stateDict().find("zero_stage");
-    if (stage.isEmpty()) {
-      return 1;
-    }
-    return ZeroStage.of(stage.get());
+    return file().stage();
   }
 
   /** The inner optimizer's {@code state_dict()}, or with elastic checkpoints a list of states. */
@@ -82,9 +78,9 @@ record OptimizerStates(PickledValue root) {
 
   /** {@code partition_count} of each group; older files have one number for all. */
   List<Long> partitionCounts() {
-    PickledValue counts = stateDict().get(PARTITION_COUNT);
+    PickledValue counts = stateDict().get(OptimizerFile.PARTITION_COUNT);
     return counts.isList()
-        ? numbers(PARTITION_COUNT)
+        ? numbers(OptimizerFile.PARTITION_COUNT)
         : java.util.Collections.nCopies(groups(), counts.asLong());
   }
 

@@ -104,9 +104,9 @@ final class RanksPresent {
     if (root.find(ModelStates.DP_WORLD_SIZE).isPresent()) {
       return OptionalLong.of(root.get(ModelStates.DP_WORLD_SIZE).asLong());
     }
-    PickledValue optimizer = new OptimizerStates(root).stateDict();
+    PickledValue optimizer = new OptimizerFile(root).stateDict();
     return optimizer
-        .find(OptimizerStates.PARTITION_COUNT)
+        .find(OptimizerFile.PARTITION_COUNT)
         .map(
             counts ->
                 counts.isList()

@@ -62,13 +62,13 @@ final class ReplicaComparison {
     PickledValue mine = PickledValue.root(file.path(), rewritten.root());
     PickledValue other = PickledValue.root(firstFile.path(), first.root());
     Tensors tensors = new Tensors(rank, source, file, rewritten);
-    tensors.addRankLocal(new OptimizerStates(other).stateDict());
-    tensors.addRankLocal(new OptimizerStates(mine).stateDict());
+    tensors.addRankLocal(new OptimizerFile(other).stateDict());
+    tensors.addRankLocal(new OptimizerFile(mine).stateDict());
     // DeepSpeed's own files differ in the order of the keys of a group's state.
     Optional<String> structural =
         PyEquality.firstDifference(
-            new OptimizerStates(other).stateDict().node(),
-            new OptimizerStates(mine).stateDict().node(),
+            new OptimizerFile(other).stateDict().node(),
+            new OptimizerFile(mine).stateDict().node(),
             tensors,
             PyEquality.KeyOrder.IGNORED_IN_DICTS);
     Optional<String> difference = tensors.difference.or(() -> structural);

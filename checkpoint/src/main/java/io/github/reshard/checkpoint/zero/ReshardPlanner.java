@@ -70,7 +70,7 @@ public final class ReshardPlanner {
       SourceStore store, UserShards user, UserHints hints, int targetWorldSize, long partBytes)
       throws IOException {
     PlanBuilder plan =
-        new PlanBuilder(store, CheckpointFiles.of(user), targetWorldSize, ZeroStage.AS_SAVED);
+        new PlanBuilder(store, user.files(), targetWorldSize, ZeroStage.AS_SAVED);
     UserShardsPlanner.plan(plan, user, hints);
     return finished(plan, "", partBytes);
   }

@@ -32,7 +32,7 @@ final class ShardedOptimizerRewrite {
     states
         .stateDict()
         .entries()
-        .replace(ShardedStates.PARTITION_COUNT, PyInt.of(target.worldSize()));
+        .replace(OptimizerFile.PARTITION_COUNT, PyInt.of(target.worldSize()));
     Map<String, Rewritten.Storage> moved = new HashMap<>();
     List<SubGroup> subGroups = subGroups(states, source, target, moved);
     // Only now, because a sub-group may be the model of several.

@@ -284,7 +284,7 @@ final class ShardedPlanner {
     List<Located> located = new ArrayList<>();
     ShardedStates states = new ShardedStates(root(file));
     ShardedLayout layout = (ShardedLayout) model.source();
-    PickledValue count = states.stateDict().get(ShardedStates.PARTITION_COUNT);
+    PickledValue count = states.stateDict().get(OptimizerFile.PARTITION_COUNT);
     if (count.asLong() != layout.worldSize()) {
       throw count.refused(
           "expected %d, the dp_world_size of the model files, found %d. With mics_shard_size this is a checkpoint of MiCS, which is not supported; else the files do not belong together."

@@ -23,27 +23,24 @@ import java.util.Optional;
  * @param root the pickled dict
  */
 record ShardedStates(PickledValue root) {
-  static final String PARTITION_COUNT = "partition_count";
   static final String DS_ID = "ds_id";
-  static final String FLAT_GROUPS = "fp32_flat_groups";
-  private static final String WRAPPER = "optimizer_state_dict";
 
   /** The optimizer's own {@code state_dict()}, in which the key of the wrapper is one as well. */
   PickledValue stateDict() {
-    return root.find(FLAT_GROUPS).isPresent() ? root : root.find(WRAPPER).orElse(root);
+    return new OptimizerFile(root).stateDict();
   }
 
   int stage() {
-    return new OptimizerStates(root).stage();
+    return new OptimizerFile(root).stage();
   }
 
   /** The inner optimizer's own {@code state_dict()}. */
   PickledValue optimizer() {
-    return stateDict().get(WRAPPER);
+    return stateDict().get(OptimizerFile.WRAPPER);
   }
 
   PickledValue flatGroups() {
-    return stateDict().get(FLAT_GROUPS);
+    return stateDict().get(OptimizerFile.FLAT_GROUPS);
   }
 
   PickledValue paramGroups() {

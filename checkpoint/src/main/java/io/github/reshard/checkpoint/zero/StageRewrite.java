@@ -215,9 +215,9 @@ final class StageRewrite {
         new Entries()
             .put(ZERO_STAGE, stageNode(3, old))
             .takeScaling(old)
-            .put(ShardedStates.PARTITION_COUNT, PyInt.of(target.worldSize()))
+            .put(OptimizerFile.PARTITION_COUNT, PyInt.of(target.worldSize()))
             .put(WRAPPER, base.node())
-            .put(ShardedStates.FLAT_GROUPS, flatGroups);
+            .put(OptimizerFile.FLAT_GROUPS, flatGroups);
     states.root().entries().replace(WRAPPER, made.dict);
     DsConfig.of(states.root()).setStage(3);
     return StorageList.of(template, root, moved);
@@ -314,7 +314,7 @@ final class StageRewrite {
     if (FlatPaddings.recordsAlignments(DsVersion.in(states.root()), config, stage)) {
       made.put(ParameterAlignments.KEY, ParameterAlignments.node(alignments));
     }
-    made.put(OptimizerStates.PARTITION_COUNT, counts)
+    made.put(OptimizerFile.PARTITION_COUNT, counts)
         .take(states.root(), VERSION, PyNone.NONE)
         .put(OptimizerStates.PARAM_SLICE_MAPPINGS, mappings);
     states.root().entries().replace(WRAPPER, made.dict);

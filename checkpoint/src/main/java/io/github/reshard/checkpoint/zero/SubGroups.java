@@ -15,8 +15,6 @@ import java.util.Optional;
  */
 record SubGroups(List<Parameter> parameters, List<Integer> firsts, PickledValue shapes) {
   /** {@code sub_group_size} where ds_config is silent (runtime/zero/config.py). */
-  static final long DEFAULT_SIZE = 1_000_000_000;
-
   /** Reads the boundaries off {@code param_shapes} and the groups off the optimizer's params. */
   static SubGroups of(ModelStates model, ShardedStates optimizer) {
     List<List<Parameter>> subGroups = model.flatGroups();
@@ -115,11 +113,11 @@ record SubGroups(List<Parameter> parameters, List<Integer> firsts, PickledValue 
       throw shapes.refused(
           "no sub_group_size makes these sub-groups at %d ranks.".formatted(ranks));
     }
-    if (smallest <= DEFAULT_SIZE && DEFAULT_SIZE <= atMost) {
+    if (smallest <= DsConfig.DEFAULT_SUB_GROUP_SIZE && DsConfig.DEFAULT_SUB_GROUP_SIZE <= atMost) {
       notes.add(
           "%s; sub_group_size is taken to be DeepSpeed's default of %d, which fits the sub-groups"
-              .formatted(because, DEFAULT_SIZE));
-      return DEFAULT_SIZE;
+              .formatted(because, DsConfig.DEFAULT_SUB_GROUP_SIZE));
+      return DsConfig.DEFAULT_SUB_GROUP_SIZE;
     }
     if (!new ShardedLayout(targetRanks, parameters, smallest)
         .hasBoundariesOf(new ShardedLayout(targetRanks, parameters, atMost))) {

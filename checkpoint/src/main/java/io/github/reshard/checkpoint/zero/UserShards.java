@@ -189,4 +189,20 @@ public record UserShards(
   public String nameOf(int rank) {
     return names.of(rank);
   }
+
+  /** The shards and the files beside them, as those of a checkpoint without a tag. */
+  public CheckpointFiles files() {
+    SortedMap<Integer, SortedMap<Integer, FileStat>> optimizers = new TreeMap<>();
+    optimizers.put(0, shards);
+    return new CheckpointFiles(
+        directory,
+        "",
+        new TreeMap<>(),
+        new TreeMap<>(),
+        optimizers,
+        List.of(),
+        List.of(),
+        List.of(),
+        beside.stream().map(file -> new CheckpointFiles.Carried(file.name(), file)).toList());
+  }
 }

@@ -76,10 +76,10 @@ final class UserShardsPlanner {
   }
 
   private static boolean isSharded(PickledValue root) {
-    return root.find(ShardedStates.FLAT_GROUPS).isPresent()
+    return root.find(OptimizerFile.FLAT_GROUPS).isPresent()
         || root.find("optimizer_state_dict")
             .filter(PickledValue::isDict)
-            .flatMap(inner -> inner.find(ShardedStates.FLAT_GROUPS))
+            .flatMap(inner -> inner.find(OptimizerFile.FLAT_GROUPS))
             .isPresent();
   }
 
@@ -103,7 +103,7 @@ final class UserShardsPlanner {
   }
 
   private void planFlat(SortedMap<Integer, Shard> byRank) throws IOException {
-    int ranks = ShardGroups.worldSize(user, ShardGroups.byRank(byRank));
+    int ranks = ShardRanks.worldSize(user, ShardGroups.byRank(byRank));
     plan.setSourceWorldSize(user.shards().get(0), ranks);
     plan.evidence.add(ShardArchives.evidence(user, byRank));
     List<Shard> shards = List.copyOf(byRank.values());
@@ -154,9 +154,9 @@ final class UserShardsPlanner {
       }
     }
     PickledValue count =
-        new ShardedStates(any.states().root()).stateDict().get(ShardedStates.PARTITION_COUNT);
+        new ShardedStates(any.states().root()).stateDict().get(OptimizerFile.PARTITION_COUNT);
     int ranks = count.asInt();
-    ShardGroups.requireRanks(user, ranks, "partition_count");
+    ShardRanks.requireRanks(user, ranks, "partition_count");
     plan.setSourceWorldSize(user.shards().get(0), ranks);
     plan.evidence.add(ShardArchives.evidence(user, byRank));
     if (model == null) {
