@@ -1,7 +1,7 @@
 package io.github.reshard.pipeline;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.zero.CheckpointFacts;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import java.io.IOException;
 
 /**

@@ -1,7 +1,7 @@
 package io.github.reshard.pipeline;
 
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.storage.Leftovers;
-import io.github.reshard.checkpoint.zero.CheckpointFiles;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.nio.file.FileSystemException;

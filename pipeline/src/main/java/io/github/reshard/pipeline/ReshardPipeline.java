@@ -2,12 +2,12 @@ package io.github.reshard.pipeline;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.plan.PartitionedModel;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
-import io.github.reshard.checkpoint.zero.ZeroStage;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
 import io.github.reshard.transforms.KeptPlan;

@@ -1,13 +1,13 @@
 package io.github.reshard.pipeline;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.ReshardPlanner;
+import io.github.reshard.checkpoint.shards.UserHints;
+import io.github.reshard.checkpoint.shards.UserShards;
 import io.github.reshard.checkpoint.storage.SourceStore;
-import io.github.reshard.checkpoint.zero.CheckpointFacts;
-import io.github.reshard.checkpoint.zero.CheckpointFiles;
-import io.github.reshard.checkpoint.zero.ReshardPlanner;
-import io.github.reshard.checkpoint.zero.UserHints;
-import io.github.reshard.checkpoint.zero.UserShards;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.util.LinkedHashMap;

@@ -3,7 +3,9 @@ package io.github.reshard.pipeline;
 import static io.github.reshard.pipeline.Scratch.TAG;
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
@@ -11,8 +13,6 @@ import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
-import io.github.reshard.checkpoint.zero.CheckpointFiles;
-import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.transforms.JobConfig;
 import java.io.IOException;
 import java.nio.ByteBuffer;

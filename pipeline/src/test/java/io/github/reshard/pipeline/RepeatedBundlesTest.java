@@ -3,15 +3,15 @@ package io.github.reshard.pipeline;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.plan.PartId;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
-import io.github.reshard.checkpoint.zero.CheckpointFiles;
-import io.github.reshard.checkpoint.zero.ReshardPlanner;
 import io.github.reshard.transforms.JobConfig;
 import io.github.reshard.transforms.ProveAndPublish;
 import io.github.reshard.transforms.ShardId;

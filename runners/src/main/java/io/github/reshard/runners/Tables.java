@@ -1,9 +1,9 @@
 package io.github.reshard.runners;
 
+import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.Leftovers;
-import io.github.reshard.checkpoint.zero.CheckpointFacts;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.PlanReport;
 import io.github.reshard.pipeline.VerifyReport;

@@ -1,15 +1,15 @@
 package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.plan.Address;
-import io.github.reshard.checkpoint.plan.ParamId;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
 import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
-import io.github.reshard.checkpoint.plan.PartitionedModel;
-import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.plan.States;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.ParamId;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.Crc32Combine;

@@ -1,9 +1,9 @@
 package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.copy.SliceCrc;
-import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.torch.DType;
 import java.util.ArrayList;
 import java.util.HashMap;

@@ -1,8 +1,8 @@
 package io.github.reshard.transforms;
 
-import io.github.reshard.checkpoint.plan.ParamId;
-import io.github.reshard.checkpoint.plan.PartitionedModel;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.state.ParamId;
+import io.github.reshard.checkpoint.state.PartitionedModel;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;

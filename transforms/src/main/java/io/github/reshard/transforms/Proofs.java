@@ -1,12 +1,12 @@
 package io.github.reshard.transforms;
 
-import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.plan.Evidence;
-import io.github.reshard.checkpoint.plan.PartitionedModel;
-import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
+import io.github.reshard.checkpoint.state.Parameter;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import java.util.ArrayList;
 import java.util.List;
 

@@ -1,6 +1,6 @@
 package io.github.reshard.transforms;
 
-import io.github.reshard.checkpoint.plan.ParamId;
+import io.github.reshard.checkpoint.state.ParamId;
 import java.io.Serializable;
 
 /**

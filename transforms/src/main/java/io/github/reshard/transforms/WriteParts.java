@@ -1,11 +1,11 @@
 package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.copy.SliceCopier;
-import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.PartId;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.TensorRun;
+import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;

@@ -1,7 +1,7 @@
 package io.github.reshard.checkpoint.pickle;
 
 import io.github.reshard.checkpoint.Megabytes;
-import io.github.reshard.checkpoint.zero.UniformCheckpoint;
+import io.github.reshard.checkpoint.planner.UniformCheckpoint;
 import java.util.ArrayDeque;
 import java.util.Collections;
 import java.util.Deque;

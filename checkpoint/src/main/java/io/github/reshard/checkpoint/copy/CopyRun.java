@@ -1,8 +1,8 @@
 package io.github.reshard.checkpoint.copy;
 
-import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.CastCheck;
 import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.state.Address;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;

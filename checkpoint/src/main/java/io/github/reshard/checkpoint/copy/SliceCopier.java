@@ -1,10 +1,10 @@
 package io.github.reshard.checkpoint.copy;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.plan.Address;
 import io.github.reshard.checkpoint.plan.CastCheck;
 import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import java.io.EOFException;

@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.plan;
 
+import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.Serializable;
 

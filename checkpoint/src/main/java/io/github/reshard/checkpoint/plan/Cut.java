@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.plan;
 
+import io.github.reshard.checkpoint.state.Address;
 import java.util.function.BiConsumer;
 
 /** Cuts slices at the boundaries of parts. */

@@ -1,8 +1,10 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.layout.Extent;
-import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
-import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.Extent;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;

@@ -1,7 +1,7 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.layout.Box;
-import io.github.reshard.checkpoint.layout.LocalTensor;
+import io.github.reshard.checkpoint.state.Box;
+import io.github.reshard.checkpoint.state.LocalTensor;
 import java.util.ArrayList;
 import java.util.List;
 

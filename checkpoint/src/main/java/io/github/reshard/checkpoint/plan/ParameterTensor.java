@@ -1,6 +1,8 @@
 package io.github.reshard.checkpoint.plan;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.Serializable;
 import java.util.ArrayList;

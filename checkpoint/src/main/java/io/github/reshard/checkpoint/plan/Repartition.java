@@ -1,10 +1,14 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.layout.Extent;
-import io.github.reshard.checkpoint.layout.WholeParameters;
 import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
-import io.github.reshard.checkpoint.plan.PartitionedModel.ModuleWeight;
-import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.Extent;
+import io.github.reshard.checkpoint.state.ParamId;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.state.WholeParameters;
 import io.github.reshard.checkpoint.torch.DType;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;

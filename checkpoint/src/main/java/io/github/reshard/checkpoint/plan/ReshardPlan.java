@@ -1,5 +1,8 @@
 package io.github.reshard.checkpoint.plan;
 
+import io.github.reshard.checkpoint.state.ModelParallelism;
+import io.github.reshard.checkpoint.state.ParamId;
+import io.github.reshard.checkpoint.state.PartitionedModel;
 import java.io.Serializable;
 import java.util.List;
 

@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.plan;
 
+import io.github.reshard.checkpoint.state.ParamId;
 import java.io.Serializable;
 
 /**

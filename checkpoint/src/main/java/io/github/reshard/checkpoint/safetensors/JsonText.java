@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.safetensors;
 
+import io.github.reshard.checkpoint.json.Json;
 import java.math.BigDecimal;
 import java.util.Arrays;
 import java.util.Collection;

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.safetensors;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.json.Json;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.IOException;

@@ -1,8 +1,9 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.layout.Box;
-import io.github.reshard.checkpoint.layout.LocalTensor;
 import io.github.reshard.checkpoint.plan.Overlap.Run;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.Box;
+import io.github.reshard.checkpoint.state.LocalTensor;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.ArrayList;

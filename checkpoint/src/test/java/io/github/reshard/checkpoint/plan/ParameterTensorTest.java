@@ -4,6 +4,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.ParamId;
+import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.torch.DType;
 import java.util.Arrays;
 import java.util.LinkedHashMap;

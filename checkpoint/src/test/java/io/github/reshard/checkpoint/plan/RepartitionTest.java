@@ -4,8 +4,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.layout.Models;
-import io.github.reshard.checkpoint.layout.Models.Model;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.Models;
+import io.github.reshard.checkpoint.state.Models.Model;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.ArrayList;

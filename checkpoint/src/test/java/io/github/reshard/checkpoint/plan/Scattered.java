@@ -1,13 +1,18 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.layout.FlatLayout;
-import io.github.reshard.checkpoint.layout.Models;
-import io.github.reshard.checkpoint.layout.Models.Model;
-import io.github.reshard.checkpoint.layout.Parameter;
-import io.github.reshard.checkpoint.plan.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.ModelParallelism;
+import io.github.reshard.checkpoint.state.Models;
+import io.github.reshard.checkpoint.state.Models.Model;
+import io.github.reshard.checkpoint.state.ParamId;
+import io.github.reshard.checkpoint.state.Parameter;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.checkpoint.zero12.FlatLayout;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.Collections;

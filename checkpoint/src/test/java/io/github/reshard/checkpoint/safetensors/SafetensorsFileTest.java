@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.json.Json;
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.IOException;
 import java.nio.ByteBuffer;

@@ -3,7 +3,7 @@ package io.github.reshard.checkpoint.weights;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.Corpus;
-import io.github.reshard.checkpoint.safetensors.Json;
+import io.github.reshard.checkpoint.json.Json;
 import io.github.reshard.checkpoint.safetensors.SafetensorsLayout.Tensor;
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.IOException;

@@ -1,9 +1,6 @@
 package io.github.reshard.runners.bench;
 
 import io.github.reshard.checkpoint.copy.WeightCast;
-import io.github.reshard.checkpoint.layout.Extent;
-import io.github.reshard.checkpoint.layout.FlatLayout;
-import io.github.reshard.checkpoint.layout.Parameter;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.pickle.PyBool;
 import io.github.reshard.checkpoint.pickle.PyDict;
@@ -17,12 +14,15 @@ import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PySet;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.pickle.PyTuple;
+import io.github.reshard.checkpoint.state.Extent;
+import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.torch.ByteSegment;
 import io.github.reshard.checkpoint.torch.ContainerStyle;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.StorageSize;
 import io.github.reshard.checkpoint.torch.TorchFileLayout;
+import io.github.reshard.checkpoint.zero12.FlatLayout;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;

@@ -1,0 +1,24 @@
+package io.github.reshard.checkpoint.deepspeed;
+
+import io.github.reshard.checkpoint.format.Rewritten;
+import io.github.reshard.checkpoint.format.TorchRecipe;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.util.List;
+
+/**
+ * The file of another recipe with dicts and numbers in the place of DeepSpeed's own objects.
+ *
+ * @param of that recipe
+ */
+record PlainObjectsRecipe(TorchRecipe of) implements TorchRecipe {
+  @Override
+  public int template() {
+    return of.template();
+  }
+
+  @Override
+  public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
+    return PlainObjects.in(template.path(), of.rewrite(template, models, targetWorldSize));
+  }
+}

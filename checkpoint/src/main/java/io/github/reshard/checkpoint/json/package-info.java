@@ -1,0 +1,2 @@
+/** JSON text, read strictly. */
+package io.github.reshard.checkpoint.json;

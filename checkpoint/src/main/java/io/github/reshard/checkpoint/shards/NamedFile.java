@@ -1,0 +1,64 @@
+package io.github.reshard.checkpoint.shards;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.json.Json;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import java.io.FileNotFoundException;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.NotDirectoryException;
+import java.util.LinkedHashSet;
+import java.util.Set;
+
+/** Files that an option names. */
+final class NamedFile {
+  private NamedFile() {}
+
+  static String parent(String path) {
+    int slash = path.lastIndexOf('/');
+    return slash < 0 ? "." : slash == 0 ? "/" : path.substring(0, slash);
+  }
+
+  /**
+   * A file in {@code directory}, else at a path.
+   *
+   * @throws RefusedException if it is at neither
+   */
+  static FileStat find(SourceStore store, String directory, String path, String option)
+      throws IOException {
+    String name = path.substring(path.lastIndexOf('/') + 1);
+    Set<String> places = new LinkedHashSet<>();
+    if (!path.startsWith("/") && !path.contains("://")) {
+      places.add(path.contains("/") ? store.child(directory, parent(path)) : directory);
+    }
+    places.add(parent(path));
+    for (String place : places) {
+      try {
+        for (FileStat file : store.list(place).files()) {
+          if (file.name().equals(name)) {
+            return file;
+          }
+        }
+      } catch (NoSuchFileException | NotDirectoryException | FileNotFoundException e) {
+        // Then it is in the next place, or missing.
+      }
+    }
+    throw new RefusedException(
+        path, "there is no such file, which %s names; looked in %s.".formatted(option, places));
+  }
+
+  static Object json(SourceStore store, FileStat stat, long most) throws IOException {
+    if (stat.bytes() > most) {
+      throw new RefusedException(
+          stat.path(), "expected a small JSON file, found %d bytes".formatted(stat.bytes()));
+    }
+    ByteBuffer text = ByteBuffer.allocate((int) stat.bytes());
+    try (RangedFile file = store.open(stat)) {
+      file.readFully(0, text);
+    }
+    return Json.parse(stat.path(), text.flip());
+  }
+}

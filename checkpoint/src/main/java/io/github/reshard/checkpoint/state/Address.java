@@ -1,0 +1,18 @@
+package io.github.reshard.checkpoint.state;
+
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import java.io.Serializable;
+
+/**
+ * A byte in a file.
+ *
+ * @param file index into {@link ReshardPlan#sources()} or {@link ReshardPlan#targets()}
+ * @param entry index into that file's entries
+ * @param offset counted from the beginning of the file, in bytes
+ */
+public record Address(int file, int entry, long offset) implements Serializable {
+  /** The address {@code bytes} further on in the same entry. */
+  public Address plus(long bytes) {
+    return new Address(file, entry, offset + bytes);
+  }
+}

@@ -1,0 +1,147 @@
+package io.github.reshard.checkpoint.state;
+
+import io.github.reshard.checkpoint.torch.DType;
+import java.io.Serializable;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.stream.Collectors;
+
+/**
+ * The parameters that a set of data-parallel ranks partitions among its members: those of one
+ * model-parallel rank, or of one expert-parallel rank of it.
+ *
+ * @param mpRank the model-parallel rank
+ * @param expertRank the expert-parallel rank, or {@link ParamId#NO_EXPERT}
+ * @param source how the parameters lie in the source's partitions
+ * @param target how they lie in the target's; the same parameters in the same order
+ * @param states for each param group, the partitioned states and their types, {@link States#MASTER}
+ *     among them
+ * @param sourcePartitions where each source partition begins
+ * @param targetPartitions where each target partition begins
+ * @param weights for each parameter where the module's weight is, or null where no file holds it
+ * @param whole the states that are not cut along the partitions, see {@link WholeParameters}
+ */
+public record PartitionedModel(
+    int mpRank,
+    int expertRank,
+    ZeroLayout source,
+    ZeroLayout target,
+    List<Map<String, DType>> states,
+    Map<Partition, Address> sourcePartitions,
+    Map<Partition, Address> targetPartitions,
+    List<ModuleWeight> weights,
+    Set<GroupState> whole)
+    implements Serializable {
+
+  /** A model all of whose states are cut along the partitions, until one is added that is not. */
+  public PartitionedModel(
+      int mpRank,
+      int expertRank,
+      ZeroLayout source,
+      ZeroLayout target,
+      List<Map<String, DType>> states,
+      Map<Partition, Address> sourcePartitions,
+      Map<Partition, Address> targetPartitions,
+      List<ModuleWeight> weights) {
+    this(
+        mpRank,
+        expertRank,
+        source,
+        target,
+        states,
+        sourcePartitions,
+        targetPartitions,
+        weights,
+        new HashSet<>());
+  }
+
+  /**
+   * One state of a param group.
+   *
+   * @param group the param group
+   * @param state the state
+   */
+  public record GroupState(int group, String state) implements Serializable {}
+
+  /**
+   * One state of one rank's partition.
+   *
+   * @param rank the data-parallel rank
+   * @param bucket the param group in ZeRO-1 and 2, the sub-group in ZeRO-3
+   * @param state the state
+   */
+  public record Partition(int rank, int bucket, String state) implements Serializable {}
+
+  /**
+   * Where a parameter's weight in the module's type lies.
+   *
+   * @param dtype the type of an element
+   * @param source where the source has it; null if only the target does, which then gets the cast
+   *     of the master weights
+   * @param target where it goes if it moves by itself; null if its file is copied as it is, or if
+   *     it is dropped
+   * @param isDropped whether the target has no module weights
+   */
+  public record ModuleWeight(DType dtype, Address source, Address target, boolean isDropped)
+      implements Serializable {
+    /** A weight that the target has. */
+    public ModuleWeight(DType dtype, Address source, Address target) {
+      this(dtype, source, target, false);
+    }
+
+    /** The weight of a source whose target has none. */
+    public ModuleWeight dropped() {
+      return new ModuleWeight(dtype, source, null, true);
+    }
+
+    /** Whether it is made of the master weights. */
+    public boolean isDerived() {
+      return source == null;
+    }
+
+    public boolean moves() {
+      return source != null && target != null;
+    }
+  }
+
+  /** The identity of a parameter in the whole job. */
+  public ParamId id(String checkpoint, int parameter) {
+    return new ParamId(checkpoint, mpRank, expertRank, parameters().get(parameter).name());
+  }
+
+  /** Whether the ranks that share a parameter of {@code group} hold all of {@code state} each. */
+  public boolean isWhole(int group, String state) {
+    return whole.contains(new GroupState(group, state));
+  }
+
+  /** The states of {@code group} that are not cut. */
+  public Set<String> wholeStates(int group) {
+    return whole.stream()
+        .filter(of -> of.group() == group)
+        .map(GroupState::state)
+        .collect(Collectors.toCollection(TreeSet::new));
+  }
+
+  /** Who holds which elements of {@code state} of {@code group} in the source. */
+  public StateLayout sourceOf(int group, String state) {
+    return isWhole(group, state) ? new WholeParameters(source) : source;
+  }
+
+  /** Who holds which elements of {@code state} of {@code group} in the target. */
+  public StateLayout targetOf(int group, String state) {
+    return isWhole(group, state) ? new WholeParameters(target) : target;
+  }
+
+  /** All parameters. */
+  public List<Parameter> parameters() {
+    return source.parameters();
+  }
+
+  /** The partitioned states of {@code parameter}'s group and their types. */
+  public Map<String, DType> statesOf(int parameter) {
+    return states.get(parameters().get(parameter).group());
+  }
+}

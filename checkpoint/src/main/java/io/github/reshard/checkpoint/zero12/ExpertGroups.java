@@ -1,0 +1,405 @@
+package io.github.reshard.checkpoint.zero12;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.DsConfig;
+import io.github.reshard.checkpoint.deepspeed.ModelStates;
+import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
+import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
+import io.github.reshard.checkpoint.state.Parameter;
+import io.github.reshard.checkpoint.torch.PickledValue;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashSet;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+
+/**
+ * The param groups of a native mixture of experts that DeepSpeed before 0.19.3 saved. Its model
+ * file has neither {@code param_shapes} nor {@code ds_config} (runtime/engine.py, {@code
+ * _save_moe_checkpoint}). Names and order are in the {@code param_slice_mappings} of all ranks, and
+ * shapes are those of the weights: in {@code module}, and in the experts' own files.
+ *
+ * <p>Up to 0.14.4 DeepSpeedZeroOptimizer cuts the mappings of experts' groups by the number of all
+ * ranks ({@code _link_all_hp_params}, runtime/zero/stage_1_and_2.py), so that they name only the
+ * first parameters. Where those that follow lie is found by their weights ({@link ExpertOrder}).
+ */
+public final class ExpertGroups {
+  private static final Pattern VERSION = Pattern.compile("(\\d{1,4})\\.(\\d{1,4})\\.(\\d{1,4}).*");
+
+  /** The first version whose mappings of experts' groups are right. */
+  private static final int[] MENDED = {0, 14, 5};
+
+  /** No version before it has {@code use_data_before_expert_parallelism}. */
+  private static final int[] DATA_FIRST = {0, 10, 0};
+
+  private final PlanBuilder plan;
+  private final ExpertFiles experts;
+  private final ModelFile model;
+  private final Map<String, TensorNode> module;
+  private final List<Shard> shards;
+  private final OptimizerStates first;
+
+  /**
+   * The model file of an mp rank.
+   *
+   * @param states what it says
+   * @param file the file
+   * @param source its number in the plan's sources
+   */
+  record ModelFile(ModelStates states, TorchFile file, int source) {}
+
+  private ExpertGroups(PlanBuilder plan, ExpertFiles experts, ModelFile model, List<Shard> shards) {
+    this.plan = plan;
+    this.experts = experts;
+    this.model = model;
+    this.module = model.states().module();
+    this.shards = shards;
+    this.first = shards.get(0).states();
+  }
+
+  /**
+   * The groups.
+   *
+   * @param shards of all ranks, in order
+   * @throws RefusedException if the files contradict each other, or leave open what is where
+   */
+  static ParamGroups of(PlanBuilder plan, ExpertFiles experts, ModelFile model, List<Shard> shards)
+      throws IOException {
+    return new ExpertGroups(plan, experts, model, shards).groups();
+  }
+
+  private ParamGroups groups() throws IOException {
+    requireMappings();
+    Optional<DsConfig> config = DsConfig.ifStored(first.root());
+    if (config.isPresent()) {
+      return groups(
+          config.get().roundRobin() && !first.isBf16Optimizer(), config.get().dataBeforeExperts());
+    }
+    return unconfigured();
+  }
+
+  /** The groups if {@code ds_config} is the path of a file, as {@code initialize} was given it. */
+  private ParamGroups unconfigured() throws IOException {
+    List<ParamGroups> fitting = new ArrayList<>();
+    RefusedException refused = null;
+    for (boolean roundRobin : first.isBf16Optimizer() ? List.of(false) : List.of(false, true)) {
+      for (boolean dataFirst : isAtLeast(DATA_FIRST) ? List.of(false, true) : List.of(false)) {
+        try {
+          ParamGroups groups = groups(roundRobin, dataFirst);
+          requireFit(groups);
+          fitting.add(groups);
+        } catch (RefusedException e) {
+          refused = refused == null ? e : refused;
+        }
+      }
+    }
+    if (fitting.isEmpty()) {
+      throw refused;
+    }
+    for (ParamGroups other : fitting) {
+      requireAlike(fitting.get(0), other);
+    }
+    return fitting.get(0);
+  }
+
+  /**
+   * At few ranks or with few parameters all orders are the same, but not at another number.
+   *
+   * @throws RefusedException if the target would be another for {@code other}
+   */
+  private void requireAlike(ParamGroups one, ParamGroups other) {
+    int target = plan.targetWorldSize;
+    boolean divided =
+        one.expertParallelSizes().stream().allMatch(size -> target % Math.max(1, size) == 0);
+    if (target == shards.size() || !divided) {
+      return;
+    }
+    boolean reordered =
+        one.roundRobin() != other.roundRobin()
+            && (ShardGroups.orderMatters(one, shards.size())
+                || ShardGroups.orderMatters(one, target)
+                || ShardGroups.orderMatters(other, shards.size()));
+    boolean placed =
+        one.dataFirst() != other.dataFirst()
+            && one.expertParallelSizes().stream().anyMatch(size -> size > 1 && target > size);
+    if (reordered || placed) {
+      throw first
+          .root()
+          .refused(
+              "ds_config is not stored, only the path of its file, and the weights fit a run with %s as well as one without, which differ at %d ranks. Save the checkpoint once from a run whose config is given as a dict."
+                  .formatted(
+                      reordered ? "round_robin_gradients" : "use_data_before_expert_parallelism",
+                      target));
+    }
+  }
+
+  /** Checks that the masters in this order give the weights, at either end of each. */
+  private void requireFit(ParamGroups groups) throws IOException {
+    for (int g = 0; g < groups.groups().size(); g++) {
+      List<Parameter> parameters = groups.groups().get(g).parameters();
+      int size = groups.groups().get(g).expertParallelSize();
+      int sharers = shards.size() / Math.max(1, size);
+      Map<String, ExpertFiles.LocalParameter> known =
+          size == ParamGroups.DENSE ? Map.of() : experts.onRanksOf(size);
+      for (int rank = 0; rank < Math.max(1, size); rank++) {
+        FlatRow masters =
+            lastOf(
+                FlatRow.of(plan, ShardGroups.sharing(shards, size, rank, groups.dataFirst()), g));
+        long at = 0;
+        for (int place :
+            RoundRobin.flatOrder(parameters.size(), groups.roundRobin() ? sharers : 1)) {
+          Parameter parameter = parameters.get(place);
+          StoredWeight weight =
+              size == ParamGroups.DENSE
+                  ? weight(parameter.name())
+                  : known.get(parameter.name()).weights().get(rank);
+          if (!masters.gives(at, weight, false)) {
+            throw new RefusedException(
+                weight.where(),
+                "the masters in the shards, cast to the model's type, do not give this weight. The files do not belong together.");
+          }
+          at += parameter.elements();
+        }
+      }
+    }
+  }
+
+  private StoredWeight weight(String name) {
+    return StoredWeight.of(
+        plan, model.source(), model.file(), model.states().root().get("module").get(name));
+  }
+
+  private void requireMappings() {
+    ShardGroups.requireSameGroups(shards);
+    for (Shard shard : shards) {
+      PickledValue dict = shard.states().stateDict();
+      if (dict.findPresent(OptimizerStates.PARAM_SLICE_MAPPINGS).isEmpty()) {
+        throw new RefusedException(
+            shard.file().path(),
+            "has no param_slice_mappings, and the model file of this mixture of experts no param_shapes, so nothing names the parameters. Load the checkpoint once with a newer DeepSpeed at the same number of ranks, and save it again.");
+      }
+      for (String key :
+          List.of(
+              OptimizerStates.PARAM_SLICE_MAPPINGS,
+              OptimizerStates.GROUP_PADDINGS,
+              OptimizerFile.PARTITION_COUNT)) {
+        PickledValue value = dict.get(key);
+        if (value.isList() && value.items().size() != first.groups()) {
+          throw value.refused(
+              "expected one for each of %d param groups, found %d."
+                  .formatted(first.groups(), value.items().size()));
+        }
+      }
+      if (shard.states().groups() != first.groups()) {
+        throw new RefusedException(
+            shard.file().path(),
+            "has %d param groups, the shard of rank 0 has %d. The files do not belong together."
+                .formatted(shard.states().groups(), first.groups()));
+      }
+    }
+  }
+
+  private ParamGroups groups(boolean roundRobin, boolean dataFirst) throws IOException {
+    List<List<Parameter>> parameters = new ArrayList<>();
+    List<Integer> sizes = new ArrayList<>();
+    for (int g = 0; g < first.groups(); g++) {
+      int size = first.expertParallelSize(g);
+      requireSharers(g, size);
+      sizes.add(size);
+      parameters.add(size == ParamGroups.DENSE ? dense(g) : List.of());
+    }
+    boolean mended = mappingsAreRight(sizes, dataFirst);
+    Set<Integer> taken = new HashSet<>();
+    for (int size : new LinkedHashSet<>(sizes)) {
+      if (size == ParamGroups.DENSE) {
+        continue;
+      }
+      Map<String, ExpertFiles.LocalParameter> known = experts.onRanksOf(size);
+      List<Integer> indices = new ArrayList<>();
+      for (int g = 0; g < sizes.size(); g++) {
+        if (sizes.get(g) == size) {
+          indices.add(g);
+        }
+      }
+      if (mended || size == 1) {
+        for (int g : indices) {
+          parameters.set(g, recorded(g, size, dataFirst, known));
+        }
+      } else {
+        List<ExpertFiles.LocalParameter> left =
+            known.values().stream().filter(p -> !taken.contains(p.layer())).toList();
+        List<List<Parameter>> found = searched(indices, size, left, roundRobin, dataFirst, taken);
+        for (int i = 0; i < indices.size(); i++) {
+          parameters.set(indices.get(i), found.get(i));
+        }
+      }
+    }
+    List<ParamGroups.Group> groups = new ArrayList<>();
+    for (int g = 0; g < sizes.size(); g++) {
+      groups.add(
+          new ParamGroups.Group(
+              parameters.get(g), sizes.get(g), !mended && sizes.get(g) != ParamGroups.DENSE));
+    }
+    return new ParamGroups(groups, roundRobin, dataFirst);
+  }
+
+  private void requireSharers(int group, int size) {
+    int sets = Math.max(1, size);
+    long count = first.partitionCounts().get(group);
+    if (shards.size() % sets != 0 || count != shards.size() / sets) {
+      throw new RefusedException(
+          shards.get(0).file().path(),
+          "partition_count of param group %d is %d, but %d ranks with expert-parallel size %d saved it. Experts that span tensor-parallel ranks are not supported."
+              .formatted(group, count, shards.size(), size));
+    }
+  }
+
+  private List<Parameter> dense(int group) {
+    return ShardGroups.parameters(shards, group, ParamGroups.DENSE, false).stream()
+        .map(row -> shaped(row, module.containsKey(row.name()) ? shape(row.name()) : null))
+        .toList();
+  }
+
+  private List<Long> shape(String name) {
+    return Arrays.stream(module.get(name).shape()).boxed().toList();
+  }
+
+  private List<Parameter> recorded(
+      int group, int size, boolean dataFirst, Map<String, ExpertFiles.LocalParameter> known) {
+    return ShardGroups.parameters(shards, group, size, dataFirst).stream()
+        .map(
+            row ->
+                shaped(row, known.containsKey(row.name()) ? known.get(row.name()).shape() : null))
+        .toList();
+  }
+
+  /**
+   * @param row the parameter as the mappings know it
+   * @param shape the shape of its weight, or null if there is none
+   */
+  private Parameter shaped(Parameter row, List<Long> shape) {
+    if (shape == null) {
+      throw new RefusedException(
+          shards.get(0).file().path(),
+          "param_slice_mappings name '%s', which is neither in the module of %s nor in the experts' files beside it. The files do not belong together."
+              .formatted(row.name(), model.file().path()));
+    }
+    Parameter parameter = new Parameter(row.name(), shape, row.group());
+    if (parameter.elements() != row.elements()) {
+      throw new RefusedException(
+          shards.get(0).file().path(),
+          "param_slice_mappings of all ranks have %d elements of '%s', its weight has shape %s. The files do not belong together."
+              .formatted(row.elements(), row.name(), shape));
+    }
+    return parameter;
+  }
+
+  /**
+   * Whether the mappings of experts' groups are cut by the ranks that share them. The first rank's
+   * tell, but for groups so small that both ways give the same; then the version does.
+   */
+  private boolean mappingsAreRight(List<Integer> sizes, boolean dataFirst) {
+    for (int g = 0; g < sizes.size(); g++) {
+      if (sizes.get(g) > 1) {
+        List<Shard> sharing = ShardGroups.sharing(shards, sizes.get(g), 0, dataFirst);
+        FlatRow masters = lastOf(FlatRow.of(plan, sharing, g));
+        long own = Math.min(masters.elements(), masters.partitionElements());
+        long cut =
+            Math.min(
+                masters.elements(), masters.partitionElements() * sharing.size() / shards.size());
+        long found = sharing.get(0).states().recordedElements(g);
+        if (own != cut && (found == own || found == cut)) {
+          return found == own;
+        }
+      }
+    }
+    return isAtLeast(MENDED) || first.isBf16Optimizer();
+  }
+
+  private boolean isAtLeast(int[] version) {
+    PickledValue saidBy = first.stateDict().get("ds_version");
+    Matcher numbers = VERSION.matcher(saidBy.asString());
+    if (!numbers.matches()) {
+      throw saidBy.refused(
+          "expected the version of DeepSpeed, on which depends how experts are recorded, found "
+              + saidBy.describe());
+    }
+    int[] saved = new int[version.length];
+    Arrays.setAll(saved, i -> Integer.parseInt(numbers.group(i + 1)));
+    return Arrays.compare(saved, version) >= 0;
+  }
+
+  private static FlatRow lastOf(List<FlatRow> states) {
+    return states.get(states.size() - 1);
+  }
+
+  /**
+   * @param left what may be in the groups
+   * @param taken gets the mixtures that are in them
+   */
+  private List<List<Parameter>> searched(
+      List<Integer> indices,
+      int size,
+      List<ExpertFiles.LocalParameter> left,
+      boolean roundRobin,
+      boolean dataFirst,
+      Set<Integer> taken)
+      throws IOException {
+    int sharers = shards.size() / size;
+    int targetSharers = Math.max(1, plan.targetWorldSize / size);
+    boolean reordered = roundRobin && (sharers > 1 || targetSharers > 1);
+    List<ExpertOrder.Group> groups = new ArrayList<>();
+    for (int g : indices) {
+      List<List<FlatRow>> rows = new ArrayList<>();
+      for (int rank = 0; rank < size; rank++) {
+        rows.add(FlatRow.of(plan, ShardGroups.sharing(shards, size, rank, dataFirst), g));
+      }
+      Set<String> names = new LinkedHashSet<>();
+      for (Shard shard : ShardGroups.sharing(shards, size, 0, dataFirst)) {
+        names.addAll(shard.states().sliceNames(g));
+      }
+      long elements = lastOf(rows.get(0)).elements();
+      groups.add(
+          new ExpertOrder.Group(
+              g,
+              rows,
+              List.copyOf(names),
+              roundRobin && sharers > 1,
+              reordered ? elements : recordedAt(elements, size, targetSharers)));
+    }
+    ExpertOrder order = new ExpertOrder(groups, left, roundRobin ? sharers : 1);
+    List<List<Parameter>> found = new ArrayList<>();
+    for (List<ExpertFiles.LocalParameter> flat : order.find(plan.where())) {
+      int g = indices.get(found.size());
+      flat.forEach(p -> taken.add(p.layer()));
+      List<Parameter> parameters =
+          flat.stream().map(p -> new Parameter(p.name(), p.shape(), g)).toList();
+      found.add(roundRobin ? RoundRobin.undo(parameters, sharers) : parameters);
+    }
+    return found;
+  }
+
+  /** How many elements of a group the target's mappings will name. */
+  private long recordedAt(long elements, int size, int targetSharers) {
+    FlatLayout layout =
+        new FlatLayout(
+            targetSharers * size,
+            List.of(new Parameter("", List.of(elements), 0)),
+            List.of(new FlatLayout.Group(1, 0, size, targetSharers, targetSharers * size)),
+            false);
+    long recorded = 0;
+    for (int partition = 0; partition < targetSharers; partition++) {
+      recorded +=
+          layout.recordedExtentsIn(partition * size, 0).stream().mapToLong(e -> e.elements()).sum();
+    }
+    return recorded;
+  }
+}

@@ -1,0 +1,39 @@
+package io.github.reshard.checkpoint.zero12;
+
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.format.Rewritten;
+import io.github.reshard.checkpoint.format.TorchRecipe;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.util.List;
+
+/**
+ * A model file of ZeRO-1 or 2.
+ *
+ * @param template the source's file of the same mp rank
+ * @param groups for each param group of {@code param_shapes}, the partitioned group
+ * @param stage the ZeRO stage that it is for, 1 or 2, or {@link ZeroStage#AS_SAVED}
+ */
+record FlatModelRecipe(int template, List<GroupRef> groups, int stage) implements TorchRecipe {
+  FlatModelRecipe {
+    groups = List.copyOf(groups);
+  }
+
+  @Override
+  public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
+    return FlatModelRewrite.rewrite(
+        template,
+        groups.stream()
+            .map(
+                ref ->
+                    new FlatModelRewrite.Group(ref.source(models), ref.target(models), ref.group()))
+            .toList(),
+        targetWorldSize,
+        stage);
+  }
+
+  @Override
+  public boolean isOfSameKind() {
+    return stage == ZeroStage.AS_SAVED;
+  }
+}

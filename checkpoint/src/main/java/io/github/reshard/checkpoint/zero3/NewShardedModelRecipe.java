@@ -1,0 +1,32 @@
+package io.github.reshard.checkpoint.zero3;
+
+import io.github.reshard.checkpoint.format.Rewritten;
+import io.github.reshard.checkpoint.format.TorchRecipe;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.util.List;
+
+/**
+ * A model file of ZeRO-3 made from one of ZeRO-1 or 2.
+ *
+ * @param template the source's file
+ * @param rank the target rank
+ * @param model index into {@link io.github.reshard.checkpoint.plan.ReshardPlan#models()} of the
+ *     trainable parameters
+ * @param frozen the same of the frozen parameters, or {@link ShardedModelRecipe#NONE_FROZEN}
+ */
+record NewShardedModelRecipe(int template, int rank, int model, int frozen) implements TorchRecipe {
+  @Override
+  public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
+    return StageRewrite.shardedModel(
+        template,
+        ShardedLayout.of(models.get(model).target()),
+        ShardedModelRecipe.frozen(models, frozen, 1),
+        rank == 0);
+  }
+
+  @Override
+  public boolean isOfSameKind() {
+    return false;
+  }
+}
