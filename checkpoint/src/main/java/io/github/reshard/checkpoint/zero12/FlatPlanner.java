@@ -94,7 +94,7 @@ public final class FlatPlanner {
   /** The models of an mp rank, by expert-parallel size and expert-parallel rank. */
   public record Models(ParamGroups groups, Map<Integer, List<Integer>> indices) {
     /** For each param group of the file of {@code rank}, the partitioned group. */
-    List<FileGroup> refs(PlanBuilder plan, int rank, int worldSize) {
+    public List<FileGroup> refs(PlanBuilder plan, int rank, int worldSize) {
       List<FileGroup> refs = new ArrayList<>();
       for (int g = 0; g < groups.groups().size(); g++) {
         int size = groups.groups().get(g).expertParallelSize();
