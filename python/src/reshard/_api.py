@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Deque, Dict, List, Optional, TextIO, Tuple, Union
 
@@ -191,17 +192,23 @@ def _execute(arguments: List[str], progress: bool) -> Tuple[int, str, str]:
 
 def _follow(stream: TextIO, progress: bool, said: Deque[str]) -> None:
     """Shows progress, and keeps what else is said for the message of an error."""
-    bar = None
+    shown = _Shown() if progress and _first_rank() else None
     try:
         for line in stream:
             step = _step(line)
             if step is None:
                 said.append(line.rstrip("\n"))
-            elif progress:
-                bar = _show(bar, step)
+            elif shown is not None:
+                shown.step(step)
     finally:
-        if bar is not None:
-            bar.close()
+        if shown is not None:
+            shown.close()
+
+
+def _first_rank() -> bool:
+    """Of many ranks that a launcher started, one shows progress."""
+    rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
+    return rank == "0"
 
 
 def _step(line: str) -> Optional[Dict[str, Any]]:
@@ -213,18 +220,40 @@ def _step(line: str) -> Optional[Dict[str, Any]]:
         return None
 
 
-def _show(bar: Any, step: Dict[str, Any]) -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        print(f"reshard: {step['text']}", file=sys.stderr, flush=True)
-        return None
-    total = step.get("totalBytes") or None
-    if bar is None:
-        bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=step["phase"])
-    if bar.desc != step["phase"] + ": ":
-        bar.set_description(step["phase"])
-        bar.reset(total=total)
-    bar.n = step.get("movedBytes", 0)
-    bar.refresh()
-    return bar
+class _Shown:
+    """A bar of tqdm for what has a size; else, and without tqdm, a line every few seconds."""
+
+    _SECONDS = 5.0
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._phase = ""
+        self._next_line = 0.0
+        try:
+            from tqdm.auto import tqdm
+
+            self._tqdm: Any = tqdm
+        except ImportError:
+            self._tqdm = None
+
+    def step(self, step: Dict[str, Any]) -> None:
+        total = step.get("totalBytes")
+        if step["phase"] != self._phase:
+            self.close()
+            self._phase = step["phase"]
+            # What is done at once is not worth a line.
+            self._next_line = max(self._next_line, time.monotonic() + 1.0)
+            if total and self._tqdm is not None:
+                self._bar = self._tqdm(
+                    total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=self._phase
+                )
+        if self._bar is not None:
+            self._bar.update(step.get("movedBytes", 0) - self._bar.n)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + self._SECONDS
+            print(f"reshard: {step['text']}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
