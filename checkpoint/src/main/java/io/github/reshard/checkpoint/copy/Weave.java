@@ -58,7 +58,7 @@ record Weave(List<SliceCopy> slices, boolean isRuns) {
             .filter(slice -> slice.target() != null && slice.bytes() > 0)
             .sorted(Comparator.comparingLong(slice -> slice.target().offset()))
             .toList();
-    Map<SliceCopy, List<SliceCopy>> woven = new IdentityHashMap<>();
+    IdentityHashMap<SliceCopy, List<SliceCopy>> woven = new IdentityHashMap<>();
     for (int from = 0; from < written.size(); ) {
       int to = from;
       long end = written.get(from).target().offset();
