@@ -243,7 +243,7 @@ public record Inspection(
           ObjectNode partition = buckets.addObject();
           partition.put("index", bucket);
           partition.put("group", layout.groupOf(bucket));
-          partition.put("elements", layout.bucketElements(bucket));
+          partition.put("elements", layout.elementsIn(rank, bucket));
           ArrayNode runs = partition.putArray("runs");
           for (Extent extent : layout.extentsIn(rank, bucket)) {
             runs.addArray()

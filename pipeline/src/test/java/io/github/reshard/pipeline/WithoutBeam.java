@@ -111,7 +111,7 @@ final class WithoutBeam {
     target.begin();
     plan.carried().forEach(this::copy);
     for (int m = 0; m < plan.models().size(); m++) {
-      for (int rank = 0; rank < plan.targetWorldSize(); rank++) {
+      for (int rank = 0; rank < plan.models().get(m).target().worldSize(); rank++) {
         Repartition.targetPadding(plan, m, rank, this::copy);
       }
       moveParameters(plan.models().get(m));
@@ -137,22 +137,14 @@ final class WithoutBeam {
     List<List<RankSlice>> slices = new ArrayList<>();
     for (int p = 0; p < model.parameters().size(); p++) {
       slices.add(new ArrayList<>());
-      RankSlice module = Repartition.moduleSlice(model, p);
-      if (module != null) {
-        slices.get(p).add(module);
-      }
+      slices.get(p).addAll(Repartition.moduleSlices(model, p));
     }
-    for (int rank = 0; rank < plan.sourceWorldSize(); rank++) {
+    for (int rank = 0; rank < model.source().worldSize(); rank++) {
       Repartition.slicesOfRank(model, rank, (slice, p) -> slices.get(p).add(slice));
     }
     for (int p = 0; p < model.parameters().size(); p++) {
       ParameterTensor tensor =
-          ParameterTensor.assemble(
-              model.id(plan.checkpoint(), p),
-              model.parameters().get(p).elements(),
-              Repartition.expectedStates(model, p),
-              Repartition.holders(model, p),
-              slices.get(p));
+          Repartition.assemble(model, p, model.id(plan.checkpoint(), p), slices.get(p));
       Repartition.copies(model, p, tensor, this::copy);
     }
   }

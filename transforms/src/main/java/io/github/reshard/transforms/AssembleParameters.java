@@ -94,12 +94,7 @@ public final class AssembleParameters
     private ParameterTensor assemble(ReshardPlan plan, ParamId id, List<RankSlice> slices) {
       PlanIndex.Place place = index.find(id);
       PartitionedModel model = plan.models().get(place.model());
-      return ParameterTensor.assemble(
-          id,
-          model.parameters().get(place.parameter()).elements(),
-          Repartition.expectedStates(model, place.parameter()),
-          Repartition.holders(model, place.parameter()),
-          slices);
+      return Repartition.assemble(model, place.parameter(), id, slices);
     }
   }
 }

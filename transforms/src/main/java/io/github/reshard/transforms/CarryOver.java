@@ -43,7 +43,7 @@ public final class CarryOver extends PTransform<PBegin, PCollection<KV<PartId, S
     this.sources = plan.sources().size();
     this.targetShards = new ArrayList<>();
     for (int m = 0; m < plan.models().size(); m++) {
-      for (int rank = 0; rank < plan.targetWorldSize(); rank++) {
+      for (int rank = 0; rank < plan.models().get(m).target().worldSize(); rank++) {
         targetShards.add(new ShardId(m, rank));
       }
     }

@@ -60,8 +60,7 @@ public final class ReadShards extends PTransform<PBegin, PCollection<KV<ParamId,
       PartitionedModel model = plan.models().get(shard.model());
       if (shard.rank() == RankSlice.WHOLE) {
         for (int p = 0; p < model.parameters().size(); p++) {
-          RankSlice slice = Repartition.moduleSlice(model, p);
-          if (slice != null) {
+          for (RankSlice slice : Repartition.moduleSlices(model, p)) {
             out.output(KV.of(model.id(plan.checkpoint(), p), slice));
           }
         }

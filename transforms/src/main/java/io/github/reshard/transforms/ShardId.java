@@ -19,7 +19,7 @@ public record ShardId(int model, int rank) implements Serializable {
     List<ShardId> shards = new ArrayList<>();
     for (int m = 0; m < plan.models().size(); m++) {
       shards.add(new ShardId(m, RankSlice.WHOLE));
-      for (int rank = 0; rank < plan.sourceWorldSize(); rank++) {
+      for (int rank = 0; rank < plan.models().get(m).source().worldSize(); rank++) {
         shards.add(new ShardId(m, rank));
       }
     }

@@ -44,9 +44,8 @@ public final class EntryContents {
       for (int p = 0; p < model.weights().size(); p++) {
         ModuleWeight weight = model.weights().get(p);
         if (weight != null
-            && !weight.isDerived()
-            && weight.source().file() == file
-            && weight.source().entry() == entry) {
+            && weight.sources().stream()
+                .anyMatch(source -> source.file() == file && source.entry() == entry)) {
           contents.add("the weights of " + model.id(plan.checkpoint(), p));
         }
       }

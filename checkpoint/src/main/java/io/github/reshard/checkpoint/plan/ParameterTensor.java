@@ -17,7 +17,7 @@ import java.util.Map;
  *
  * @param id the parameter
  * @param elements elements of the parameter
- * @param states for each state, its pieces in order
+ * @param states for each state, its pieces in order, holder after holder
  * @param copies for each state that ranks share, the whole copies beside the first, by rank
  */
 public record ParameterTensor(
@@ -26,27 +26,72 @@ public record ParameterTensor(
   /**
    * Elements that lie in one run in one file.
    *
-   * @param start the first element of the parameter
+   * @param start the first element of the holder's local tensor, which is the parameter unless
+   *     tensor parallelism cut it
    * @param elements how many
-   * @param rank the data-parallel rank that held them, for messages
+   * @param rank the rank that held them
    * @param dtype the type of an element
    * @param address where the first one lies in the source
    */
   public record Piece(long start, long elements, int rank, DType dtype, Address address)
       implements Serializable {}
 
+  /** How a parameter is cut before its pieces are runs of something. */
+  interface Locals {
+    /** How many local tensors there are. */
+    int holders();
+
+    /** Whose local tensor a slice of {@code rank} is of. */
+    int holderOf(int rank);
+
+    /** Elements of the local tensor of {@code holder}. */
+    long elements(int holder);
+
+    /** Not at all. */
+    static Locals uncut(long elements) {
+      return new Locals() {
+        @Override
+        public int holders() {
+          return 1;
+        }
+
+        @Override
+        public int holderOf(int rank) {
+          return 0;
+        }
+
+        @Override
+        public long elements(int holder) {
+          return elements;
+        }
+      };
+    }
+  }
+
+  /** Brings the slices of a parameter that is not cut together. */
+  static ParameterTensor assemble(
+      ParamId id,
+      long elements,
+      Map<String, DType> expected,
+      Map<String, List<Integer>> holders,
+      Iterable<RankSlice> slices) {
+    return assemble(id, elements, Locals.uncut(elements), expected, holders, slices);
+  }
+
   /**
    * Brings the slices of a parameter together.
    *
+   * @param locals what the slices are runs of; that these make the parameter is their layout's
    * @param expected the states that must be there, with their types
    * @param holders for each state that ranks share, those that must hold a whole copy, in order;
    *     all other states must be there once
    * @throws RefusedException if an element of a state is missing or there twice, or a state is
    *     unknown or of another type
    */
-  public static ParameterTensor assemble(
+  static ParameterTensor assemble(
       ParamId id,
       long elements,
+      Locals locals,
       Map<String, DType> expected,
       Map<String, List<Integer>> holders,
       Iterable<RankSlice> slices) {
@@ -78,7 +123,7 @@ public record ParameterTensor(
     states.forEach(
         (state, pieces) -> {
           if (!holders.containsKey(state)) {
-            requireCovered(id, state, elements, pieces);
+            requireCovered(id, state, locals, pieces);
             return;
           }
           requireHeldBy(holders.get(state), id, state, elements, pieces);
@@ -104,6 +149,23 @@ public record ParameterTensor(
     }
     for (Piece piece : pieces) {
       requireCovered(id, state, elements, new ArrayList<>(List.of(piece)));
+    }
+  }
+
+  private static void requireCovered(ParamId id, String state, Locals locals, List<Piece> pieces) {
+    if (locals.holders() == 1) {
+      requireCovered(id, state, locals.elements(0), pieces);
+      return;
+    }
+    List<List<Piece>> byHolder = new ArrayList<>();
+    for (int holder = 0; holder < locals.holders(); holder++) {
+      byHolder.add(new ArrayList<>());
+    }
+    pieces.forEach(piece -> byHolder.get(locals.holderOf(piece.rank())).add(piece));
+    pieces.clear();
+    for (int holder = 0; holder < locals.holders(); holder++) {
+      requireCovered(id, state, locals.elements(holder), byHolder.get(holder));
+      pieces.addAll(byHolder.get(holder));
     }
   }
 

@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.plan;
 
+import io.github.reshard.checkpoint.state.StateLayout;
 import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Extent;
@@ -86,23 +87,65 @@ public final class Repartition {
     return holders;
   }
 
-  /** What the model files hold of {@code parameter} and moves by itself, or null. */
-  public static RankSlice moduleSlice(PartitionedModel model, int parameter) {
+  /** What the model files hold of {@code parameter} and moves by itself, by holder. */
+  public static List<RankSlice> moduleSlices(PartitionedModel model, int parameter) {
     ModuleWeight weight = model.weights().get(parameter);
     if (weight == null || !weight.moves()) {
-      return null;
+      return List.of();
     }
-    return new RankSlice(
-        RankSlice.WHOLE,
-        0,
+    List<RankSlice> slices = new ArrayList<>();
+    for (int holder = 0; holder < weight.sources().size(); holder++) {
+      Address source = weight.sources().get(holder);
+      slices.add(
+          new RankSlice(
+              RankSlice.wholeOf(holder),
+              0,
+              model.source().localTensor(holder, parameter).elements(),
+              List.of(
+                  new StateExtent(
+                      States.MODULE,
+                      weight.dtype(),
+                      source.file(),
+                      source.entry(),
+                      source.offset()))));
+    }
+    return slices;
+  }
+
+  /**
+   * Brings the slices of a parameter together.
+   *
+   * @throws io.github.reshard.checkpoint.RefusedException if an element of a state is missing or
+   *     there twice, or a state is unknown or of another type
+   */
+  public static ParameterTensor assemble(
+      PartitionedModel model, int parameter, ParamId id, Iterable<RankSlice> slices) {
+    return ParameterTensor.assemble(
+        id,
         model.parameters().get(parameter).elements(),
-        List.of(
-            new StateExtent(
-                States.MODULE,
-                weight.dtype(),
-                weight.source().file(),
-                weight.source().entry(),
-                weight.source().offset())));
+        locals(model.source(), parameter),
+        expectedStates(model, parameter),
+        holders(model, parameter),
+        slices);
+  }
+
+  private static ParameterTensor.Locals locals(StateLayout layout, int parameter) {
+    return new ParameterTensor.Locals() {
+      @Override
+      public int holders() {
+        return layout.holders();
+      }
+
+      @Override
+      public int holderOf(int rank) {
+        return StateCopies.holderOf(layout, rank);
+      }
+
+      @Override
+      public long elements(int holder) {
+        return layout.localTensor(holder, parameter).elements();
+      }
+    };
   }
 
   /** The states that the slices of {@code parameter} must show, with their types. */
@@ -128,50 +171,18 @@ public final class Repartition {
   /** Cuts a full tensor along the target's partitions. */
   public static void copies(
       PartitionedModel model, int parameter, ParameterTensor tensor, Consumer<SliceCopy> out) {
-    List<Extent> extents = model.target().extentsOf(parameter);
     int group = model.parameters().get(parameter).group();
-    ModuleWeight weight = model.weights().get(parameter);
+    StateCopies copies = new StateCopies(model, parameter, tensor.id());
     tensor
         .states()
         .forEach(
             (state, pieces) -> {
-              if (state.equals(States.MODULE)) {
-                for (Piece piece : pieces) {
-                  long bytes = piece.elements() * piece.dtype().bytes();
-                  Address target =
-                      weight.target().plus(piece.start() * (long) piece.dtype().bytes());
-                  TensorRun run =
-                      new TensorRun(
-                          tensor.id(), state, piece.start() * (long) piece.dtype().bytes());
-                  out.accept(SliceCopy.ofTensor(piece.address(), target, bytes, null, run));
-                }
-              } else if (model.isWhole(group, state)) {
+              if (!state.equals(States.MODULE) && model.isWhole(group, state)) {
                 copiesOfWhole(model, parameter, tensor, state, out);
               } else {
-                ModuleWeight claim = state.equals(States.MASTER) ? weight : null;
-                if (claim != null && claim.isDerived()) {
-                  castOfMasters(tensor.id(), pieces, claim, out);
-                  claim = null;
-                }
-                copiesOfState(model, tensor.id(), state, pieces, extents, claim, out);
+                copies.add(state, pieces, out);
               }
             });
-  }
-
-  /** The module's weights that the target has and the source has not. */
-  private static void castOfMasters(
-      ParamId id, List<Piece> pieces, ModuleWeight weight, Consumer<SliceCopy> out) {
-    DType module = weight.dtype();
-    for (Piece piece : pieces) {
-      long start = piece.start() * (long) module.bytes();
-      out.accept(
-          SliceCopy.derived(
-              piece.address(),
-              weight.target().plus(start),
-              piece.elements() * module.bytes(),
-              new TensorRun(id, States.MODULE, start),
-              piece.dtype() == module ? null : new Conversion(piece.dtype(), module)));
-    }
   }
 
   /**
@@ -219,51 +230,6 @@ public final class Repartition {
     }
     for (int t = 1 + others.size(); t < targets.size(); t++) {
       out.accept(SliceCopy.of(first.address(), targets.get(t), bytes, false));
-    }
-  }
-
-  private static void copiesOfState(
-      PartitionedModel model,
-      ParamId id,
-      String state,
-      List<Piece> pieces,
-      List<Extent> extents,
-      ModuleWeight weight,
-      Consumer<SliceCopy> out) {
-    int e = 0;
-    for (Piece piece : pieces) {
-      long at = piece.start();
-      long end = piece.start() + piece.elements();
-      int width = piece.dtype().bytes();
-      while (at < end) {
-        Extent extent = extents.get(e);
-        long extentEnd = extent.parameterStart() + extent.elements();
-        long stop = Math.min(end, extentEnd);
-        Address partition =
-            model.targetPartitions().get(new Partition(extent.rank(), extent.bucket(), state));
-        Address target =
-            partition.plus((extent.bucketStart() + at - extent.parameterStart()) * width);
-        CastCheck cast =
-            weight == null
-                ? null
-                : new CastCheck(
-                    id.name(),
-                    at,
-                    piece.dtype(),
-                    weight.dtype(),
-                    weight.source().plus(at * weight.dtype().bytes()));
-        out.accept(
-            SliceCopy.ofTensor(
-                piece.address().plus((at - piece.start()) * width),
-                target,
-                (stop - at) * width,
-                cast,
-                new TensorRun(id, state, at * width)));
-        at = stop;
-        if (at == extentEnd) {
-          e++;
-        }
-      }
     }
   }
 

@@ -107,6 +107,12 @@ public record SliceCopy(
     return new SliceCopy(null, target, bytes, false, fill, fillBytes, null, null, null);
   }
 
+  /** The same bytes for one more place: what is said and proven of them is said of the first. */
+  SliceCopy again() {
+    return new SliceCopy(
+        source, target, bytes, false, fill, fillBytes, null, null, conversion, rows);
+  }
+
   /** The same elements, which lie in rows. */
   SliceCopy in(Rows lying) {
     return new SliceCopy(

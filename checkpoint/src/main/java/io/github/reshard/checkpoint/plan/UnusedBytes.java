@@ -86,10 +86,16 @@ public final class UnusedBytes {
   private static void addWeights(PartitionedModel model, int file, List<Use> uses) {
     for (int p = 0; p < model.weights().size(); p++) {
       ModuleWeight weight = model.weights().get(p);
-      if (weight != null && weight.moves() && weight.source().file() == file) {
-        long from = weight.source().offset();
-        long bytes = model.parameters().get(p).elements() * weight.dtype().bytes();
-        uses.add(new Use(weight.source().entry(), from, from + bytes));
+      if (weight == null || !weight.moves()) {
+        continue;
+      }
+      for (int holder = 0; holder < weight.sources().size(); holder++) {
+        Address source = weight.sources().get(holder);
+        if (source.file() == file) {
+          long elements = model.source().localTensor(holder, p).elements();
+          long from = source.offset();
+          uses.add(new Use(source.entry(), from, from + elements * weight.dtype().bytes()));
+        }
       }
     }
   }

@@ -61,4 +61,33 @@ public record Box(List<Long> offsets, List<Long> sizes) implements Serializable 
     }
     return true;
   }
+
+  /** Whether these boxes together are all of a tensor of this shape, each element once. */
+  public static boolean tile(List<Long> shape, List<Box> boxes) {
+    long elements = 0;
+    for (int i = 0; i < boxes.size(); i++) {
+      Box box = boxes.get(i);
+      if (!box.fits(shape)) {
+        return false;
+      }
+      for (Box other : boxes.subList(0, i)) {
+        if (box.meets(other)) {
+          return false;
+        }
+      }
+      elements += box.elements();
+    }
+    return elements == elements(shape);
+  }
+
+  /** Whether an element is in both. */
+  public boolean meets(Box other) {
+    for (int d = 0; d < dimensions(); d++) {
+      if (offsets.get(d) + sizes.get(d) <= other.offsets.get(d)
+          || other.offsets.get(d) + other.sizes.get(d) <= offsets.get(d)) {
+        return false;
+      }
+    }
+    return elements() > 0 && other.elements() > 0;
+  }
 }

@@ -6,7 +6,8 @@ import java.io.Serializable;
  * A run of elements of one parameter in one partition. All numbers are elements.
  *
  * @param parameter index of the parameter in its layout
- * @param parameterStart the first element of the parameter that it holds
+ * @param parameterStart the first element that it holds of the rank's {@link LocalTensor}, which is
+ *     the parameter unless tensor parallelism cut it
  * @param rank the data-parallel rank that holds it
  * @param bucket which of the rank's partitions: the param group in ZeRO-1 and 2, the sub-group in
  *     ZeRO-3

@@ -76,34 +76,60 @@ public record PartitionedModel(
   public record Partition(int rank, int bucket, String state) implements Serializable {}
 
   /**
-   * Where a parameter's weight in the module's type lies.
+   * Where a parameter's weights in the module's type lie: for each holder its local tensor, see
+   * {@link StateLayout#localTensor}.
    *
    * @param dtype the type of an element
-   * @param source where the source has it; null if only the target does, which then gets the cast
-   *     of the master weights
-   * @param target where it goes if it moves by itself; null if its file is copied as it is, or if
-   *     it is dropped
+   * @param sources where the source has them; empty if only the target does, which then gets the
+   *     cast of the master weights
+   * @param targets where they go if they move by themselves; empty if their files are copied as
+   *     they are, or if they are dropped
    * @param isDropped whether the target has no module weights
    */
-  public record ModuleWeight(DType dtype, Address source, Address target, boolean isDropped)
+  public record ModuleWeight(
+      DType dtype, List<Address> sources, List<Address> targets, boolean isDropped)
       implements Serializable {
-    /** A weight that the target has. */
+    public ModuleWeight {
+      sources = List.copyOf(sources);
+      targets = List.copyOf(targets);
+    }
+
+    /** Weights that the target has. */
+    public ModuleWeight(DType dtype, List<Address> sources, List<Address> targets) {
+      this(dtype, sources, targets, false);
+    }
+
+    /**
+     * The weight of a parameter that is not cut, and that the target has.
+     *
+     * @param source where it is, or null
+     * @param target where it goes, or null
+     */
     public ModuleWeight(DType dtype, Address source, Address target) {
-      this(dtype, source, target, false);
+      this(
+          dtype,
+          source == null ? List.of() : List.of(source),
+          target == null ? List.of() : List.of(target));
     }
 
     /** The weight of a source whose target has none. */
     public ModuleWeight dropped() {
-      return new ModuleWeight(dtype, source, null, true);
+      return new ModuleWeight(dtype, sources, List.of(), true);
+    }
+
+    /** Where the source has the weights of a parameter that is not cut; null if it has not. */
+    public Address source() {
+      return sources.isEmpty() ? null : sources.get(0);
     }
 
     /** Whether it is made of the master weights. */
     public boolean isDerived() {
-      return source == null;
+      return sources.isEmpty();
     }
 
+    /** Whether the target gets the source's weights, as elements of their own. */
     public boolean moves() {
-      return source != null && target != null;
+      return !sources.isEmpty() && !targets.isEmpty();
     }
   }
 

@@ -3,10 +3,32 @@ package io.github.reshard.checkpoint.state;
 import java.io.Serializable;
 import java.util.List;
 
-/** Which elements of one optimizer state each rank holds, and where. */
+/**
+ * Which elements of one optimizer state each rank holds, and where. Ranks that divide a parameter
+ * among them hold runs of one tensor, their {@link LocalTensor}: the parameter itself, or where
+ * tensor parallelism cut it first, boxes of it.
+ */
 public interface StateLayout extends Serializable {
+  /** How many local tensors there are of each parameter. */
+  default int holders() {
+    return 1;
+  }
+
+  /** Whose local tensor {@code rank} holds runs of. */
+  default int holderOf(int rank) {
+    return 0;
+  }
+
+  /** What the ranks of {@code holder} have of {@code parameter} together. */
+  LocalTensor localTensor(int holder, int parameter);
+
+  /** Whether there are several local tensors of {@code parameter} and each is all of it. */
+  default boolean isReplicated(int parameter) {
+    return false;
+  }
+
   /**
-   * Where the elements of {@code parameter} lie, by {@code parameterStart} and then by rank; none
+   * Where the elements of {@code parameter} lie, by holder, {@code parameterStart} and rank; none
    * if it has no elements.
    */
   List<Extent> extentsOf(int parameter);

@@ -15,6 +15,11 @@ import java.util.List;
  */
 public record WholeParameters(ZeroLayout partitions) implements StateLayout {
   @Override
+  public LocalTensor localTensor(int holder, int parameter) {
+    return partitions.localTensor(holder, parameter);
+  }
+
+  @Override
   public List<Extent> extentsIn(int rank, int bucket) {
     List<Extent> whole = new ArrayList<>();
     long at = 0;

@@ -24,12 +24,6 @@ public interface ZeroLayout extends StateLayout {
   boolean holds(int rank, int bucket);
 
   /**
-   * Elements of one rank's partition of {@code bucket}, padding included; the same on every rank
-   * that holds one.
-   */
-  long bucketElements(int bucket);
-
-  /**
    * Where the elements of {@code parameter} lie, by {@code parameterStart}, without gap or overlap.
    */
   @Override
@@ -42,8 +36,12 @@ public interface ZeroLayout extends StateLayout {
   @Override
   List<Extent> extentsIn(int rank, int bucket);
 
+  /** Elements of {@code rank}'s partition of {@code bucket}, padding included. */
   @Override
-  default long elementsIn(int rank, int bucket) {
-    return holds(rank, bucket) ? bucketElements(bucket) : 0;
+  long elementsIn(int rank, int bucket);
+
+  @Override
+  default LocalTensor localTensor(int holder, int parameter) {
+    return LocalTensor.whole(parameters().get(parameter).shape());
   }
 }

@@ -195,9 +195,14 @@ public final class FlatLayout implements ZeroLayout {
     return partitionOf(rank, bucket) >= 0;
   }
 
-  @Override
+  /** Elements of the partition of {@code bucket}, padding included, on every rank that has one. */
   public long bucketElements(int bucket) {
     return partitionElements[bucket];
+  }
+
+  @Override
+  public long elementsIn(int rank, int bucket) {
+    return holds(rank, bucket) ? bucketElements(bucket) : 0;
   }
 
   /** How many ranks share {@code group}: {@code partition_count}. */

@@ -33,7 +33,7 @@ final class PaddingReader {
     boolean found = false;
     long uniform = 0;
     for (int rank = 0; rank < layout.worldSize(); rank++) {
-      if (!layout.holds(rank, group) || layout.bucketElements(group) == 0) {
+      if (layout.elementsIn(rank, group) == 0) {
         continue;
       }
       List<Extent> extents = layout.extentsIn(rank, group);
@@ -45,7 +45,7 @@ final class PaddingReader {
           file.entries().get(partition.entry()).payloadOffset()
               + file.entries().get(partition.entry()).bytes();
       long available = (storageEnd - partition.offset()) / dtype.bytes();
-      long padding = Math.min(layout.bucketElements(group), available) - data;
+      long padding = Math.min(layout.elementsIn(rank, group), available) - data;
       if (padding <= 0) {
         continue;
       }

@@ -122,9 +122,14 @@ public final class ShardedLayout implements ZeroLayout {
     return rank < worldSize;
   }
 
-  @Override
+  /** Elements of the partition of {@code bucket}, padding included, on every rank that has one. */
   public long bucketElements(int bucket) {
     return bucketElements[bucket];
+  }
+
+  @Override
+  public long elementsIn(int rank, int bucket) {
+    return holds(rank, bucket) ? bucketElements(bucket) : 0;
   }
 
   /** The index of the first parameter of {@code bucket}; that after the last for all of them. */

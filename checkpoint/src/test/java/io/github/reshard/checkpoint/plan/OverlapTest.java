@@ -16,17 +16,12 @@ import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
-import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.Collections;
 import java.util.HashMap;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
-import java.util.zip.CRC32;
 import net.jqwik.api.ForAll;
 import net.jqwik.api.Property;
 import net.jqwik.api.constraints.IntRange;
@@ -37,87 +32,10 @@ class OverlapTest {
   private static final ParamId ID = new ParamId("checkpoint", 0, ParamId.NO_EXPERT, "w");
   private static final int WEIGHTS = 3; // the file after those of Boxes
 
-  private record File(String path, byte[] bytes) implements RangedFile, PositionalFile {
-    @Override
-    public long size() {
-      return bytes.length;
-    }
-
-    @Override
-    public void readFully(long position, ByteBuffer target) {
-      target.put(bytes, (int) position, target.remaining());
-    }
-
-    @Override
-    public void write(long position, ByteBuffer source) {
-      source.get(bytes, (int) position, source.remaining());
-    }
-
-    @Override
-    public void close() {}
-  }
-
-  /** What came of copying: the checksums by file and entry, and of the full tensor. */
-  private static final class Sums {
-    final Map<Address, List<SliceCrc>> read = new HashMap<>();
-    final Map<Address, List<SliceCrc>> written = new HashMap<>();
-    final List<SliceCrc> tensor = new ArrayList<>();
-
-    static void add(Map<Address, List<SliceCrc>> to, Address at, SliceCrc crc) {
-      to.computeIfAbsent(new Address(at.file(), at.entry(), 0), k -> new ArrayList<>()).add(crc);
-    }
-  }
-
   private static byte[] random(long bytes, Random random) {
     byte[] content = new byte[Math.toIntExact(bytes)];
     random.nextBytes(content);
     return content;
-  }
-
-  private static int crc(byte[] bytes, long from, long length) {
-    CRC32 crc = new CRC32();
-    crc.update(bytes, (int) from, (int) length);
-    return (int) crc.getValue();
-  }
-
-  /** Copies part by part, in any order. */
-  private static Sums copy(
-      List<SliceCopy> copies,
-      Boxes source,
-      byte[] weights,
-      Boxes target,
-      long part,
-      Random random) {
-    Map<PartId, List<SliceCopy>> parts = new LinkedHashMap<>();
-    for (SliceCopy copy : copies) {
-      Cut.intoParts(
-          copy, part, (id, piece) -> parts.computeIfAbsent(id, k -> new ArrayList<>()).add(piece));
-    }
-    Sums sums = new Sums();
-    SliceCopier copier = new SliceCopier();
-    parts.forEach(
-        (id, pieces) -> {
-          Collections.shuffle(pieces, random);
-          try {
-            copier.copy(
-                pieces,
-                f ->
-                    f == WEIGHTS
-                        ? new File("weights.pt", weights)
-                        : new File("source" + f, source.files[f]),
-                new File("target", target.files[id.file()]),
-                (slice, of) -> {
-                  if (of.source() != null) {
-                    Sums.add(sums.read, slice.source(), of.source());
-                  }
-                  Sums.add(sums.written, slice.target(), of.target());
-                  sums.tensor.add(of.tensor());
-                });
-          } catch (IOException e) {
-            throw new UncheckedIOException(e);
-          }
-        });
-    return sums;
   }
 
   private static void requireSums(Boxes boxes, int width, Map<Address, List<SliceCrc>> sums) {
@@ -130,7 +48,8 @@ class OverlapTest {
                     at.offset(),
                     bytes,
                     SliceCrc.merged(sums.get(new Address(at.file(), at.entry(), 0)))))
-            .isEqualTo(new SliceCrc.Sum.Whole(crc(boxes.files[at.file()], at.offset(), bytes)));
+            .isEqualTo(
+                new SliceCrc.Sum.Whole(Copies.crc(boxes.files[at.file()], at.offset(), bytes)));
       }
     }
   }
@@ -148,8 +67,8 @@ class OverlapTest {
     Boxes expected = new Boxes(target);
     expected.fill(tensor);
 
-    Sums sums =
-        copy(
+    Copies sums =
+        Copies.copy(
             source.copiesTo(
                 target,
                 (from, shared, s, t) ->
@@ -160,17 +79,16 @@ class OverlapTest {
                             null,
                             new TensorRun(ID, States.MASTER, shared.tensor() * width))
                         .in(shared.rows())),
-            source,
-            null,
-            target,
+            source.files,
+            target.files,
             part,
             random);
 
     assertThat(target.files).isDeepEqualTo(expected.files);
     requireSums(source, width, sums.read);
     requireSums(target, width, sums.written);
-    assertThat(SliceCrc.sum(0, tensor.length, sums.tensor))
-        .isEqualTo(new SliceCrc.Sum.Whole(crc(tensor, 0, tensor.length)));
+    assertThat(SliceCrc.sum(0, tensor.length, sums.tensors.get("w " + States.MASTER)))
+        .isEqualTo(new SliceCrc.Sum.Whole(Copies.crc(tensor, 0, tensor.length)));
   }
 
   @Property(tries = 300)
@@ -216,6 +134,12 @@ class OverlapTest {
                               DType.BFLOAT16)));
     }
 
+    byte[][] with(Boxes source) {
+      byte[][] files = Arrays.copyOf(source.files, WEIGHTS + 1);
+      files[WEIGHTS] = bytes;
+      return files;
+    }
+
     SliceCopy claim(Boxes.Holder from, Overlap.Shared shared, Address source, Address target) {
       CastCheck cast =
           new CastCheck(
@@ -248,7 +172,7 @@ class OverlapTest {
     Boxes target = Boxes.of(shape, 4, false, random);
     List<SliceCopy> copies = source.copiesTo(target, weights::claim);
 
-    copy(copies, source, weights.bytes, target, part, random);
+    Copies.copy(copies, weights.with(source), target.files, part, random);
 
     long wrong = random.nextInt((int) Box.elements(shape));
     int[] damaged = {0};
@@ -259,11 +183,11 @@ class OverlapTest {
           }
         });
     weights.bytes[damaged[0]] ^= 1;
-    assertThatThrownBy(() -> copy(copies, source, weights.bytes, target, part, random))
+    assertThatThrownBy(() -> Copies.copy(copies, weights.with(source), target.files, part, random))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("parameter w")
         .hasMessageContaining("element " + wrong + " of")
-        .hasMessageContaining("weights.pt at byte " + damaged[0]);
+        .hasMessageContaining("file3 at byte " + damaged[0]);
   }
 
   @Property(tries = 300)
@@ -281,8 +205,8 @@ class OverlapTest {
     }
     expected.fill(cast);
 
-    Sums sums =
-        copy(
+    Copies sums =
+        Copies.copy(
             source.copiesTo(
                 target,
                 (from, shared, s, t) ->
@@ -297,17 +221,16 @@ class OverlapTest {
                         new TensorRun(ID, States.MODULE, 2 * shared.tensor()),
                         new Conversion(DType.FLOAT32, DType.FLOAT16),
                         shared.rows())),
-            source,
-            null,
-            target,
+            source.files,
+            target.files,
             part,
             random);
 
     assertThat(target.files).isDeepEqualTo(expected.files);
     requireSums(source, 4, sums.read);
     requireSums(target, 2, sums.written);
-    assertThat(SliceCrc.sum(0, cast.length, sums.tensor))
-        .isEqualTo(new SliceCrc.Sum.Whole(crc(cast, 0, cast.length)));
+    assertThat(SliceCrc.sum(0, cast.length, sums.tensors.get("w " + States.MODULE)))
+        .isEqualTo(new SliceCrc.Sum.Whole(Copies.crc(cast, 0, cast.length)));
   }
 
   @Test
@@ -385,8 +308,8 @@ class OverlapTest {
     Rows everyOther = new Rows(1, 1, List.of(new Rows.Step(4, 2, 2, 2)), 0);
     SliceCopy slice =
         SliceCopy.of(new Address(0, 0, 0), new Address(0, 0, 0), 4, true).in(everyOther);
-    File source = new File("source", new byte[8]);
-    File target = new File("target", new byte[8]);
+    Copies.File source = new Copies.File("source", new byte[8]);
+    Copies.File target = new Copies.File("target", new byte[8]);
 
     assertThatThrownBy(
             () -> new SliceCopier().copy(List.of(slice), f -> source, target, (s, sums) -> {}))

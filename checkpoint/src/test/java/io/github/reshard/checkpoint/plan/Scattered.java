@@ -152,12 +152,7 @@ final class Scattered {
           Repartition.copies(
               model,
               p,
-              ParameterTensor.assemble(
-                  model.id("checkpoint", p),
-                  model.parameters().get(p).elements(),
-                  Repartition.expectedStates(model, p),
-                  Repartition.holders(model, p),
-                  ofParameter),
+              Repartition.assemble(model, p, model.id("checkpoint", p), ofParameter),
               copies::add);
         });
     for (int rank = 0; rank < target.layout.worldSize(); rank++) {
