@@ -1,6 +1,5 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.state.StateLayout;
 import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Extent;
@@ -8,6 +7,7 @@ import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.StateLayout;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.state.WholeParameters;
 import io.github.reshard.checkpoint.torch.DType;

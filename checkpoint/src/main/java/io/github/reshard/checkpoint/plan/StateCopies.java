@@ -1,17 +1,17 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.state.States;
-import io.github.reshard.checkpoint.state.ParamId;
-import io.github.reshard.checkpoint.state.Address;
-import io.github.reshard.checkpoint.state.PartitionedModel;
-import io.github.reshard.checkpoint.state.Extent;
-import io.github.reshard.checkpoint.state.LocalTensor;
-import io.github.reshard.checkpoint.state.StateLayout;
-import io.github.reshard.checkpoint.state.ZeroLayout;
 import io.github.reshard.checkpoint.plan.Overlap.Run;
 import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.Extent;
+import io.github.reshard.checkpoint.state.LocalTensor;
+import io.github.reshard.checkpoint.state.ParamId;
+import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.StateLayout;
+import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.state.ZeroLayout;
 import io.github.reshard.checkpoint.torch.DType;
 import java.util.ArrayList;
 import java.util.List;

@@ -1,8 +1,8 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.copy.SliceCopier;
 import io.github.reshard.checkpoint.copy.SliceCrc;
+import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import java.io.IOException;

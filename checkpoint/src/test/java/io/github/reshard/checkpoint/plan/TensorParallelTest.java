@@ -1,27 +1,27 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.state.ParamId;
-import io.github.reshard.checkpoint.state.PartitionedModel;
-import io.github.reshard.checkpoint.state.States;
-import io.github.reshard.checkpoint.state.Address;
-import io.github.reshard.checkpoint.state.ModelParallelism;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.copy.SliceCrc;
 import io.github.reshard.checkpoint.copy.WeightCast;
+import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Box;
 import io.github.reshard.checkpoint.state.Extent;
-import io.github.reshard.checkpoint.zero12.FlatLayout;
 import io.github.reshard.checkpoint.state.LocalTensor;
+import io.github.reshard.checkpoint.state.ModelParallelism;
+import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.Parameter;
-import io.github.reshard.checkpoint.state.TensorParallelLayout;
+import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.state.TensorParallelLayout;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.checkpoint.zero12.FlatLayout;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.HashMap;
