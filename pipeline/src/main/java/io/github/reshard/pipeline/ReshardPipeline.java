@@ -10,23 +10,29 @@ import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
-import io.github.reshard.transforms.KeptPlan;
+import io.github.reshard.transforms.Keyed;
+import io.github.reshard.transforms.PlanItem;
+import io.github.reshard.transforms.PlanItems;
 import io.github.reshard.transforms.Proofs;
 import io.github.reshard.transforms.ProveAndPublish;
+import io.github.reshard.transforms.Reshard;
+import io.github.reshard.transforms.Reshards;
 import io.github.reshard.transforms.Slices;
 import io.github.reshard.transforms.WriteParts;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.Optional;
+import java.util.UUID;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.PipelineResult;
 import org.apache.beam.sdk.metrics.MetricNameFilter;
 import org.apache.beam.sdk.metrics.MetricQueryResults;
 import org.apache.beam.sdk.metrics.MetricResult;
 import org.apache.beam.sdk.metrics.MetricsFilter;
-import org.apache.beam.sdk.values.PCollectionView;
+import org.apache.beam.sdk.values.PCollection;
 
 /**
  * The main job: one checkpoint from N ranks to M ranks.
@@ -149,11 +155,23 @@ public final class ReshardPipeline {
   static void apply(
       Pipeline pipeline, ReshardPlan plan, SourceStore source, TargetStore target, JobConfig config)
       throws IOException {
-    PCollectionView<ReshardPlan> view = pipeline.apply("Plan", KeptPlan.of(plan, target));
-    pipeline
-        .apply("Slices", Slices.of(plan, view))
-        .apply("WriteParts", new WriteParts(view, source, target, config.trustMasters()))
-        .apply("ProveAndPublish", new ProveAndPublish(view, plan, source, target, config));
+    Reshard reshard = Reshard.keep(newKey(), plan, source, target, config);
+    apply(
+        pipeline.apply("Plan", PlanItems.ofAll(Map.of(reshard.key(), plan))),
+        Reshards.of(List.of(reshard)));
+  }
+
+  /** The one graph, of a checkpoint as of many. */
+  static void apply(PCollection<Keyed<PlanItem>> items, Reshards reshards) {
+    items
+        .apply("Slices", Slices.of(reshards))
+        .apply("WriteParts", new WriteParts(reshards))
+        .apply("ProveAndPublish", new ProveAndPublish(reshards, items));
+  }
+
+  /** What no other reshard is called, in this process or another. */
+  static String newKey() {
+    return UUID.randomUUID().toString().substring(0, 8);
   }
 
   private static ReshardReport report(Job job, PipelineResult result, double seconds) {

@@ -8,12 +8,15 @@ import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.FrozenWeights;
 import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.transforms.CompareTensors;
 import io.github.reshard.transforms.Counters;
+import io.github.reshard.transforms.JobConfig;
 import io.github.reshard.transforms.Manifest;
-import io.github.reshard.transforms.PlanCoder;
+import io.github.reshard.transforms.Reshard;
+import io.github.reshard.transforms.Reshards;
 import io.github.reshard.transforms.TensorVerdict;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -28,14 +31,11 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.PipelineResult;
-import org.apache.beam.sdk.transforms.Create;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.GroupByKey;
 import org.apache.beam.sdk.transforms.ParDo;
-import org.apache.beam.sdk.transforms.View;
 import org.apache.beam.sdk.transforms.WithKeys;
 import org.apache.beam.sdk.values.KV;
-import org.apache.beam.sdk.values.PCollectionView;
 
 /**
  * Compares two checkpoints of the same training state, of any world sizes: parameter by parameter,
@@ -87,18 +87,21 @@ public final class VerifyPipeline {
       progress.phase("comparing", 0);
       Path report = reportFile(options);
       Pipeline pipeline = Pipeline.create(options);
-      PCollectionView<ReshardPlan> viewA = view(pipeline, "A", a.plan());
-      PCollectionView<ReshardPlan> viewB = view(pipeline, "B", b.plan());
+      Reshard keptA = keep(a, report.getParent());
+      Reshard keptB = keep(b, report.getParent());
       pipeline
           .apply(
               "CompareTensors",
-              new CompareTensors(a.plan(), viewA, first.store(), b.plan(), viewB, second.store()))
+              new CompareTensors(
+                  Reshards.of(List.of(keptA, keptB)), keptA.key(), a.plan(), keptB.key(), b.plan()))
           .apply("OneReport", WithKeys.of(""))
           .apply("All", GroupByKey.create())
           .apply("WriteReport", ParDo.of(new WriteReport(report.toString())));
       PipelineResult result = pipeline.run();
       progress.running(result);
       PipelineResult.State state = result.waitUntilFinish();
+      keptA.target().abandon();
+      keptB.target().abandon();
       if (state != PipelineResult.State.DONE) {
         throw new IllegalStateException("the pipeline ended as " + state);
       }
@@ -136,11 +139,14 @@ public final class VerifyPipeline {
     }
   }
 
-  private static PCollectionView<ReshardPlan> view(
-      Pipeline pipeline, String name, ReshardPlan plan) {
-    return pipeline
-        .apply("Plan" + name, Create.of(plan).withCoder(PlanCoder.of()))
-        .apply("PlanView" + name, View.asSingleton());
+  /** Puts the plan where the report goes, which every worker sees. */
+  private static Reshard keep(Side side, Path directory) throws IOException {
+    return Reshard.keep(
+        ReshardPipeline.newKey(),
+        side.plan(),
+        side.source().store(),
+        new NoTargetStore(directory.toString()),
+        new JobConfig(false, 0));
   }
 
   /** On a cluster every worker has to see {@code --tempLocation}; here any directory will do. */

@@ -13,24 +13,25 @@ import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.transforms.JobConfig;
+import io.github.reshard.transforms.Keyed;
+import io.github.reshard.transforms.PlanItem;
+import io.github.reshard.transforms.PlanItems;
 import io.github.reshard.transforms.ProveAndPublish;
-import io.github.reshard.transforms.ShardId;
+import io.github.reshard.transforms.Reshard;
+import io.github.reshard.transforms.Reshards;
 import io.github.reshard.transforms.Slices;
 import io.github.reshard.transforms.WriteParts;
 import java.io.IOException;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Random;
 import org.apache.beam.sdk.Pipeline;
-import org.apache.beam.sdk.coders.SerializableCoder;
-import org.apache.beam.sdk.transforms.Create;
-import org.apache.beam.sdk.transforms.View;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
-import org.apache.beam.sdk.values.PCollectionView;
 import org.junit.jupiter.api.RepeatedTest;
 import org.junit.jupiter.api.RepetitionInfo;
 import org.junit.jupiter.api.Timeout;
@@ -73,20 +74,17 @@ class RepeatedBundlesTest {
     TargetStore target = new LocalTargetStore(output.toString(), plan.tag(), false);
     target.begin();
     Pipeline pipeline = Pipeline.create(Resharding.options(Scratch.source(), output, 4));
-    PCollectionView<ReshardPlan> view =
-        pipeline
-            .apply("Plan", Create.of(plan).withCoder(SerializableCoder.of(ReshardPlan.class)))
-            .apply("PlanView", View.asSingleton());
-    List<ShardId> shards = ShardId.allOf(plan);
-    Collections.shuffle(shards, random);
-    PCollection<KV<PartId, SliceCopy>> slices =
-        pipeline.apply("Slices", Slices.of(plan, view).ofShards(shards));
+    Reshard reshard = Reshard.keep("r", plan, source, target, new JobConfig(false, 0));
+    Reshards reshards = Reshards.of(List.of(reshard));
+    List<Keyed<PlanItem>> listed = new ArrayList<>();
+    PlanItem.allOf(plan).forEach(item -> listed.add(new Keyed<>(reshard.key(), item)));
+    Collections.shuffle(listed, random);
+    PCollection<Keyed<PlanItem>> items = pipeline.apply("Plan", PlanItems.of(listed));
+    PCollection<KV<Keyed<PartId>, SliceCopy>> slices = items.apply("Slices", Slices.of(reshards));
     for (int time = 0; time < TIMES; time++) {
       slices
-          .apply("WriteParts" + time, new WriteParts(view, source, target, false))
-          .apply(
-              "ProveAndPublish" + time,
-              new ProveAndPublish(view, plan, source, target, new JobConfig(false, 0)));
+          .apply("WriteParts" + time, new WriteParts(reshards))
+          .apply("ProveAndPublish" + time, new ProveAndPublish(reshards, items));
     }
     try {
       pipeline.run().waitUntilFinish();

@@ -35,7 +35,7 @@ final class Coders {
   static final Coder<PartId> PART_ID = new PartIdCoder();
   static final Coder<SliceCopy> SLICE_COPY = new SliceCopyCoder();
   static final Coder<SliceCrc> SLICE_CRC = new SliceCrcCoder();
-  static final Coder<ShardId> SHARD_ID = new ShardIdCoder();
+  static final Coder<PlanItem> PLAN_ITEM = new PlanItemCoder();
   static final Coder<EntryCrc> ENTRY_CRC = new EntryCrcCoder();
   static final Coder<TensorCrc> TENSOR_CRC = new TensorCrcCoder();
   static final Coder<TensorId> TENSOR_ID = new TensorIdCoder();
@@ -326,18 +326,20 @@ final class Coders {
     }
   }
 
-  private static final class ShardIdCoder extends RecordCoder<ShardId> {
+  private static final class PlanItemCoder extends RecordCoder<PlanItem> {
     private static final long serialVersionUID = 1L;
+    private static final PlanItem.Kind[] KINDS = PlanItem.Kind.values();
 
     @Override
-    void write(ShardId shard, DataOutputStream out) throws IOException {
-      writeInt(shard.model(), out);
-      writeInt(shard.rank(), out);
+    void write(PlanItem item, DataOutputStream out) throws IOException {
+      out.writeByte(item.kind().ordinal());
+      writeInt(item.model(), out);
+      writeInt(item.number(), out);
     }
 
     @Override
-    ShardId read(DataInputStream in) throws IOException {
-      return new ShardId(readInt(in), readInt(in));
+    PlanItem read(DataInputStream in) throws IOException {
+      return new PlanItem(KINDS[in.readByte()], readInt(in), readInt(in));
     }
   }
 
@@ -349,11 +351,12 @@ final class Coders {
       writeInt(run.parameter(), out);
       out.writeUTF(run.state());
       SLICE_CRC.encode(run.crc(), out);
+      writeLong(run.mismatch() + 1, out);
     }
 
     @Override
     TensorCrc read(DataInputStream in) throws IOException {
-      return new TensorCrc(readInt(in), readName(in), SLICE_CRC.decode(in));
+      return new TensorCrc(readInt(in), readName(in), SLICE_CRC.decode(in), readLong(in) - 1);
     }
   }
 
@@ -377,7 +380,6 @@ final class Coders {
     private static final int PROVEN = 0;
     private static final int FINISHED = 1;
     private static final int DIGESTS = 2;
-    private static final int DISAGREEMENT = 3;
 
     @Override
     void write(Outcome outcome, DataOutputStream out) throws IOException {
@@ -394,10 +396,11 @@ final class Coders {
         for (int crc32 : digests.crc32s()) {
           out.writeInt(crc32);
         }
-      } else if (outcome instanceof Outcome.Disagreement disagreement) {
-        out.writeByte(DISAGREEMENT);
-        PARAM_ID.encode(disagreement.parameter(), out);
-        writeLong(disagreement.element(), out);
+        writeInt(digests.mismatches().size(), out);
+        for (Outcome.Mismatch mismatch : digests.mismatches()) {
+          writeInt(mismatch.parameter(), out);
+          writeLong(mismatch.element(), out);
+        }
       }
     }
 
@@ -414,9 +417,13 @@ final class Coders {
           for (int i = 0; i < count; i++) {
             crc32s.add(in.readInt());
           }
-          yield new Outcome.Digests(key, crc32s);
+          int mismatched = readInt(in);
+          List<Outcome.Mismatch> mismatches = new ArrayList<>(mismatched);
+          for (int i = 0; i < mismatched; i++) {
+            mismatches.add(new Outcome.Mismatch(readInt(in), readLong(in)));
+          }
+          yield new Outcome.Digests(key, crc32s, mismatches);
         }
-        case DISAGREEMENT -> new Outcome.Disagreement(PARAM_ID.decode(in), readLong(in));
         default -> throw new IOException("no outcome has the number " + kind);
       };
     }

@@ -11,7 +11,6 @@ import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.storage.RangedFile;
-import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.Crc32Combine;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.ElementText;
@@ -31,7 +30,6 @@ import org.apache.beam.sdk.coders.SerializableCoder;
 import org.apache.beam.sdk.metrics.Counter;
 import org.apache.beam.sdk.metrics.Metrics;
 import org.apache.beam.sdk.transforms.DoFn;
-import org.apache.beam.sdk.transforms.Flatten;
 import org.apache.beam.sdk.transforms.GroupByKey;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
@@ -39,8 +37,6 @@ import org.apache.beam.sdk.transforms.Reshuffle;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PBegin;
 import org.apache.beam.sdk.values.PCollection;
-import org.apache.beam.sdk.values.PCollectionList;
-import org.apache.beam.sdk.values.PCollectionView;
 
 /**
  * Compares the full tensors of two checkpoints, however many ranks hold them: the slices of each
@@ -52,63 +48,48 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
   private static final int A = 0;
   private static final int B = 1;
 
-  private final ReshardPlan planA;
-  private final ReshardPlan planB;
-  private final PCollectionView<ReshardPlan> viewA;
-  private final PCollectionView<ReshardPlan> viewB;
-  private final SourceStore storeA;
-  private final SourceStore storeB;
+  private final Reshards reshards;
+  private final List<String> keys;
+  private final List<ReshardPlan> plans;
 
   /**
-   * @param planA a plan of which only the source counts
-   * @param viewA the same plan
-   * @param storeA where it is read from
-   * @param planB the other one
-   * @param viewB the same plan
-   * @param storeB where that is read from
+   * @param reshards two of which only the sources count
+   * @param keyA the key of the one
+   * @param planA its plan
+   * @param keyB the key of the other
+   * @param planB its plan
    */
   public CompareTensors(
-      ReshardPlan planA,
-      PCollectionView<ReshardPlan> viewA,
-      SourceStore storeA,
-      ReshardPlan planB,
-      PCollectionView<ReshardPlan> viewB,
-      SourceStore storeB) {
-    this.planA = planA;
-    this.viewA = viewA;
-    this.planB = planB;
-    this.viewB = viewB;
-    this.storeA = storeA;
-    this.storeB = storeB;
+      Reshards reshards, String keyA, ReshardPlan planA, String keyB, ReshardPlan planB) {
+    this.reshards = reshards;
+    this.keys = List.of(keyA, keyB);
+    this.plans = List.of(planA, planB);
   }
 
   @Override
   public PCollection<TensorVerdict> expand(PBegin begin) {
+    List<Keyed<PlanItem>> items = new ArrayList<>();
+    for (int side = 0; side < keys.size(); side++) {
+      String key = keys.get(side);
+      PlanItem.allOf(plans.get(side)).forEach(item -> items.add(new Keyed<>(key, item)));
+    }
     PCollection<KV<TensorId, Compared>> compared =
-        PCollectionList.of(tensors(begin, "A", A, planA, viewA))
-            .and(tensors(begin, "B", B, planB, viewB))
-            .apply("Both", Flatten.pCollections())
+        begin
+            .apply("Shards", PlanItems.of(items))
+            .apply("ReadShards", new ReadShards(reshards))
+            .apply("AssembleParameters", new AssembleParameters(reshards))
+            .apply("OfSide", ParDo.of(new OfSide(reshards, keys)))
+            .setCoder(KvCoder.of(Coders.PARAM_ID, SerializableCoder.of(Side.class)))
             .apply("ByParameter", GroupByKey.create())
-            .apply("Pair", ParDo.of(new Pair(planA.partBytes())))
+            .apply("Pair", ParDo.of(new Pair(plans.get(A).partBytes())))
             .setCoder(SerializableCoder.of(Run.class))
             .apply("Spread", Reshuffle.viaRandomKey())
-            .apply(
-                "Compare",
-                ParDo.of(new Compare(viewA, viewB, storeA, storeB)).withSideInputs(viewA, viewB))
+            .apply("Compare", ParDo.of(new Compare(reshards, keys)))
             .setCoder(KvCoder.of(Coders.TENSOR_ID, SerializableCoder.of(Compared.class)));
     return compared
         .apply("ByTensor", GroupByKey.create())
         .apply("Verdict", ParDo.of(new Verdict()))
         .setCoder(SerializableCoder.of(TensorVerdict.class));
-  }
-
-  private static PCollection<KV<ParamId, Side>> tensors(
-      PBegin begin, String name, int side, ReshardPlan plan, PCollectionView<ReshardPlan> view) {
-    return begin
-        .apply("ReadShards" + name, new ReadShards(view, ShardId.allOf(plan)))
-        .apply("AssembleParameters" + name, new AssembleParameters(view))
-        .apply("Of" + name, ParDo.of(new OfSide(side, view)).withSideInputs(view))
-        .setCoder(KvCoder.of(Coders.PARAM_ID, SerializableCoder.of(Side.class)));
   }
 
   /** A full tensor of one of the two checkpoints. */
@@ -141,26 +122,25 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
       String valueB)
       implements java.io.Serializable {}
 
-  private static final class OfSide extends DoFn<ParameterTensor, KV<ParamId, Side>> {
+  private static final class OfSide extends DoFn<Keyed<ParameterTensor>, KV<ParamId, Side>> {
     private static final long serialVersionUID = 1L;
-    private final int side;
-    private final PCollectionView<ReshardPlan> view;
-    private transient PlanIndex index;
+    private final PlannedReshard.Finder finder;
+    private final List<String> keys;
 
-    OfSide(int side, PCollectionView<ReshardPlan> view) {
-      this.side = side;
-      this.view = view;
+    OfSide(Reshards reshards, List<String> keys) {
+      this.finder = new PlannedReshard.Finder(reshards);
+      this.keys = keys;
     }
 
     @ProcessElement
     public void process(
-        @Element ParameterTensor tensor,
-        OutputReceiver<KV<ParamId, Side>> out,
-        ProcessContext context) {
-      ReshardPlan plan = context.sideInput(view);
-      index = PlanIndex.of(plan, index);
-      PlanIndex.Place place = index.find(tensor.id());
-      PartitionedModel model = plan.models().get(place.model());
+        @Element Keyed<ParameterTensor> element, OutputReceiver<KV<ParamId, Side>> out)
+        throws IOException {
+      int side = keys.indexOf(element.reshard());
+      ParameterTensor tensor = element.item();
+      PlannedReshard planned = finder.find(element.reshard());
+      PlanIndex.Place place = planned.index().find(tensor.id());
+      PartitionedModel model = planned.plan().models().get(place.model());
       Map<String, List<Piece>> states = new LinkedHashMap<>(tensor.states());
       ModuleWeight weight = model.weights().get(place.parameter());
       if (weight != null && !states.containsKey(States.MODULE)) {
@@ -290,41 +270,34 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
   static final class Compare extends DoFn<Run, KV<TensorId, Compared>> {
     private static final long serialVersionUID = 1L;
     private static final int BUFFER_BYTES = 1 << 20;
-    private final PCollectionView<ReshardPlan> viewA;
-    private final PCollectionView<ReshardPlan> viewB;
-    private final SourceStore storeA;
-    private final SourceStore storeB;
+    private final PlannedReshard.Finder finderA;
+    private final PlannedReshard.Finder finderB;
+    private final List<String> keys;
     private final Counter bytesRead = Metrics.counter(Counters.NAMESPACE, Counters.BYTES_READ);
     private transient OpenFiles openA;
     private transient OpenFiles openB;
     private transient ByteBuffer bufferA;
     private transient ByteBuffer bufferB;
 
-    Compare(
-        PCollectionView<ReshardPlan> viewA,
-        PCollectionView<ReshardPlan> viewB,
-        SourceStore storeA,
-        SourceStore storeB) {
-      this.viewA = viewA;
-      this.viewB = viewB;
-      this.storeA = storeA;
-      this.storeB = storeB;
+    Compare(Reshards reshards, List<String> keys) {
+      this.finderA = new PlannedReshard.Finder(reshards);
+      this.finderB = new PlannedReshard.Finder(reshards);
+      this.keys = keys;
     }
 
     @Setup
     public void setUp() {
-      openA = new OpenFiles(storeA);
-      openB = new OpenFiles(storeB);
+      openA = new OpenFiles();
+      openB = new OpenFiles();
       bufferA = ByteBuffer.allocateDirect(BUFFER_BYTES);
       bufferB = ByteBuffer.allocateDirect(BUFFER_BYTES);
     }
 
     @ProcessElement
-    public void process(
-        @Element Run run, OutputReceiver<KV<TensorId, Compared>> out, ProcessContext context)
+    public void process(@Element Run run, OutputReceiver<KV<TensorId, Compared>> out)
         throws IOException {
-      ReshardPlan planA = context.sideInput(viewA);
-      ReshardPlan planB = context.sideInput(viewB);
+      PlannedReshard plannedA = finderA.find(keys.get(A));
+      PlannedReshard plannedB = finderB.find(keys.get(B));
       CRC32 crcA = new CRC32();
       CRC32 crcB = new CRC32();
       int width = run.dtype().bytes();
@@ -335,8 +308,8 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
       for (long done = 0; done < bytes; ) {
         int length = (int) Math.min((long) BUFFER_BYTES / width * width, bytes - done);
         long from = run.start() + done / width;
-        fill(bufferA, length, from, width, run.a(), planA, openA);
-        fill(bufferB, length, from, width, run.b(), planB, openB);
+        fill(bufferA, length, from, width, run.a(), plannedA, openA);
+        fill(bufferB, length, from, width, run.b(), plannedB, openB);
         crcA.update(bufferA.duplicate());
         crcB.update(bufferB.duplicate());
         int mismatch = element < 0 ? bufferA.mismatch(bufferB) : -1;
@@ -370,7 +343,7 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
         long start,
         int width,
         List<Piece> pieces,
-        ReshardPlan plan,
+        PlannedReshard planned,
         OpenFiles open)
         throws IOException {
       buffer.clear();
@@ -380,7 +353,7 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
         long to = Math.min(end, piece.start() + piece.elements());
         if (from < to) {
           Address address = piece.address().plus((from - piece.start()) * width);
-          RangedFile file = open.open(plan, address.file());
+          RangedFile file = open.open(planned, address.file());
           buffer.limit(buffer.position() + Math.toIntExact((to - from) * width));
           try {
             file.readFully(address.offset(), buffer);

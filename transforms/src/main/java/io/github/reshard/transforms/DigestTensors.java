@@ -5,72 +5,119 @@ import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.torch.DType;
+import java.io.IOException;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.SortedMap;
+import java.util.TreeMap;
 import org.apache.beam.sdk.transforms.DoFn;
-import org.apache.beam.sdk.transforms.GroupByKey;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
-import org.apache.beam.sdk.values.PCollectionView;
 
 /**
  * Puts the checksums of slices together in the order of the full tensor: a digest that does not
  * depend on how many ranks held it.
  */
 final class DigestTensors
-    extends PTransform<PCollection<KV<Integer, TensorCrc>>, PCollection<Outcome>> {
+    extends PTransform<PCollection<KV<Keyed<Integer>, TensorCrc>>, PCollection<Keyed<Outcome>>> {
   private static final long serialVersionUID = 1L;
 
-  private final PCollectionView<ReshardPlan> plan;
+  private final Reshards reshards;
 
-  DigestTensors(PCollectionView<ReshardPlan> plan) {
-    this.plan = plan;
+  DigestTensors(Reshards reshards) {
+    this.reshards = reshards;
   }
 
   @Override
-  public PCollection<Outcome> expand(PCollection<KV<Integer, TensorCrc>> runs) {
-    return runs.apply("ByParameter", GroupByKey.create())
-        .apply("DigestTensor", ParDo.of(new DigestTensor(plan)).withSideInputs(plan))
-        .setCoder(Coders.OUTCOME);
+  public PCollection<Keyed<Outcome>> expand(PCollection<KV<Keyed<Integer>, TensorCrc>> runs) {
+    return runs.apply("ByParameter", new Gather<>(reshards, new AllOfTensors()))
+        .apply("DigestTensor", ParDo.of(new DigestTensor(reshards)))
+        .setCoder(Keyed.coder(Coders.OUTCOME));
   }
 
-  private static final class DigestTensor extends DoFn<KV<Integer, Iterable<TensorCrc>>, Outcome> {
+  /** Whole when every byte of every full tensor of a key was moved. */
+  private static final class AllOfTensors implements Gather.Measure<Integer, TensorCrc> {
     private static final long serialVersionUID = 1L;
-    private final PCollectionView<ReshardPlan> planView;
-    private transient PlanIndex index;
 
-    DigestTensor(PCollectionView<ReshardPlan> planView) {
-      this.planView = planView;
+    @Override
+    public long expected(PlannedReshard planned, Integer key) {
+      return bytesOf(planned.plan(), planned.index(), key);
+    }
+
+    @Override
+    public long count(TensorCrc run) {
+      return run.crc().bytes();
+    }
+  }
+
+  /** Bytes of all full tensors of a key that are moved. */
+  private static long bytesOf(ReshardPlan plan, PlanIndex index, int key) {
+    long[] sum = new long[1];
+    forEachTensor(plan, index, key, (tensor, bytes) -> sum[0] += bytes);
+    return sum[0];
+  }
+
+  /** How many keys have something to move. */
+  static int keysWithBytes(PlannedReshard planned) {
+    int keys = 0;
+    PlanIndex index = planned.index();
+    for (int key = 0; index.keys().first(key) < index.places().size(); key++) {
+      keys += bytesOf(planned.plan(), index, key) > 0 ? 1 : 0;
+    }
+    return keys;
+  }
+
+  private static final class DigestTensor
+      extends DoFn<KV<Keyed<Integer>, Iterable<TensorCrc>>, Keyed<Outcome>> {
+    private static final long serialVersionUID = 1L;
+    private final PlannedReshard.Finder finder;
+
+    DigestTensor(Reshards reshards) {
+      this.finder = new PlannedReshard.Finder(reshards);
     }
 
     @ProcessElement
     public void process(
-        @Element KV<Integer, Iterable<TensorCrc>> runs,
-        OutputReceiver<Outcome> out,
-        ProcessContext context) {
-      ReshardPlan plan = context.sideInput(planView);
-      index = PlanIndex.of(plan, index);
+        @Element KV<Keyed<Integer>, Iterable<TensorCrc>> runs, OutputReceiver<Keyed<Outcome>> out)
+        throws IOException {
+      int key = runs.getKey().item();
+      String reshard = runs.getKey().reshard();
       Map<Tensor, List<SliceCrc>> byTensor = new HashMap<>();
+      SortedMap<Integer, Long> mismatches = new TreeMap<>();
       for (TensorCrc run : runs.getValue()) {
         byTensor
             .computeIfAbsent(new Tensor(run.parameter(), run.state()), t -> new ArrayList<>())
             .add(run.crc());
+        if (run.mismatch() != TensorCrc.NONE) {
+          mismatches.merge(run.parameter(), run.mismatch(), Math::min);
+        }
       }
-      List<Integer> digests = new ArrayList<>();
-      forEachTensor(
-          plan,
-          index,
-          runs.getKey(),
-          (tensor, bytes) ->
-              digests.add(digest(tensor, bytes, byTensor.getOrDefault(tensor, List.of()))));
-      out.output(new Outcome.Digests(runs.getKey(), digests));
+      List<Outcome.Mismatch> shown = new ArrayList<>();
+      mismatches.forEach((parameter, at) -> shown.add(new Outcome.Mismatch(parameter, at)));
+      finder.run(
+          reshard,
+          planned -> {
+            List<Integer> digests = new ArrayList<>();
+            forEachTensor(
+                planned.plan(),
+                planned.index(),
+                key,
+                (tensor, bytes) ->
+                    digests.add(
+                        digest(
+                            planned.index(),
+                            tensor,
+                            bytes,
+                            byTensor.getOrDefault(tensor, List.of()))));
+            out.output(new Keyed<>(reshard, new Outcome.Digests(key, digests, shown)));
+          });
     }
 
-    private int digest(Tensor tensor, long bytes, List<SliceCrc> runs) {
+    private static int digest(PlanIndex index, Tensor tensor, long bytes, List<SliceCrc> runs) {
       SliceCrc.Sum sum = SliceCrc.sum(0, bytes, runs);
       if (sum instanceof SliceCrc.Sum.Broken broken) {
         throw new IllegalStateException(
@@ -116,8 +163,9 @@ final class DigestTensors
    * @param byKey those that came out; a key all of whose tensors are empty has none
    * @throws IllegalStateException if a tensor was not moved
    */
-  static List<Integer> inOrder(ReshardPlan plan, Map<Integer, List<Integer>> byKey) {
-    PlanIndex index = PlanIndex.of(plan, null);
+  static List<Integer> inOrder(PlannedReshard planned, Map<Integer, List<Integer>> byKey) {
+    ReshardPlan plan = planned.plan();
+    PlanIndex index = planned.index();
     List<Integer> digests = new ArrayList<>();
     for (int key = 0; index.keys().first(key) < index.places().size(); key++) {
       List<Integer> found = byKey.get(key);

@@ -13,87 +13,129 @@ import java.util.ArrayList;
 import java.util.List;
 import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.coders.VarIntCoder;
-import org.apache.beam.sdk.transforms.Create;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.Flatten;
-import org.apache.beam.sdk.transforms.GroupByKey;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.PCollectionList;
-import org.apache.beam.sdk.values.PCollectionView;
 
 /**
  * Writes what surrounds the payloads of a target file (pickle, zip headers and directory, with the
  * CRCs of what was written) and makes the file durable.
  */
 final class FinishFiles
-    extends PTransform<PCollection<KV<Integer, EntryCrc>>, PCollection<Outcome>> {
+    extends PTransform<PCollection<KV<Keyed<Integer>, EntryCrc>>, PCollection<Keyed<Outcome>>> {
   private static final long serialVersionUID = 1L;
 
-  private final PCollectionView<ReshardPlan> plan;
-  private final SourceStore source;
-  private final TargetStore target;
-  private final int files;
+  /**
+   * The {@code entry} of what says that there is a file, so that one without payload is finished.
+   */
+  private static final int NOTHING_WRITTEN = -1;
+
+  private final Reshards reshards;
+  private final PCollection<Keyed<PlanItem>> items;
 
   /**
-   * @param files the number of target files
+   * @param items the files that there are, among others
    */
-  FinishFiles(
-      PCollectionView<ReshardPlan> plan, SourceStore source, TargetStore target, int files) {
-    this.plan = plan;
-    this.source = source;
-    this.target = target;
-    this.files = files;
+  FinishFiles(Reshards reshards, PCollection<Keyed<PlanItem>> items) {
+    this.reshards = reshards;
+    this.items = items;
   }
 
   @Override
-  public PCollection<Outcome> expand(PCollection<KV<Integer, EntryCrc>> written) {
-    List<KV<Integer, EntryCrc>> every = new ArrayList<>();
-    for (int f = 0; f < files; f++) {
-      // So that a file without payload is finished too.
-      every.add(KV.of(f, new EntryCrc(NOTHING_WRITTEN, new SliceCrc(0, 0, 0))));
-    }
-    PCollection<KV<Integer, EntryCrc>> all =
-        written
-            .getPipeline()
-            .apply(
-                "EveryFile",
-                Create.of(every).withCoder(KvCoder.of(VarIntCoder.of(), Coders.ENTRY_CRC)));
+  public PCollection<Keyed<Outcome>> expand(PCollection<KV<Keyed<Integer>, EntryCrc>> written) {
+    PCollection<KV<Keyed<Integer>, EntryCrc>> every =
+        items
+            .apply("EveryFile", ParDo.of(new EveryFile()))
+            .setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Coders.ENTRY_CRC));
     return PCollectionList.of(written)
-        .and(all)
+        .and(every)
         .apply(Flatten.pCollections())
-        .apply("ByTargetFile", GroupByKey.create())
-        .apply("FinishFile", ParDo.of(new FinishFile(plan, source, target)).withSideInputs(plan))
-        .setCoder(Coders.OUTCOME);
+        .apply("ByTargetFile", new Gather<>(reshards, new AllOfFile()))
+        .apply("FinishFile", ParDo.of(new FinishFile(reshards)))
+        .setCoder(Keyed.coder(Coders.OUTCOME));
   }
 
-  private static final int NOTHING_WRITTEN = -1;
-
-  private static final class FinishFile extends DoFn<KV<Integer, Iterable<EntryCrc>>, Outcome> {
+  /** Whole when every byte of payload was written; the file itself counts one. */
+  private static final class AllOfFile implements Gather.Measure<Integer, EntryCrc> {
     private static final long serialVersionUID = 1L;
-    private final PCollectionView<ReshardPlan> planView;
-    private final SourceStore source;
-    private final TargetStore target;
 
-    FinishFile(PCollectionView<ReshardPlan> planView, SourceStore source, TargetStore target) {
-      this.planView = planView;
-      this.source = source;
-      this.target = target;
+    @Override
+    public long expected(PlannedReshard planned, Integer file) {
+      return 1
+          + planned.plan().targets().get(file).entries().stream()
+              .mapToLong(TargetFile.Entry::bytes)
+              .sum();
+    }
+
+    @Override
+    public long count(EntryCrc run) {
+      return run.entry() == NOTHING_WRITTEN ? 1 : run.crc().bytes();
+    }
+  }
+
+  private static final class EveryFile extends DoFn<Keyed<PlanItem>, KV<Keyed<Integer>, EntryCrc>> {
+    private static final long serialVersionUID = 1L;
+
+    @ProcessElement
+    public void process(
+        @Element Keyed<PlanItem> item, OutputReceiver<KV<Keyed<Integer>, EntryCrc>> out) {
+      if (item.item().kind() == PlanItem.Kind.TARGET_FILE) {
+        out.output(
+            KV.of(
+                new Keyed<>(item.reshard(), item.item().number()),
+                new EntryCrc(NOTHING_WRITTEN, new SliceCrc(0, 0, 0))));
+      }
+    }
+  }
+
+  private static final class FinishFile
+      extends DoFn<KV<Keyed<Integer>, Iterable<EntryCrc>>, Keyed<Outcome>> {
+    private static final long serialVersionUID = 1L;
+    private final PlannedReshard.Finder finder;
+
+    FinishFile(Reshards reshards) {
+      this.finder = new PlannedReshard.Finder(reshards);
     }
 
     @ProcessElement
     public void process(
-        @Element KV<Integer, Iterable<EntryCrc>> runs,
-        OutputReceiver<Outcome> out,
-        ProcessContext context)
+        @Element KV<Keyed<Integer>, Iterable<EntryCrc>> runs, OutputReceiver<Keyed<Outcome>> out)
         throws IOException {
-      ReshardPlan plan = context.sideInput(planView);
-      TargetFile file = plan.targets().get(runs.getKey());
+      int number = runs.getKey().item();
+      String reshard = runs.getKey().reshard();
+      finder.run(
+          reshard,
+          planned -> {
+            finish(planned, number, runs.getValue());
+            out.output(new Keyed<>(reshard, new Outcome.Finished(number)));
+          });
+    }
+
+    private static void finish(PlannedReshard planned, int number, Iterable<EntryCrc> runs)
+        throws IOException {
+      ReshardPlan plan = planned.plan();
+      SourceStore source = planned.reshard().source();
+      TargetStore target = planned.reshard().target();
+      TargetFile file = plan.targets().get(number);
+      List<Integer> crcs = crcs(file, runs);
+      try (PositionalFile open = target.open(file.path())) {
+        for (ByteSegment segment : file.recipe().skeleton(plan, source, number, crcs)) {
+          open.write(segment.offset(), ByteBuffer.wrap(segment.bytes()));
+        }
+        open.complete();
+      }
+      target.finish(file.path(), file.bytes(), file.recipe().isExecutable(plan));
+    }
+
+    /** The CRC-32 of each entry of {@code file}. */
+    private static List<Integer> crcs(TargetFile file, Iterable<EntryCrc> runs) {
       List<List<SliceCrc>> byEntry = new ArrayList<>();
       file.entries().forEach(entry -> byEntry.add(new ArrayList<>()));
-      for (EntryCrc run : runs.getValue()) {
+      for (EntryCrc run : runs) {
         if (run.entry() != NOTHING_WRITTEN) {
           byEntry.get(run.entry()).add(run.crc());
         }
@@ -109,14 +151,7 @@ final class FinishFiles
         }
         crcs.add(((SliceCrc.Sum.Whole) sum).crc32());
       }
-      try (PositionalFile open = target.open(file.path())) {
-        for (ByteSegment segment : file.recipe().skeleton(plan, source, runs.getKey(), crcs)) {
-          open.write(segment.offset(), ByteBuffer.wrap(segment.bytes()));
-        }
-        open.complete();
-      }
-      target.finish(file.path(), file.bytes(), file.recipe().isExecutable(plan));
-      out.output(new Outcome.Finished(runs.getKey()));
+      return crcs;
     }
   }
 }

@@ -1,13 +1,12 @@
 package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.plan.CastCheck;
-import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.Rows;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.storage.ByteRange;
+import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
-import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.Closeable;
 import java.io.IOException;
 import java.util.ArrayList;
@@ -21,30 +20,25 @@ final class OpenFiles implements Closeable {
   private static final int MOST = 64;
   private static final long GAP = 64 << 10;
 
-  private final SourceStore store;
-  private final Map<String, RangedFile> open = new LinkedHashMap<>(MOST, 0.75f, true);
+  private final Map<FileStat, RangedFile> open = new LinkedHashMap<>(MOST, 0.75f, true);
 
-  OpenFiles(SourceStore store) {
-    this.store = store;
-  }
-
-  RangedFile open(ReshardPlan plan, int file) throws IOException {
-    String path = plan.sources().get(file).stat().path();
-    RangedFile found = open.get(path);
+  RangedFile open(PlannedReshard planned, int file) throws IOException {
+    FileStat stat = planned.plan().sources().get(file).stat();
+    RangedFile found = open.get(stat);
     if (found == null) {
       if (open.size() == MOST) {
         Iterator<RangedFile> oldest = open.values().iterator();
         oldest.next().close();
         oldest.remove();
       }
-      found = store.open(plan.sources().get(file).stat());
-      open.put(path, found);
+      found = planned.reshard().source().open(stat);
+      open.put(stat, found);
     }
     return found;
   }
 
   /** Tells the files what {@code slices} will read of them, in this order. */
-  void expect(ReshardPlan plan, List<SliceCopy> slices) throws IOException {
+  void expect(PlannedReshard planned, List<SliceCopy> slices) throws IOException {
     Map<Integer, List<ByteRange>> ranges = new LinkedHashMap<>();
     for (SliceCopy slice : slices) {
       if (slice.rows() != null) {
@@ -61,7 +55,7 @@ final class OpenFiles implements Closeable {
       }
     }
     for (Map.Entry<Integer, List<ByteRange>> file : ranges.entrySet()) {
-      open(plan, file.getKey()).expect(file.getValue());
+      open(planned, file.getKey()).expect(file.getValue());
     }
   }
 

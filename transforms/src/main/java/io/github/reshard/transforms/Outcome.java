@@ -1,6 +1,5 @@
 package io.github.reshard.transforms;
 
-import io.github.reshard.checkpoint.state.ParamId;
 import java.io.Serializable;
 import java.util.List;
 
@@ -26,14 +25,16 @@ sealed interface Outcome extends Serializable {
    * @param key of their parameters, see {@link ParameterKeys}
    * @param crc32s for each tensor of the key, in the order of the plan, of its little-endian
    *     elements in C order
+   * @param mismatches for each parameter whose master weights do not give the module's weights,
+   *     where they are trusted all the same, one that shows it
    */
-  record Digests(int key, List<Integer> crc32s) implements Outcome {}
+  record Digests(int key, List<Integer> crc32s, List<Mismatch> mismatches) implements Outcome {}
 
   /**
-   * The master weights do not give the module's weights.
+   * Master weights that do not give the module's weights.
    *
-   * @param parameter whose
+   * @param parameter the number of the parameter in the plan, see {@link PlanIndex.Place}
    * @param element the first element of a slice that shows it
    */
-  record Disagreement(ParamId parameter, long element) implements Outcome {}
+  record Mismatch(int parameter, long element) implements Serializable {}
 }

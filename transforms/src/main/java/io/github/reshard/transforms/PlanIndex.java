@@ -35,12 +35,8 @@ final class PlanIndex {
     }
   }
 
-  /** {@code last} if it is of {@code plan}, else a new one. */
-  @SuppressWarnings(
-      "ReferenceEquality") // the same object is what tells; comparing two plans costs more than an
-  // index
-  static PlanIndex of(ReshardPlan plan, PlanIndex last) {
-    return last != null && last.plan == plan ? last : new PlanIndex(plan);
+  static PlanIndex of(ReshardPlan plan) {
+    return new PlanIndex(plan);
   }
 
   Place find(ParamId id) {
@@ -53,6 +49,12 @@ final class PlanIndex {
 
   ParameterKeys keys() {
     return ParameterKeys.of(inOrder.size());
+  }
+
+  /** Of the parameters that share a key, see {@link ParameterKeys}. */
+  List<Place> placesOf(int key) {
+    int first = Math.min(inOrder.size(), keys().first(key));
+    return inOrder.subList(first, Math.min(inOrder.size(), keys().first(key + 1)));
   }
 
   /** Which parameter has a number. */

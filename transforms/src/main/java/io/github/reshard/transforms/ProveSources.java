@@ -6,61 +6,82 @@ import io.github.reshard.checkpoint.plan.EntryContents;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
 import org.apache.beam.sdk.transforms.DoFn;
-import org.apache.beam.sdk.transforms.GroupByKey;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
-import org.apache.beam.sdk.values.PCollectionView;
 
 /**
  * Proves that what was read is what was saved: the checksums of all slices of an entry, in the
  * order of the source, are the CRC-32 that the source's zip directory recorded.
  */
 final class ProveSources
-    extends PTransform<PCollection<KV<Integer, EntryCrc>>, PCollection<Outcome>> {
+    extends PTransform<PCollection<KV<Keyed<Integer>, EntryCrc>>, PCollection<Keyed<Outcome>>> {
   private static final long serialVersionUID = 1L;
 
-  private final PCollectionView<ReshardPlan> plan;
+  private final Reshards reshards;
 
-  ProveSources(PCollectionView<ReshardPlan> plan) {
-    this.plan = plan;
+  ProveSources(Reshards reshards) {
+    this.reshards = reshards;
   }
 
   @Override
-  public PCollection<Outcome> expand(PCollection<KV<Integer, EntryCrc>> read) {
-    return read.apply("BySourceFile", GroupByKey.create())
-        .apply("ProveFile", ParDo.of(new ProveFile(plan)).withSideInputs(plan))
-        .setCoder(Coders.OUTCOME);
+  public PCollection<Keyed<Outcome>> expand(PCollection<KV<Keyed<Integer>, EntryCrc>> read) {
+    return read.apply("BySourceFile", new Gather<>(reshards, new AllOfFile()))
+        .apply("ProveFile", ParDo.of(new ProveFile(reshards)))
+        .setCoder(Keyed.coder(Coders.OUTCOME));
   }
 
-  private static final class ProveFile extends DoFn<KV<Integer, Iterable<EntryCrc>>, Outcome> {
+  /** Whole when every byte of payload was read. */
+  private static final class AllOfFile implements Gather.Measure<Integer, EntryCrc> {
     private static final long serialVersionUID = 1L;
-    private final PCollectionView<ReshardPlan> planView;
 
-    ProveFile(PCollectionView<ReshardPlan> planView) {
-      this.planView = planView;
+    @Override
+    public long expected(PlannedReshard planned, Integer file) {
+      return planned.plan().sources().get(file).entries().stream()
+          .mapToLong(TorchFile.Entry::bytes)
+          .sum();
+    }
+
+    @Override
+    public long count(EntryCrc run) {
+      return run.crc().bytes();
+    }
+  }
+
+  private static final class ProveFile
+      extends DoFn<KV<Keyed<Integer>, Iterable<EntryCrc>>, Keyed<Outcome>> {
+    private static final long serialVersionUID = 1L;
+    private final PlannedReshard.Finder finder;
+
+    ProveFile(Reshards reshards) {
+      this.finder = new PlannedReshard.Finder(reshards);
     }
 
     @ProcessElement
     public void process(
-        @Element KV<Integer, Iterable<EntryCrc>> runs,
-        OutputReceiver<Outcome> out,
-        ProcessContext context) {
-      ReshardPlan plan = context.sideInput(planView);
-      SourceFile file = plan.sources().get(runs.getKey());
-      List<List<SliceCrc>> byEntry = new ArrayList<>();
-      file.entries().forEach(entry -> byEntry.add(new ArrayList<>()));
-      for (EntryCrc run : runs.getValue()) {
-        byEntry.get(run.entry()).add(run.crc());
-      }
-      for (int e = 0; e < byEntry.size(); e++) {
-        prove(plan, new EntryId(runs.getKey(), e), byEntry.get(e));
-      }
-      out.output(new Outcome.Proven(runs.getKey()));
+        @Element KV<Keyed<Integer>, Iterable<EntryCrc>> runs, OutputReceiver<Keyed<Outcome>> out)
+        throws IOException {
+      int number = runs.getKey().item();
+      String reshard = runs.getKey().reshard();
+      finder.run(
+          reshard,
+          planned -> {
+            ReshardPlan plan = planned.plan();
+            List<List<SliceCrc>> byEntry = new ArrayList<>();
+            plan.sources().get(number).entries().forEach(entry -> byEntry.add(new ArrayList<>()));
+            for (EntryCrc run : runs.getValue()) {
+              byEntry.get(run.entry()).add(run.crc());
+            }
+            for (int e = 0; e < byEntry.size(); e++) {
+              prove(plan, new EntryId(number, e), byEntry.get(e));
+            }
+            out.output(new Keyed<>(reshard, new Outcome.Proven(number)));
+          });
     }
 
     private static void prove(ReshardPlan plan, EntryId id, List<SliceCrc> runs) {

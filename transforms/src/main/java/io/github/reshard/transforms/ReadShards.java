@@ -5,71 +5,79 @@ import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.PartitionedModel;
-import java.util.List;
+import java.io.IOException;
 import org.apache.beam.sdk.coders.KvCoder;
-import org.apache.beam.sdk.transforms.Create;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
 import org.apache.beam.sdk.values.KV;
-import org.apache.beam.sdk.values.PBegin;
 import org.apache.beam.sdk.values.PCollection;
-import org.apache.beam.sdk.values.PCollectionView;
 
 /**
  * Says of each shard which elements of which parameters it holds and where they are. The headers
- * were read when the job was planned; here they are spread out, one element for each parameter and
- * rank.
+ * were read when the reshard was planned; here they are spread out, one element for each parameter
+ * and rank.
  */
-public final class ReadShards extends PTransform<PBegin, PCollection<KV<ParamId, RankSlice>>> {
+public final class ReadShards
+    extends PTransform<PCollection<Keyed<PlanItem>>, PCollection<KV<Keyed<ParamId>, RankSlice>>> {
   private static final long serialVersionUID = 1L;
 
-  private final PCollectionView<ReshardPlan> plan;
-  private final List<ShardId> shards;
+  private final Reshards reshards;
 
   /**
-   * @param plan the plan that the shards are of
+   * @param reshards what the shards are of
    */
-  public ReadShards(PCollectionView<ReshardPlan> plan, List<ShardId> shards) {
-    this.plan = plan;
-    this.shards = List.copyOf(shards);
+  public ReadShards(Reshards reshards) {
+    this.reshards = reshards;
   }
 
   @Override
-  public PCollection<KV<ParamId, RankSlice>> expand(PBegin begin) {
-    return begin
-        .apply("Shards", Create.of(shards).withCoder(Coders.SHARD_ID))
-        .apply("ReadShard", ParDo.of(new ReadShard(plan)).withSideInputs(plan))
-        .setCoder(KvCoder.of(Coders.PARAM_ID, Coders.RANK_SLICE));
+  public PCollection<KV<Keyed<ParamId>, RankSlice>> expand(PCollection<Keyed<PlanItem>> items) {
+    return items
+        .apply("ReadShard", ParDo.of(new ReadShard(reshards)))
+        .setCoder(KvCoder.of(Keyed.coder(Coders.PARAM_ID), Coders.RANK_SLICE));
   }
 
-  private static final class ReadShard extends DoFn<ShardId, KV<ParamId, RankSlice>> {
+  private static final class ReadShard
+      extends DoFn<Keyed<PlanItem>, KV<Keyed<ParamId>, RankSlice>> {
     private static final long serialVersionUID = 1L;
-    private final PCollectionView<ReshardPlan> planView;
+    private final PlannedReshard.Finder finder;
 
-    ReadShard(PCollectionView<ReshardPlan> planView) {
-      this.planView = planView;
+    ReadShard(Reshards reshards) {
+      this.finder = new PlannedReshard.Finder(reshards);
     }
 
     @ProcessElement
     public void process(
-        @Element ShardId shard,
-        OutputReceiver<KV<ParamId, RankSlice>> out,
-        ProcessContext context) {
-      ReshardPlan plan = context.sideInput(planView);
-      PartitionedModel model = plan.models().get(shard.model());
-      if (shard.rank() == RankSlice.WHOLE) {
-        for (int p = 0; p < model.parameters().size(); p++) {
-          for (RankSlice slice : Repartition.moduleSlices(model, p)) {
-            out.output(KV.of(model.id(plan.checkpoint(), p), slice));
-          }
-        }
-      } else {
-        Repartition.slicesOfRank(
-            model,
-            shard.rank(),
-            (slice, p) -> out.output(KV.of(model.id(plan.checkpoint(), p), slice)));
+        @Element Keyed<PlanItem> element, OutputReceiver<KV<Keyed<ParamId>, RankSlice>> out)
+        throws IOException {
+      PlanItem shard = element.item();
+      if (shard.kind() != PlanItem.Kind.SOURCE_SHARD) {
+        return;
       }
+      finder.run(
+          element.reshard(),
+          planned -> {
+            ReshardPlan plan = planned.plan();
+            PartitionedModel model = plan.models().get(shard.model());
+            if (shard.number() == RankSlice.WHOLE) {
+              for (int p = 0; p < model.parameters().size(); p++) {
+                for (RankSlice slice : Repartition.moduleSlices(model, p)) {
+                  out.output(KV.of(id(element, plan, model, p), slice));
+                }
+              }
+            } else {
+              Repartition.slicesOfRank(
+                  model,
+                  shard.number(),
+                  (slice, p) -> out.output(KV.of(id(element, plan, model, p), slice)));
+            }
+          });
+    }
+
+    private static Keyed<ParamId> id(
+        Keyed<PlanItem> element, ReshardPlan plan, PartitionedModel model, int parameter) {
+      return new Keyed<>(element.reshard(), model.id(plan.checkpoint(), parameter));
     }
   }
 }

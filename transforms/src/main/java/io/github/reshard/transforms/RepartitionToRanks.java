@@ -6,60 +6,66 @@ import io.github.reshard.checkpoint.plan.PartId;
 import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
+import java.io.IOException;
 import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
-import org.apache.beam.sdk.values.PCollectionView;
 
 /** Cuts full tensors along the partitions of the target's ranks, and at the boundaries of parts. */
 public final class RepartitionToRanks
-    extends PTransform<PCollection<ParameterTensor>, PCollection<KV<PartId, SliceCopy>>> {
+    extends PTransform<
+        PCollection<Keyed<ParameterTensor>>, PCollection<KV<Keyed<PartId>, SliceCopy>>> {
   private static final long serialVersionUID = 1L;
 
-  private final PCollectionView<ReshardPlan> plan;
+  private final Reshards reshards;
 
   /**
-   * @param plan has the target's layout
+   * @param reshards their plans have the target's layout
    */
-  public RepartitionToRanks(PCollectionView<ReshardPlan> plan) {
-    this.plan = plan;
+  public RepartitionToRanks(Reshards reshards) {
+    this.reshards = reshards;
   }
 
   @Override
-  public PCollection<KV<PartId, SliceCopy>> expand(PCollection<ParameterTensor> tensors) {
+  public PCollection<KV<Keyed<PartId>, SliceCopy>> expand(
+      PCollection<Keyed<ParameterTensor>> tensors) {
     return tensors
-        .apply("Repartition", ParDo.of(new RepartitionTensor(plan)).withSideInputs(plan))
-        .setCoder(KvCoder.of(Coders.PART_ID, Coders.SLICE_COPY));
+        .apply("Repartition", ParDo.of(new RepartitionTensor(reshards)))
+        .setCoder(KvCoder.of(Keyed.coder(Coders.PART_ID), Coders.SLICE_COPY));
   }
 
   private static final class RepartitionTensor
-      extends DoFn<ParameterTensor, KV<PartId, SliceCopy>> {
+      extends DoFn<Keyed<ParameterTensor>, KV<Keyed<PartId>, SliceCopy>> {
     private static final long serialVersionUID = 1L;
-    private final PCollectionView<ReshardPlan> planView;
-    private transient PlanIndex index;
+    private final PlannedReshard.Finder finder;
 
-    RepartitionTensor(PCollectionView<ReshardPlan> planView) {
-      this.planView = planView;
+    RepartitionTensor(Reshards reshards) {
+      this.finder = new PlannedReshard.Finder(reshards);
     }
 
     @ProcessElement
     public void process(
-        @Element ParameterTensor tensor,
-        OutputReceiver<KV<PartId, SliceCopy>> out,
-        ProcessContext context) {
-      ReshardPlan plan = context.sideInput(planView);
-      index = PlanIndex.of(plan, index);
-      PlanIndex.Place place = index.find(tensor.id());
-      Repartition.copies(
-          plan.models().get(place.model()),
-          place.parameter(),
-          tensor,
-          copy ->
-              Cut.intoParts(
-                  copy, plan.partBytes(), (part, piece) -> out.output(KV.of(part, piece))));
+        @Element Keyed<ParameterTensor> tensor, OutputReceiver<KV<Keyed<PartId>, SliceCopy>> out)
+        throws IOException {
+      String reshard = tensor.reshard();
+      finder.run(
+          reshard,
+          planned -> {
+            ReshardPlan plan = planned.plan();
+            PlanIndex.Place place = planned.index().find(tensor.item().id());
+            Repartition.copies(
+                plan.models().get(place.model()),
+                place.parameter(),
+                tensor.item(),
+                copy ->
+                    Cut.intoParts(
+                        copy,
+                        plan.partBytes(),
+                        (part, piece) -> out.output(KV.of(new Keyed<>(reshard, part), piece))));
+          });
     }
   }
 }

@@ -2,29 +2,27 @@ package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.copy.SliceCopier;
 import io.github.reshard.checkpoint.plan.PartId;
-import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.plan.TensorRun;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.storage.PositionalFile;
-import io.github.reshard.checkpoint.storage.SourceStore;
-import io.github.reshard.checkpoint.storage.TargetStore;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Comparator;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.coders.VarIntCoder;
 import org.apache.beam.sdk.metrics.Counter;
 import org.apache.beam.sdk.metrics.Metrics;
 import org.apache.beam.sdk.transforms.DoFn;
-import org.apache.beam.sdk.transforms.GroupByKey;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.PCollectionTuple;
-import org.apache.beam.sdk.values.PCollectionView;
 import org.apache.beam.sdk.values.TupleTag;
 import org.apache.beam.sdk.values.TupleTagList;
 
@@ -34,66 +32,76 @@ import org.apache.beam.sdk.values.TupleTagList;
  * #WRITTEN}) and by full tensor ({@link #TENSORS}).
  */
 public final class WriteParts
-    extends PTransform<PCollection<KV<PartId, SliceCopy>>, PCollectionTuple> {
+    extends PTransform<PCollection<KV<Keyed<PartId>, SliceCopy>>, PCollectionTuple> {
   private static final long serialVersionUID = 1L;
 
   /** Checksums of what was read, by source file. */
-  static final TupleTag<KV<Integer, EntryCrc>> READ = new TupleTag<>() {};
+  static final TupleTag<KV<Keyed<Integer>, EntryCrc>> READ = new TupleTag<>() {};
 
   /** Checksums of what was written, by target file. */
-  static final TupleTag<KV<Integer, EntryCrc>> WRITTEN = new TupleTag<>() {};
+  static final TupleTag<KV<Keyed<Integer>, EntryCrc>> WRITTEN = new TupleTag<>() {};
 
   /**
    * Checksums of what was moved, by {@link ParameterKeys}; offsets count from the full tensor's
    * beginning.
    */
-  static final TupleTag<KV<Integer, TensorCrc>> TENSORS = new TupleTag<>() {};
+  static final TupleTag<KV<Keyed<Integer>, TensorCrc>> TENSORS = new TupleTag<>() {};
 
-  /** Master weights that do not give the module's weights, if they are trusted all the same. */
-  static final TupleTag<Outcome> DISAGREEMENTS = new TupleTag<>() {};
-
-  private final PCollectionView<ReshardPlan> plan;
-  private final SourceStore source;
-  private final TargetStore target;
-  private final boolean trustMasters;
+  private final Reshards reshards;
 
   /**
-   * @param plan the plan that the slices are of
-   * @param source where they are read from
-   * @param target where they are written to
-   * @param trustMasters whether to go on when master weights do not give the module's weights
+   * @param reshards what the slices are of
    */
-  public WriteParts(
-      PCollectionView<ReshardPlan> plan,
-      SourceStore source,
-      TargetStore target,
-      boolean trustMasters) {
-    this.plan = plan;
-    this.source = source;
-    this.target = target;
-    this.trustMasters = trustMasters;
+  public WriteParts(Reshards reshards) {
+    this.reshards = reshards;
   }
 
   @Override
-  public PCollectionTuple expand(PCollection<KV<PartId, SliceCopy>> slices) {
+  public PCollectionTuple expand(PCollection<KV<Keyed<PartId>, SliceCopy>> slices) {
     PCollectionTuple crcs =
         slices
-            .apply("ByPart", GroupByKey.create())
+            .apply("ByPart", new Gather<>(reshards, new AllOfPart()))
             .apply(
                 "WritePart",
-                ParDo.of(new WritePart(plan, source, target, trustMasters))
-                    .withSideInputs(plan)
-                    .withOutputTags(
-                        READ, TupleTagList.of(WRITTEN).and(TENSORS).and(DISAGREEMENTS)));
-    crcs.get(READ).setCoder(KvCoder.of(VarIntCoder.of(), Coders.ENTRY_CRC));
-    crcs.get(WRITTEN).setCoder(KvCoder.of(VarIntCoder.of(), Coders.ENTRY_CRC));
-    crcs.get(TENSORS).setCoder(KvCoder.of(VarIntCoder.of(), Coders.TENSOR_CRC));
-    crcs.get(DISAGREEMENTS).setCoder(Coders.OUTCOME);
+                ParDo.of(new WritePart(reshards))
+                    .withOutputTags(READ, TupleTagList.of(WRITTEN).and(TENSORS)));
+    crcs.get(READ).setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Coders.ENTRY_CRC));
+    crcs.get(WRITTEN).setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Coders.ENTRY_CRC));
+    crcs.get(TENSORS).setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Coders.TENSOR_CRC));
     return crcs;
   }
 
+  /**
+   * Whole when every byte of payload that the part has is there: no two slices write the same. What
+   * is only read need not wait for anything. That needs parts that end between two elements.
+   */
+  private static final class AllOfPart implements Gather.Measure<PartId, SliceCopy> {
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    public long expected(PlannedReshard planned, PartId part) {
+      if (part.source()) {
+        return Gather.ALONE;
+      }
+      long from = part.part() * planned.plan().partBytes();
+      long to = from + planned.plan().partBytes();
+      long bytes = 0;
+      for (TargetFile.Entry entry : planned.plan().targets().get(part.file()).entries()) {
+        bytes +=
+            Math.max(
+                0, Math.min(to, entry.offset() + entry.bytes()) - Math.max(from, entry.offset()));
+      }
+      return bytes;
+    }
+
+    @Override
+    public long count(SliceCopy slice) {
+      return slice.bytes();
+    }
+  }
+
   static final class WritePart
-      extends DoFn<KV<PartId, Iterable<SliceCopy>>, KV<Integer, EntryCrc>> {
+      extends DoFn<KV<Keyed<PartId>, Iterable<SliceCopy>>, KV<Keyed<Integer>, EntryCrc>> {
     private static final long serialVersionUID = 1L;
     private static final Comparator<SliceCopy> BY_TARGET =
         Comparator.comparing(
@@ -105,110 +113,125 @@ public final class WriteParts
                     Comparator.comparingInt(Address::file).thenComparingLong(Address::offset)))
             .thenComparing(BY_TARGET);
 
-    private final PCollectionView<ReshardPlan> planView;
-    private final SourceStore source;
-    private final TargetStore target;
-    private final boolean trustMasters;
+    private final PlannedReshard.Finder finder;
     private final Counter bytesRead = Metrics.counter(Counters.NAMESPACE, Counters.BYTES_READ);
     private final Counter bytesWritten =
         Metrics.counter(Counters.NAMESPACE, Counters.BYTES_WRITTEN);
     private transient SliceCopier copier;
-    private transient List<Outcome> disagreements;
+    private transient SliceCopier trusting;
+    private transient Map<TensorId, Long> mismatches;
     private transient OpenFiles openFiles;
-    private transient PlanIndex index;
 
-    WritePart(
-        PCollectionView<ReshardPlan> planView,
-        SourceStore source,
-        TargetStore target,
-        boolean trustMasters) {
-      this.planView = planView;
-      this.source = source;
-      this.target = target;
-      this.trustMasters = trustMasters;
+    WritePart(Reshards reshards) {
+      this.finder = new PlannedReshard.Finder(reshards);
     }
 
     @Setup
     public void setUp() {
-      disagreements = new ArrayList<>();
-      copier =
-          trustMasters
-              ? new SliceCopier(
-                  (slice, element, reason) ->
-                      disagreements.add(
-                          new Outcome.Disagreement(slice.tensor().parameter(), element)))
-              : new SliceCopier();
-      openFiles = new OpenFiles(source);
+      mismatches = new HashMap<>();
+      copier = new SliceCopier();
+      trusting =
+          new SliceCopier(
+              (slice, element, reason) ->
+                  mismatches.merge(tensorOf(slice.tensor()), element, Math::min));
+      openFiles = new OpenFiles();
     }
 
     @ProcessElement
     public void process(
-        @Element KV<PartId, Iterable<SliceCopy>> part,
-        ProcessContext context,
-        MultiOutputReceiver out)
+        @Element KV<Keyed<PartId>, Iterable<SliceCopy>> element, MultiOutputReceiver out)
         throws IOException {
-      ReshardPlan plan = context.sideInput(planView);
       List<SliceCopy> slices = new ArrayList<>();
-      part.getValue().forEach(slices::add);
-      if (part.getKey().source()) {
-        copy(plan, slices, null, out);
-      } else {
-        String path = plan.targets().get(part.getKey().file()).path();
-        try (PositionalFile sink = target.open(path)) {
-          copy(plan, slices, sink, out);
-          sink.complete();
-        }
-      }
+      element.getValue().forEach(slices::add);
+      PartId part = element.getKey().item();
+      finder.run(
+          element.getKey().reshard(),
+          planned -> {
+            if (part.source()) {
+              emit(planned, copy(planned, slices, null), out);
+              return;
+            }
+            String path = planned.plan().targets().get(part.file()).path();
+            Sums sums;
+            try (PositionalFile sink = planned.reshard().target().open(path)) {
+              sums = copy(planned, slices, sink);
+              sink.complete();
+            }
+            emit(planned, sums, out);
+          });
     }
 
-    private void copy(
-        ReshardPlan plan, List<SliceCopy> slices, PositionalFile sink, MultiOutputReceiver out)
+    /** What came of a part. */
+    private static final class Sums {
+      private final Runs<EntryId> read = new Runs<>();
+      private final Runs<EntryId> written = new Runs<>();
+      private final Runs<TensorId> tensors = new Runs<>();
+      private long bytesRead;
+      private long bytesWritten;
+    }
+
+    private Sums copy(PlannedReshard planned, List<SliceCopy> slices, PositionalFile sink)
         throws IOException {
-      slices.sort(sink != null && target.ascending() ? BY_TARGET : BY_SOURCE);
-      openFiles.expect(plan, slices);
-      Runs<EntryId> read = new Runs<>();
-      Runs<EntryId> written = new Runs<>();
-      Runs<TensorId> tensors = new Runs<>();
-      disagreements.clear();
-      copier.copy(
-          slices,
-          file -> openFiles.open(plan, file),
-          sink,
-          (slice, sums) -> {
-            if (sums.source() != null) {
-              read.add(entry(slice.source()), sums.source());
-            }
-            if (sums.target() != null) {
-              written.add(entry(slice.target()), sums.target());
-              bytesWritten.inc(slice.bytes());
-            }
-            if (slice.source() != null) {
-              bytesRead.inc(slice.sourceBytes());
-            }
-            if (sums.tensor() != null) {
-              TensorRun tensor = slice.tensor();
-              tensors.add(new TensorId(tensor.parameter(), tensor.state()), sums.tensor());
-            }
-          });
-      emit(read, out.get(READ));
-      emit(written, out.get(WRITTEN));
-      index = PlanIndex.of(plan, index);
-      OutputReceiver<KV<Integer, TensorCrc>> digests = out.get(TENSORS);
-      tensors.emit(
+      boolean ascending = sink != null && planned.reshard().target().ascending();
+      slices.sort(ascending ? BY_TARGET : BY_SOURCE);
+      openFiles.expect(planned, slices);
+      mismatches.clear();
+      Sums sums = new Sums();
+      (planned.reshard().config().trustMasters() ? trusting : copier)
+          .copy(
+              slices,
+              file -> openFiles.open(planned, file),
+              sink,
+              (slice, crcs) -> {
+                if (crcs.source() != null) {
+                  sums.read.add(entry(slice.source()), crcs.source());
+                }
+                if (crcs.target() != null) {
+                  sums.written.add(entry(slice.target()), crcs.target());
+                  sums.bytesWritten += slice.bytes();
+                }
+                if (slice.source() != null) {
+                  sums.bytesRead += slice.sourceBytes();
+                }
+                if (crcs.tensor() != null) {
+                  sums.tensors.add(tensorOf(slice.tensor()), crcs.tensor());
+                }
+              });
+      return sums;
+    }
+
+    private void emit(PlannedReshard planned, Sums sums, MultiOutputReceiver out) {
+      String reshard = planned.reshard().key();
+      bytesRead.inc(sums.bytesRead);
+      bytesWritten.inc(sums.bytesWritten);
+      emit(reshard, sums.read, out.get(READ));
+      emit(reshard, sums.written, out.get(WRITTEN));
+      PlanIndex index = planned.index();
+      OutputReceiver<KV<Keyed<Integer>, TensorCrc>> digests = out.get(TENSORS);
+      sums.tensors.emit(
           (id, crc) -> {
             int parameter = index.find(id.parameter()).ordinal();
+            long mismatch = mismatches.getOrDefault(id, TensorCrc.NONE);
             digests.output(
-                KV.of(index.keys().keyOf(parameter), new TensorCrc(parameter, id.state(), crc)));
+                KV.of(
+                    new Keyed<>(reshard, index.keys().keyOf(parameter)),
+                    new TensorCrc(parameter, id.state(), crc, mismatch)));
           });
-      disagreements.forEach(out.get(DISAGREEMENTS)::output);
     }
 
-    private static void emit(Runs<EntryId> runs, OutputReceiver<KV<Integer, EntryCrc>> out) {
-      runs.emit((id, crc) -> out.output(KV.of(id.file(), new EntryCrc(id.entry(), crc))));
+    private static void emit(
+        String reshard, Runs<EntryId> runs, OutputReceiver<KV<Keyed<Integer>, EntryCrc>> out) {
+      runs.emit(
+          (id, crc) ->
+              out.output(KV.of(new Keyed<>(reshard, id.file()), new EntryCrc(id.entry(), crc))));
     }
 
     private static EntryId entry(Address address) {
       return new EntryId(address.file(), address.entry());
+    }
+
+    private static TensorId tensorOf(TensorRun run) {
+      return new TensorId(run.parameter(), run.state());
     }
 
     @FinishBundle

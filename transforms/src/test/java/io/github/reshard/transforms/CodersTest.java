@@ -110,9 +110,11 @@ class CodersTest {
         Arbitraries.oneOf(
             INDEX.map(Outcome.Proven::new),
             INDEX.map(Outcome.Finished::new),
-            Combinators.combine(INDEX, Arbitraries.integers().list().ofMaxSize(5))
-                .as(Outcome.Digests::new),
-            Combinators.combine(PARAM_ID, COUNT).as(Outcome.Disagreement::new));
+            Combinators.combine(
+                    INDEX,
+                    Arbitraries.integers().list().ofMaxSize(5),
+                    Combinators.combine(INDEX, COUNT).as(Outcome.Mismatch::new).list().ofMaxSize(3))
+                .as(Outcome.Digests::new));
     return Arbitraries.oneOf(
         List.of(
             of(Coders.PARAM_ID, PARAM_ID),
@@ -124,10 +126,18 @@ class CodersTest {
             of(Coders.SLICE_COPY, copy),
             of(Coders.SLICE_COPY, ADDRESS.map(at -> SliceCopy.readOnly(at, 7))),
             of(Coders.SLICE_CRC, crc),
-            of(Coders.SHARD_ID, Combinators.combine(INDEX, INDEX).as(ShardId::new)),
+            of(
+                Coders.PLAN_ITEM,
+                Combinators.combine(Arbitraries.of(PlanItem.Kind.class), INDEX, INDEX)
+                    .as(PlanItem::new)),
+            of(
+                Keyed.coder(Coders.PARAM_ID),
+                Combinators.combine(NAME, PARAM_ID).as(Keyed<ParamId>::new)),
             of(Coders.ENTRY_CRC, Combinators.combine(INDEX, crc).as(EntryCrc::new)),
             of(Coders.TENSOR_ID, tensorId),
-            of(Coders.TENSOR_CRC, Combinators.combine(INDEX, NAME, crc).as(TensorCrc::new)),
+            of(
+                Coders.TENSOR_CRC,
+                Combinators.combine(INDEX, NAME, crc, COUNT.map(c -> c - 1)).as(TensorCrc::new)),
             of(Coders.OUTCOME, outcome)));
   }
 

@@ -14,28 +14,31 @@ import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
+import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Random;
 import java.util.TreeMap;
+import java.util.UUID;
 import java.util.function.Predicate;
 import java.util.stream.Stream;
 import org.apache.beam.sdk.Pipeline;
-import org.apache.beam.sdk.coders.SerializableCoder;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
 import org.apache.beam.sdk.testing.PAssert;
-import org.apache.beam.sdk.transforms.Create;
-import org.apache.beam.sdk.transforms.View;
+import org.apache.beam.sdk.testing.TestStream;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.PCollectionTuple;
-import org.apache.beam.sdk.values.PCollectionView;
+import org.joda.time.Duration;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -48,6 +51,7 @@ class ReshardStepsTest {
 
   private final SourceStore source = new LocalSourceStore();
   private ReshardPlan plan;
+  private String key;
   @TempDir Path directory;
 
   @BeforeEach
@@ -59,40 +63,56 @@ class ReshardStepsTest {
     plan = ReshardPlanner.plan(source, files, TARGET_RANKS, PART_BYTES);
   }
 
-  private PCollectionView<ReshardPlan> view(Pipeline pipeline) {
-    return pipeline
-        .apply("Plan", Create.of(plan).withCoder(SerializableCoder.of(ReshardPlan.class)))
-        .apply("PlanView", View.asSingleton());
-  }
-
   private static Pipeline pipeline() {
     return Pipeline.create(PipelineOptionsFactory.create());
   }
 
-  private PCollection<KV<PartId, SliceCopy>> slices(
-      Pipeline pipeline, PCollectionView<ReshardPlan> view, Predicate<ShardId> read) {
-    List<ShardId> shards = ShardId.allOf(plan);
-    shards.removeIf(read.negate());
-    return pipeline.apply(Slices.of(plan, view).ofShards(shards));
+  /** The plan, kept in {@code target}. */
+  private Reshards reshards(TargetStore target) throws IOException {
+    return Reshards.of(
+        List.of(Reshard.keep(newKey(), plan, source, target, new JobConfig(false, 0))));
+  }
+
+  /** No two tests have the same. */
+  private String newKey() {
+    key = UUID.randomUUID().toString();
+    return key;
+  }
+
+  private PCollection<Keyed<PlanItem>> items(Pipeline pipeline, Predicate<PlanItem> wanted) {
+    List<Keyed<PlanItem>> items = new ArrayList<>();
+    for (PlanItem item : PlanItem.allOf(plan)) {
+      if (wanted.test(item)) {
+        items.add(new Keyed<>(key, item));
+      }
+    }
+    return pipeline.apply(PlanItems.of(items));
+  }
+
+  private PCollection<KV<Keyed<PartId>, SliceCopy>> slices(
+      Pipeline pipeline, Predicate<PlanItem> read) throws IOException {
+    Reshards reshards = reshards(new NoTargetStore());
+    return items(pipeline, read).apply(Slices.of(reshards));
   }
 
   @Test
-  void everyByteOfEveryTargetEntryIsWrittenByOneSlice() {
+  void everyByteOfEveryTargetEntryIsWrittenByOneSlice() throws IOException {
     Pipeline pipeline = pipeline();
     ReshardPlan expected = plan;
-    PAssert.that(slices(pipeline, view(pipeline), shard -> true))
+    PAssert.that(slices(pipeline, item -> true))
         .satisfies(
             slices -> {
               Map<Integer, TreeMap<Long, Long>> written = new TreeMap<>();
-              for (KV<PartId, SliceCopy> slice : slices) {
-                if (!slice.getKey().source()) {
+              for (KV<Keyed<PartId>, SliceCopy> slice : slices) {
+                if (!slice.getKey().item().source()) {
                   SliceCopy copy = slice.getValue();
                   Long other =
                       written
                           .computeIfAbsent(copy.target().file(), f -> new TreeMap<>())
                           .put(copy.target().offset(), copy.bytes());
                   assertThat(other).as("another slice at the same byte").isNull();
-                  assertThat(copy.target().offset() / PART_BYTES).isEqualTo(slice.getKey().part());
+                  assertThat(copy.target().offset() / PART_BYTES)
+                      .isEqualTo(slice.getKey().item().part());
                 }
               }
               for (int file = 0; file < expected.targets().size(); file++) {
@@ -111,9 +131,9 @@ class ReshardStepsTest {
   }
 
   @Test
-  void aRankThatIsNotReadIsMissedByName() {
+  void aRankThatIsNotReadIsMissedByName() throws IOException {
     Pipeline pipeline = pipeline();
-    slices(pipeline, view(pipeline), shard -> shard.rank() != 2);
+    slices(pipeline, item -> item.kind() != PlanItem.Kind.SOURCE_SHARD || item.number() != 2);
 
     Throwable failure = catchThrowable(() -> pipeline.run().waitUntilFinish());
 
@@ -140,14 +160,14 @@ class ReshardStepsTest {
   }
 
   /** Writes all parts {@code times} times, one after the other, and then publishes. */
-  private void run(TargetStore target, int times) {
+  private void run(TargetStore target, int times) throws IOException {
+    Reshards reshards = reshards(target);
     for (int time = 1; time <= times; time++) {
       Pipeline pipeline = pipeline();
-      PCollectionView<ReshardPlan> view = view(pipeline);
-      PCollectionTuple written =
-          slices(pipeline, view, shard -> true).apply(new WriteParts(view, source, target, false));
+      PCollection<Keyed<PlanItem>> items = items(pipeline, item -> true);
+      PCollectionTuple written = items.apply(Slices.of(reshards)).apply(new WriteParts(reshards));
       if (time == times) {
-        written.apply(new ProveAndPublish(view, plan, source, target, new JobConfig(false, 0)));
+        written.apply(new ProveAndPublish(reshards, items));
       }
       pipeline.run().waitUntilFinish();
     }
@@ -168,23 +188,61 @@ class ReshardStepsTest {
   }
 
   @Test
-  void everyParameterOfThePlanIsRead() {
+  void everyParameterOfThePlanIsRead() throws IOException {
     PartitionedModel model = plan.models().get(0);
     Pipeline pipeline = pipeline();
-    List<ShardId> shards = ShardId.allOf(plan);
-    shards.remove(new ShardId(0, RankSlice.WHOLE));
+    Reshards reshards = reshards(new NoTargetStore());
     int parameters = model.parameters().size();
-    PAssert.that(pipeline.apply(new ReadShards(view(pipeline), shards)))
+    PAssert.that(
+            items(pipeline, item -> item.number() != RankSlice.WHOLE)
+                .apply(new ReadShards(reshards)))
         .satisfies(
             slices -> {
               Map<String, Long> elements = new TreeMap<>();
               slices.forEach(
                   slice ->
                       elements.merge(
-                          slice.getKey().name(), slice.getValue().elements(), Long::sum));
+                          slice.getKey().item().name(), slice.getValue().elements(), Long::sum));
               assertThat(elements).hasSize(parameters);
               return null;
             });
     pipeline.run().waitUntilFinish();
+  }
+
+  /** On a stream groups close when they are whole, long before anything ends. */
+  @Test
+  void anUnboundedGraphPublishesTheSameFilesAsSoonAsTheyAreWhole() throws IOException {
+    TargetStore bounded =
+        new LocalTargetStore(directory.resolve("bounded").toString(), plan.tag(), false);
+    bounded.begin();
+    run(bounded, 1);
+    TargetStore target =
+        new LocalTargetStore(directory.resolve("stream").toString(), plan.tag(), false);
+    target.begin();
+    Reshards reshards = reshards(target);
+    List<Keyed<PlanItem>> all = new ArrayList<>();
+    PlanItem.allOf(plan).forEach(item -> all.add(new Keyed<>(key, item)));
+    Collections.shuffle(all, new Random(7));
+    TestStream.Builder<Keyed<PlanItem>> stream = TestStream.create(Keyed.coder(Coders.PLAN_ITEM));
+    for (Keyed<PlanItem> item : all) {
+      stream = stream.addElements(item);
+    }
+    // The watermark never moves before all of it has been published.
+    stream = stream.advanceProcessingTime(Duration.standardHours(1));
+    Pipeline pipeline = pipeline();
+    PCollection<Keyed<PlanItem>> items = pipeline.apply(stream.advanceWatermarkToInfinity());
+    PAssert.that(
+            items
+                .apply(Slices.of(reshards))
+                .apply(new WriteParts(reshards))
+                .apply(new ProveAndPublish(reshards, items)))
+        .satisfies(
+            paths -> {
+              assertThat(paths).hasSize(TARGET_RANKS + 2);
+              return null;
+            });
+    pipeline.run().waitUntilFinish();
+
+    assertThat(content("stream")).isEqualTo(content("bounded"));
   }
 }

@@ -148,6 +148,18 @@ public final class Repartition {
     };
   }
 
+  /** How many slices of {@code parameter} there are, of all ranks and of the model files. */
+  public static int slices(PartitionedModel model, int parameter) {
+    int slices = moduleSlices(model, parameter).size();
+    slices += model.source().extentsOf(parameter).size();
+    if (!model.whole().isEmpty()) {
+      for (Extent copy : new WholeParameters(model.source()).extentsOf(parameter)) {
+        slices += slice(model, copy, true).states().isEmpty() ? 0 : 1;
+      }
+    }
+    return slices;
+  }
+
   /** The states that the slices of {@code parameter} must show, with their types. */
   public static Map<String, DType> expectedStates(PartitionedModel model, int parameter) {
     Map<String, DType> states = new LinkedHashMap<>(model.statesOf(parameter));

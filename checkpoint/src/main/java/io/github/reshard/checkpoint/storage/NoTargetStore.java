@@ -10,14 +10,27 @@ import java.util.List;
 
 /**
  * For a checkpoint that is only to be read and proven: what is written is forgotten and nothing is
- * published. What the job itself needs is in a temporary file of this machine, so that all workers
- * must be on it.
+ * published. What the job itself needs is in a temporary file, which all workers must see.
  */
 public final class NoTargetStore implements TargetStore {
   private static final long serialVersionUID = 1L;
 
   /** Where the job's own file is; a {@link Path} cannot be serialized. */
   private String kept = "";
+
+  private final String directory;
+
+  /** Keeps it where this machine keeps temporary files. */
+  public NoTargetStore() {
+    this(System.getProperty("java.io.tmpdir"));
+  }
+
+  /**
+   * @param directory where the job's own file goes, which all workers see
+   */
+  public NoTargetStore(String directory) {
+    this.directory = directory;
+  }
 
   @Override
   public void begin() {}
@@ -26,11 +39,10 @@ public final class NoTargetStore implements TargetStore {
   public void keep(byte[] content) throws IOException {
     Path file;
     try {
-      file = Files.createTempFile("reshard-", ".plan");
+      file = Files.createTempFile(Path.of(directory), "reshard-", ".plan");
       Files.write(file, content);
     } catch (IOException e) {
-      throw new OutputException(
-          System.getProperty("java.io.tmpdir"), "a temporary file cannot be written: " + e, e);
+      throw new OutputException(directory, "a temporary file cannot be written: " + e, e);
     }
     file.toFile().deleteOnExit();
     kept = file.toString();

@@ -18,6 +18,15 @@ public interface SourceStore extends Serializable {
   RangedFile open(FileStat file) throws IOException;
 
   /**
+   * Checks that a file is still as it was listed.
+   *
+   * @throws io.github.reshard.checkpoint.RefusedException if it is not
+   */
+  default void requireUnchanged(FileStat file) throws IOException {
+    open(file).close();
+  }
+
+  /**
    * How many files are worth opening and reading at the same time: one where reading is work, more
    * where it is mostly waiting for a distant server.
    */

@@ -1,0 +1,136 @@
+package io.github.reshard.transforms;
+
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import java.io.ByteArrayInputStream;
+import java.io.IOException;
+import java.io.Serializable;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.Optional;
+
+/**
+ * A reshard with its plan, as a worker has it in memory.
+ *
+ * @param reshard the reshard
+ * @param plan its plan
+ * @param index finds parameters in the plan
+ */
+record PlannedReshard(Reshard reshard, ReshardPlan plan, PlanIndex index) {
+  /**
+   * A worker meets few at a time: those of one checkpoint, or of two while one follows the other.
+   */
+  private static final int MOST_KEPT = 16;
+
+  private static final Map<String, PlannedReshard> KEPT =
+      new LinkedHashMap<>(MOST_KEPT, 0.75f, true) {
+        private static final long serialVersionUID = 1L;
+
+        @Override
+        protected boolean removeEldestEntry(Map.Entry<String, PlannedReshard> eldest) {
+          return size() > MOST_KEPT;
+        }
+      };
+
+  /** Reads plans one at a time: all threads of a worker want the same one first. */
+  private static final Object READING = new Object();
+
+  /** Something that is done for an element of a reshard. */
+  interface Work {
+    /** Does it. Whatever it puts out it does so last, since it is done again if it fails before. */
+    void run(PlannedReshard planned) throws IOException;
+  }
+
+  /** What a step of the graph finds reshards by. */
+  static final class Finder implements Serializable {
+    private static final long serialVersionUID = 1L;
+    private final Reshards reshards;
+    private transient PlannedReshard last;
+
+    Finder(Reshards reshards) {
+      this.reshards = reshards;
+    }
+
+    Reshards reshards() {
+      return reshards;
+    }
+
+    /** The reshard, or null if it is over. */
+    PlannedReshard find(String key) throws IOException {
+      if (last == null || !last.reshard().key().equals(key)) {
+        PlannedReshard found = kept(key);
+        if (found == null) {
+          synchronized (READING) {
+            found = kept(key);
+            if (found == null) {
+              found = read(key);
+            }
+          }
+        }
+        last = found;
+      }
+      return last;
+    }
+
+    private PlannedReshard read(String key) throws IOException {
+      Optional<Reshard> reshard = reshards.find(key);
+      if (reshard.isEmpty()) {
+        return null;
+      }
+      byte[] bytes;
+      try {
+        bytes = reshard.get().target().kept();
+      } catch (OutputException e) {
+        if (reshards.failed(reshard.get(), 1, e)) {
+          bytes = reshard.get().target().kept();
+        } else {
+          return null;
+        }
+      }
+      String digest = reshard.get().planDigest();
+      if (!digest.isEmpty() && !Reshard.digest(bytes).equals(digest)) {
+        throw new OutputException(
+            "--output",
+            "the plan that was kept there is not the one that this job wrote. Something else writes to it; run again.");
+      }
+      ReshardPlan plan = PlanCoder.of().decode(new ByteArrayInputStream(bytes));
+      PlannedReshard planned = new PlannedReshard(reshard.get(), plan, PlanIndex.of(plan));
+      synchronized (KEPT) {
+        KEPT.put(key, planned);
+      }
+      return planned;
+    }
+
+    /** Does {@code work} for an element of {@code key}, unless that reshard is over. */
+    void run(String key, Work work) throws IOException {
+      PlannedReshard planned = find(key);
+      for (int tries = 1; planned != null; tries++) {
+        try {
+          work.run(planned);
+          return;
+        } catch (RefusedException e) {
+          reshards.refused(planned.reshard(), planned.plan(), e);
+          return;
+        } catch (OutputException e) {
+          if (!reshards.failed(planned.reshard(), tries, e)) {
+            return;
+          }
+        }
+      }
+    }
+  }
+
+  private static PlannedReshard kept(String key) {
+    synchronized (KEPT) {
+      return KEPT.get(key);
+    }
+  }
+
+  /** Forgets a reshard that is published. */
+  static void forget(String key) {
+    synchronized (KEPT) {
+      KEPT.remove(key);
+    }
+  }
+}
