@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.copy.SliceCopier;
 import io.github.reshard.checkpoint.copy.SliceCrc;
+import io.github.reshard.checkpoint.dcp.DcpDialect;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
@@ -12,6 +13,7 @@ import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.TargetFile;
+import io.github.reshard.checkpoint.planner.DcpPlanner;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.shards.UserHints;
 import io.github.reshard.checkpoint.shards.UserShards;
@@ -86,6 +88,19 @@ final class WithoutBeam {
               UserShards.find(source, input.toString(), Optional.empty()).orElseThrow();
           return ReshardPlanner.plan(source, shards, hints, worldSize, PART_BYTES);
         },
+        output);
+  }
+
+  /** Makes a distributed checkpoint of {@code input}; what was planned. */
+  static ReshardPlan toDcp(Path input, Path output, DcpDialect dialect, int files) {
+    return run(
+        source ->
+            DcpPlanner.plan(
+                source,
+                CheckpointFiles.discover(source, input.toString(), Optional.empty()),
+                dialect,
+                files,
+                PART_BYTES),
         output);
   }
 

@@ -47,10 +47,10 @@ final class Container {
   /**
    * The layout of a container that holds an object without tensors.
    *
-   * @throws RefusedException if it cannot be pickled by protocol 2
+   * @param pickle of the object, by protocol 2
    */
-  static TorchFileLayout ofValue(PyObject value) {
-    return layout(PickleWriter.write(value, PROTOCOL), List.of());
+  static TorchFileLayout ofPickle(byte[] pickle) {
+    return layout(pickle, List.of());
   }
 
   private static TorchFileLayout layout(byte[] pickle, List<StorageSize> storages) {

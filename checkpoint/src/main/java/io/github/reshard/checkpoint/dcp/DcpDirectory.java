@@ -8,6 +8,7 @@ import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -131,6 +132,22 @@ public record DcpDirectory(
         open.put(place.file(), file);
       }
       return TorchFile.read(new ByteWindow(file, place, key));
+    }
+
+    /**
+     * The elements of a chunk of {@code key}; offsets count from the start of its data file.
+     *
+     * @throws RefusedException if the container there is no such chunk
+     */
+    public TorchFile.Entry elements(String key, DType dtype, Chunk chunk) throws IOException {
+      TorchFile.Entry entry = Container.entryOf(container(key, chunk.place()), dtype, chunk);
+      return new TorchFile.Entry(
+          key + " at " + chunk.offsets(),
+          chunk.place().offset() + entry.headerOffset(),
+          chunk.place().offset() + entry.payloadOffset(),
+          entry.bytes(),
+          entry.crc32(),
+          entry.flags());
     }
 
     /** The object under {@code key}, if there is one. */

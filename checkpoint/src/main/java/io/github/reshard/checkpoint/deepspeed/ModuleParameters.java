@@ -194,7 +194,7 @@ public record ModuleParameters(
   }
 
   /** A module has no child by the name of its parameter, so what is below one is none. */
-  private static boolean isConstant(Map<String, TensorNode> module, String name) {
+  static boolean isConstant(Map<String, TensorNode> module, String name) {
     for (int dot = name.indexOf('.'); dot >= 0; dot = name.indexOf('.', dot + 1)) {
       if (module.containsKey(name.substring(0, dot))) {
         return true;

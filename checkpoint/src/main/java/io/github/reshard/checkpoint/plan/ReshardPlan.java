@@ -74,6 +74,24 @@ public record ReshardPlan(
     return 0;
   }
 
+  /** The same with these notes. */
+  public ReshardPlan withNotes(List<String> others) {
+    return new ReshardPlan(
+        checkpoint,
+        tag,
+        sourceWorldSize,
+        targetWorldSize,
+        parallelism,
+        sources,
+        targets,
+        models,
+        carried,
+        padding,
+        evidence,
+        others,
+        partBytes);
+  }
+
   /** Bytes of all target files. */
   public long targetBytes() {
     return targets.stream().mapToLong(TargetFile::bytes).sum();

@@ -56,7 +56,7 @@ public record OptimizerStates(PickledValue root) {
   }
 
   /** The inner optimizer's {@code state_dict()}, or with elastic checkpoints a list of states. */
-  PickledValue baseState() {
+  public PickledValue baseState() {
     return stateDict().get(BASE_STATE);
   }
 

@@ -63,7 +63,7 @@ public record ShardedStates(PickledValue root) {
   }
 
   /** The optimizer's state of {@code bucket}: none if it keeps none. */
-  Optional<PickledValue> state(int bucket) {
+  public Optional<PickledValue> state(int bucket) {
     PyObject found = state().entries().get((long) bucket);
     return found == null || found == PyNone.NONE
         ? Optional.empty()

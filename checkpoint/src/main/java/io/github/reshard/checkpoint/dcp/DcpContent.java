@@ -1,0 +1,50 @@
+package io.github.reshard.checkpoint.dcp;
+
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.torch.DType;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.OptionalDouble;
+
+/**
+ * What a distributed checkpoint gets beside the parameters that are partitioned, whatever format it
+ * comes from.
+ *
+ * @param groups the param groups, by their index
+ * @param tensors buffers, and parameters that nothing trains, in full
+ * @param tied further names of parameters, and which one each names
+ * @param objects counters, a scheduler's state and what the user saved, by their names
+ */
+public record DcpContent(
+    List<Group> groups,
+    List<Tensor> tensors,
+    Map<String, String> tied,
+    Map<String, PyObject> objects) {
+  public DcpContent {
+    groups = List.copyOf(groups);
+    tensors = List.copyOf(tensors);
+    tied = new LinkedHashMap<>(tied);
+    objects = new LinkedHashMap<>(objects);
+  }
+
+  /**
+   * What a param group's parameters share.
+   *
+   * @param where it was found, for messages
+   * @param options its hyper-parameters
+   * @param step how many steps its optimizer has made, if it counts them
+   */
+  public record Group(String where, Map<String, PyObject> options, OptionalDouble step) {}
+
+  /**
+   * A tensor that the source holds in one piece.
+   *
+   * @param name what the module calls it
+   * @param dtype the type of an element
+   * @param shape elements per dimension
+   * @param address where it begins in the source
+   */
+  public record Tensor(String name, DType dtype, List<Long> shape, Address address) {}
+}

@@ -1,0 +1,90 @@
+package io.github.reshard.checkpoint.dcp;
+
+import io.github.reshard.checkpoint.torch.ByteSegment;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.TorchFileLayout;
+import java.io.Serializable;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.List;
+import java.util.Map;
+import java.util.zip.CRC32;
+
+/** A container of a data file that is to be written. */
+sealed interface Piece extends Serializable {
+  /** Its layout, the same at each call. */
+  TorchFileLayout layout();
+
+  /** Bytes that come from the source; 0 if the plan says all of it. */
+  default long payloadBytes() {
+    return 0;
+  }
+
+  /**
+   * Every byte that does not come from the source, by offset in the container.
+   *
+   * @param crc32 of the bytes that do
+   */
+  default List<ByteSegment> segments(int crc32) {
+    return layout().segments(Map.of(Container.storageKey(), crc32));
+  }
+
+  /**
+   * A tensor whose elements come from the source.
+   *
+   * @param dtype the type of an element
+   * @param shape elements per dimension
+   */
+  record OfSource(DType dtype, List<Long> shape) implements Piece {
+    public OfSource {
+      shape = List.copyOf(shape);
+    }
+
+    @Override
+    public TorchFileLayout layout() {
+      return Container.ofTensor(dtype, shape);
+    }
+
+    @Override
+    public long payloadBytes() {
+      return DcpMetadata.Chunk.elements(shape) * dtype.bytes();
+    }
+  }
+
+  /**
+   * A tensor of one element that the plan says.
+   *
+   * @param dtype its type
+   * @param element its bytes, little endian
+   */
+  @SuppressWarnings("ArrayRecordComponent") // Never compared.
+  record Scalar(DType dtype, byte[] element) implements Piece {
+    @Override
+    public TorchFileLayout layout() {
+      return Container.ofTensor(dtype, List.of());
+    }
+
+    @Override
+    public List<ByteSegment> segments(int none) {
+      CRC32 crc = new CRC32();
+      crc.update(element);
+      List<ByteSegment> segments = new ArrayList<>(Piece.super.segments((int) crc.getValue()));
+      segments.add(new ByteSegment(Container.payloadOffset(layout()), element));
+      segments.sort(Comparator.comparingLong(ByteSegment::offset));
+      return segments;
+    }
+  }
+
+  /**
+   * An object without tensors.
+   *
+   * @param pickle its pickle
+   */
+  @SuppressWarnings("ArrayRecordComponent") // Never compared.
+  record OfPickle(byte[] pickle) implements Piece {
+    @Override
+    public TorchFileLayout layout() {
+      return Container.ofPickle(pickle);
+    }
+  }
+}

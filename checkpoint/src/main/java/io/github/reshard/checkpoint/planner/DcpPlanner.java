@@ -1,0 +1,155 @@
+package io.github.reshard.checkpoint.planner;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.dcp.DcpContent;
+import io.github.reshard.checkpoint.dcp.DcpDialect;
+import io.github.reshard.checkpoint.dcp.DcpWriter;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.SavedModule;
+import io.github.reshard.checkpoint.pickle.PyNone;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.PickledValue;
+import io.github.reshard.checkpoint.torch.StorageKeys;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+
+/** Plans a distributed checkpoint of PyTorch, made of a checkpoint of DeepSpeed. */
+public final class DcpPlanner {
+  private DcpPlanner() {}
+
+  /**
+   * What is DeepSpeed's own in a model file and says nothing to another trainer (DeepSpeed 0.9.5 to
+   * 0.19.8, runtime/engine.py, {@code _common_checkpoint_state}); all else is a counter, the
+   * scheduler, or what the user handed to {@code save_checkpoint}.
+   */
+  private static final Set<String> OF_DEEPSPEED =
+      Set.of(
+          "module",
+          "buffer_names",
+          "optimizer",
+          "param_shapes",
+          "frozen_param_shapes",
+          "shared_params",
+          "frozen_param_fragments",
+          "sparse_tensor_module_names",
+          "csr_tensor_module_names",
+          "dp_world_size",
+          "mp_world_size",
+          "checkpoint_parallel_dimensions",
+          "num_experts",
+          "ds_config",
+          "ds_version");
+
+  private static final Set<String> ONLY_FOR_DEEPSPEED = Set.of("data_sampler", "random_ltd");
+
+  /**
+   * Plans it.
+   *
+   * @param dialect under which keys its program expects what
+   * @param filesPerCheckpoint into how many data files; 0 for as many as the source has ranks
+   * @param partBytes the size of a part of a target file
+   * @throws RefusedException if the checkpoint is not whole, contradicts itself, or holds what a
+   *     distributed checkpoint has no place for
+   */
+  public static ReshardPlan plan(
+      SourceStore store,
+      CheckpointFiles files,
+      DcpDialect dialect,
+      int filesPerCheckpoint,
+      long partBytes)
+      throws IOException {
+    String where = files.directory() + "/" + files.tag();
+    requireOneModel(files, where);
+    int ranks = Math.max(1, CheckpointFacts.read(store, files).dataParallelRanks());
+    ReshardPlan read = ReshardPlanner.plan(store, files, ranks, partBytes);
+    DcpWriter.requireElementwise(read);
+    List<String> left = new ArrayList<>();
+    DcpContent content = content(store, files, read, left);
+    ReshardPlan plan =
+        DcpWriter.plan(
+            read, content, dialect, filesPerCheckpoint == 0 ? ranks : filesPerCheckpoint);
+    if (left.isEmpty()) {
+      return plan;
+    }
+    List<String> notes = new ArrayList<>(plan.notes());
+    notes.add("not taken along: " + String.join("; ", left));
+    return plan.withNotes(notes);
+  }
+
+  private static void requireOneModel(CheckpointFiles files, String where) {
+    String problem =
+        !files.experts().isEmpty()
+            ? "a mixture of experts, whose parameters have the same names on different ranks"
+            : !files.layers().isEmpty()
+                ? "a pipeline, whose parameters are named after its layers"
+                : files.models().size() + files.rankModels().size() > 1
+                    ? "more than one model-parallel rank"
+                    : null;
+    if (problem != null) {
+      throw new RefusedException(
+          where,
+          "it has %s, and no FSDP model has such parameters. Only checkpoints of plain data parallelism are taken to a distributed checkpoint."
+              .formatted(problem));
+    }
+  }
+
+  private static DcpContent content(
+      SourceStore store, CheckpointFiles files, ReshardPlan read, List<String> left)
+      throws IOException {
+    List<DcpContent.Tensor> tensors = new ArrayList<>();
+    Map<String, String> tied = new LinkedHashMap<>();
+    for (SavedModule module : SavedModule.of(read, store, files)) {
+      for (SavedModule.SavedTensor tensor : module.tensors()) {
+        if (tensor.address() != null) {
+          tensors.add(
+              new DcpContent.Tensor(
+                  tensor.name(), tensor.dtype(), tensor.shape(), tensor.address()));
+        }
+      }
+      tied.putAll(module.tied());
+    }
+    List<DcpContent.Group> groups =
+        SavedOptimizer.of(store, files).groups().stream()
+            .map(group -> new DcpContent.Group(group.where(), group.options(), group.step()))
+            .toList();
+    return new DcpContent(groups, tensors, tied, objects(store, files, left));
+  }
+
+  /** The counters, the scheduler and the client's state; what cannot go along is added to left. */
+  private static Map<String, PyObject> objects(
+      SourceStore store, CheckpointFiles files, List<String> left) throws IOException {
+    FileStat stat =
+        files.rankModels().isEmpty()
+            ? files.models().get(files.models().firstKey())
+            : files.rankModels().get(files.rankModels().firstKey()).values().iterator().next();
+    TorchFile file;
+    try (RangedFile open = store.open(stat)) {
+      file = TorchFile.read(open);
+    }
+    Map<String, PyObject> objects = new LinkedHashMap<>();
+    for (PickledValue.Entry entry :
+        PickledValue.root(file.path(), file.parse().root()).children()) {
+      if (OF_DEEPSPEED.contains(entry.key()) || entry.value().node() == PyNone.NONE) {
+        continue;
+      }
+      if (ONLY_FOR_DEEPSPEED.contains(entry.key())) {
+        left.add(entry.key() + ", which only DeepSpeed has");
+      } else if (!StorageKeys.references(entry.value().node()).isEmpty()) {
+        left.add(entry.key() + " of the client's state, which holds tensors");
+      } else {
+        objects.put(entry.key(), entry.value().node());
+      }
+    }
+    return objects;
+  }
+}

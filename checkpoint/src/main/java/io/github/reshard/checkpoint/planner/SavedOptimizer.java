@@ -1,0 +1,194 @@
+package io.github.reshard.checkpoint.planner;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
+import io.github.reshard.checkpoint.pickle.PyFloat;
+import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.pickle.PyNone;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.ElementText;
+import io.github.reshard.checkpoint.torch.PickledValue;
+import io.github.reshard.checkpoint.torch.StorageKeys;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.checkpoint.zero12.OptimizerStates;
+import io.github.reshard.checkpoint.zero3.ShardedStates;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.OptionalDouble;
+import java.util.zip.CRC32;
+
+/**
+ * What the optimizer files of the first model-parallel rank say beside the partitions, which is the
+ * same in those of all its ranks.
+ *
+ * @param groups the param groups, by their index
+ */
+record SavedOptimizer(List<Group> groups) {
+  private static final String STEP = "step";
+  private static final String PARAMS = "params";
+
+  SavedOptimizer {
+    groups = List.copyOf(groups);
+  }
+
+  /**
+   * A param group.
+   *
+   * @param where it is, for messages
+   * @param options its hyper-parameters
+   * @param step how many steps its optimizer has made, if it counts them
+   */
+  record Group(String where, Map<String, PyObject> options, OptionalDouble step) {}
+
+  /**
+   * Reads them.
+   *
+   * @throws RefusedException if they are not saved, or hold tensors
+   */
+  static SavedOptimizer of(SourceStore store, CheckpointFiles files) throws IOException {
+    List<Group> groups = new ArrayList<>();
+    // A rank whose partition of a group is all padding may have no state of it.
+    for (FileStat stat : files.optimizers().get(files.optimizers().firstKey()).values()) {
+      List<Group> found = new Reading(store, stat).groups();
+      for (int g = 0; g < found.size(); g++) {
+        if (g == groups.size()) {
+          groups.add(found.get(g));
+        } else if (groups.get(g).step().isEmpty() && found.get(g).step().isPresent()) {
+          groups.set(g, found.get(g));
+        }
+      }
+      if (groups.stream().allMatch(group -> group.step().isPresent())) {
+        break;
+      }
+    }
+    return new SavedOptimizer(groups);
+  }
+
+  /** One file. */
+  private static final class Reading {
+    private final SourceStore store;
+    private final FileStat stat;
+    private final TorchFile file;
+    private final PickledValue root;
+
+    Reading(SourceStore store, FileStat stat) throws IOException {
+      this.store = store;
+      this.stat = stat;
+      try (RangedFile open = store.open(stat)) {
+        this.file = TorchFile.read(open);
+      }
+      this.root = PickledValue.root(file.path(), file.parse().root());
+    }
+
+    List<Group> groups() throws IOException {
+      ShardedStates sharded = new ShardedStates(root);
+      if (sharded.stateDict().find(OptimizerFile.FLAT_GROUPS).isPresent()) {
+        List<PickledValue> saved = sharded.paramGroups().items();
+        List<List<Integer>> subGroups = sharded.subGroups();
+        List<Group> groups = new ArrayList<>();
+        for (int g = 0; g < saved.size(); g++) {
+          List<PickledValue> states = new ArrayList<>();
+          subGroups.get(g).forEach(bucket -> sharded.state(bucket).ifPresent(states::add));
+          groups.add(group(saved.get(g), states));
+        }
+        return groups;
+      }
+      OptimizerStates flat = new OptimizerStates(root);
+      if (flat.isElastic()) {
+        throw flat.baseState()
+            .refused(
+                "it was saved with elastic_checkpoint, which leaves the hyper-parameters of the param groups out, and a distributed checkpoint needs them. Load it once without elastic_checkpoint and save it again.");
+      }
+      List<PickledValue> saved = flat.baseState().get("param_groups").items();
+      List<Group> groups = new ArrayList<>();
+      for (int g = 0; g < saved.size(); g++) {
+        groups.add(
+            group(
+                saved.get(g),
+                flat
+                    .stateNode(g)
+                    .map(node -> new PickledValue(file.path(), "the optimizer's state", node))
+                    .stream()
+                    .toList()));
+      }
+      return groups;
+    }
+
+    private Group group(PickledValue saved, List<PickledValue> states) throws IOException {
+      Map<String, PyObject> options = new LinkedHashMap<>();
+      OptionalDouble step = OptionalDouble.empty();
+      for (PickledValue.Entry option : saved.children()) {
+        if (option.key().equals(STEP)) {
+          step = number(option.value());
+        } else if (!option.key().equals(PARAMS)) {
+          if (!StorageKeys.references(option.value().node()).isEmpty()) {
+            throw option
+                .value()
+                .refused("is a tensor. Only hyper-parameters that are numbers are taken along.");
+          }
+          options.put(option.key(), option.value().node());
+        }
+      }
+      for (PickledValue state : states) {
+        OptionalDouble counted =
+            state.find(STEP).isPresent() ? number(state.get(STEP)) : OptionalDouble.empty();
+        if (counted.isPresent() && step.isPresent() && !counted.equals(step)) {
+          throw state.refused(
+              "counts %s steps, another of the same param group %s. Each parameter would need a number of its own."
+                  .formatted(counted.getAsDouble(), step.getAsDouble()));
+        }
+        step = counted.isPresent() ? counted : step;
+      }
+      return new Group(saved.where(), options, step);
+    }
+
+    private OptionalDouble number(PickledValue value) throws IOException {
+      if (value.node() == PyNone.NONE) {
+        return OptionalDouble.empty();
+      }
+      if (value.node() instanceof PyInt whole) {
+        return OptionalDouble.of(whole.value().doubleValue());
+      }
+      if (value.node() instanceof PyFloat number) {
+        return OptionalDouble.of(number.value());
+      }
+      TensorNode tensor = value.tensor();
+      tensor.requireInBounds(value.where());
+      TorchFile.Entry entry = file.storage(tensor.storageKey()).orElseThrow();
+      if (tensor.numel() != 1 || entry.bytes() > 64) {
+        throw value.refused("expected one number, found a tensor of %d.".formatted(tensor.numel()));
+      }
+      ByteBuffer bytes = ByteBuffer.allocate((int) entry.bytes());
+      try (RangedFile open = store.open(stat)) {
+        open.readFully(entry.payloadOffset(), bytes);
+      }
+      CRC32 crc = new CRC32();
+      crc.update(bytes.flip());
+      if (file.hasCrcs() && (int) crc.getValue() != entry.crc32()) {
+        throw new RefusedException(
+            value.where(),
+            "expected CRC %08x of entry %s, found %08x: the file is damaged; copy it again"
+                .formatted(entry.crc32(), entry.name(), (int) crc.getValue()));
+      }
+      int width = tensor.dtype().bytes();
+      ByteBuffer element =
+          ByteBuffer.allocate(width)
+              .put(bytes.array(), Math.toIntExact(tensor.storageOffset() * width), width);
+      try {
+        return OptionalDouble.of(
+            Double.parseDouble(ElementText.of(tensor.dtype(), element.flip(), 0)));
+      } catch (NumberFormatException e) {
+        throw value.refused("expected a number, found a tensor of %s.".formatted(tensor.dtype()));
+      }
+    }
+  }
+}
