@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.copy.SliceCopier;
 import io.github.reshard.checkpoint.copy.SliceCrc;
+import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
 import io.github.reshard.checkpoint.dcp.DcpDialect;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
@@ -14,6 +15,7 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.planner.DcpPlanner;
+import io.github.reshard.checkpoint.planner.DcpReader;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.shards.UserHints;
 import io.github.reshard.checkpoint.shards.UserShards;
@@ -100,6 +102,20 @@ final class WithoutBeam {
                 CheckpointFiles.discover(source, input.toString(), Optional.empty()),
                 dialect,
                 files,
+                PART_BYTES),
+        output);
+  }
+
+  /** Makes files of DeepSpeed of a distributed checkpoint and a template; what was planned. */
+  static ReshardPlan fromDcp(Path dcp, Path template, Path output, int worldSize, int stage) {
+    return run(
+        source ->
+            DcpReader.plan(
+                source,
+                DcpCheckpoint.find(source, dcp.toString()).orElseThrow(),
+                CheckpointFiles.discover(source, template.toString(), Optional.empty()),
+                worldSize,
+                stage,
                 PART_BYTES),
         output);
   }

@@ -309,6 +309,7 @@ public final class MetadataReader {
     throw refused("%s: expected a text, found %s", what, describe(node));
   }
 
+  @SuppressWarnings("AnnotateFormatMethod") // Its annotation would be a dependency at run time.
   private RefusedException refused(String problem, Object... args) {
     return new RefusedException(path, problem.formatted(args) + ".");
   }

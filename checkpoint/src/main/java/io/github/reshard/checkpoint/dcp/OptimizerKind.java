@@ -16,106 +16,110 @@ import java.util.TreeSet;
  * The optimizers of {@code torch.optim} whose states are one number for each element, and so mean
  * the same however a parameter is cut: by their states, and with the options that {@code
  * load_state_dict} asks for (PyTorch 2.15, the {@code defaults} of each).
+ *
+ * @param states that each of its parameters has
+ * @param furtherStates that it may have
+ * @param counts whether each parameter has a {@code step}
+ * @param required hyper-parameters without which it is not known
+ * @param defaults of options that a version or another implementation does not save
  */
-enum OptimizerKind {
+record OptimizerKind(
+    List<String> states,
+    Set<String> furtherStates,
+    boolean counts,
+    List<String> required,
+    Map<String, PyObject> defaults) {
+
   /** Adam and AdamW, and DeepSpeed's of both names. */
-  ADAM(
-      List.of("exp_avg", "exp_avg_sq"),
-      Set.of("max_exp_avg_sq"),
-      true,
-      List.of("lr", "betas", "eps", "weight_decay"),
-      options(
-          "amsgrad",
-          PyBool.FALSE,
-          "maximize",
-          PyBool.FALSE,
-          "foreach",
-          PyNone.NONE,
-          "capturable",
-          PyBool.FALSE,
-          "differentiable",
-          PyBool.FALSE,
-          "fused",
-          PyNone.NONE,
-          // AdamW sets it to True whatever is loaded, and Adam must not become AdamW.
-          "decoupled_weight_decay",
-          PyBool.FALSE)),
+  private static final OptimizerKind ADAM =
+      new OptimizerKind(
+          List.of("exp_avg", "exp_avg_sq"),
+          Set.of("max_exp_avg_sq"),
+          true,
+          List.of("lr", "betas", "eps", "weight_decay"),
+          options(
+              "amsgrad",
+              PyBool.FALSE,
+              "maximize",
+              PyBool.FALSE,
+              "foreach",
+              PyNone.NONE,
+              "capturable",
+              PyBool.FALSE,
+              "differentiable",
+              PyBool.FALSE,
+              "fused",
+              PyNone.NONE,
+              // AdamW sets it to True whatever is loaded, and Adam must not become AdamW.
+              "decoupled_weight_decay",
+              PyBool.FALSE));
+
   /** SGD with momentum. */
-  SGD(
-      List.of("momentum_buffer"),
-      Set.of(),
-      false,
-      List.of("lr", "momentum", "weight_decay"),
-      options(
-          "dampening",
-          PyInt.of(0),
-          "nesterov",
-          PyBool.FALSE,
-          "maximize",
-          PyBool.FALSE,
-          "foreach",
-          PyNone.NONE,
-          "differentiable",
-          PyBool.FALSE,
-          "fused",
-          PyNone.NONE)),
+  private static final OptimizerKind SGD =
+      new OptimizerKind(
+          List.of("momentum_buffer"),
+          Set.of(),
+          false,
+          List.of("lr", "momentum", "weight_decay"),
+          options(
+              "dampening",
+              PyInt.of(0),
+              "nesterov",
+              PyBool.FALSE,
+              "maximize",
+              PyBool.FALSE,
+              "foreach",
+              PyNone.NONE,
+              "differentiable",
+              PyBool.FALSE,
+              "fused",
+              PyNone.NONE));
+
   /** SGD without momentum, which keeps no state. */
-  PLAIN_SGD(List.of(), Set.of(), false, SGD.required, SGD.defaults),
+  private static final OptimizerKind PLAIN_SGD =
+      new OptimizerKind(List.of(), Set.of(), false, SGD.required(), SGD.defaults());
+
   /** Adagrad. */
-  ADAGRAD(
-      List.of("sum"),
-      Set.of(),
-      true,
-      List.of("lr", "eps", "weight_decay"),
-      options(
-          "lr_decay",
-          PyInt.of(0),
-          "initial_accumulator_value",
-          PyInt.of(0),
-          "maximize",
-          PyBool.FALSE,
-          "foreach",
-          PyNone.NONE,
-          "differentiable",
-          PyBool.FALSE,
-          "fused",
-          PyNone.NONE)),
+  private static final OptimizerKind ADAGRAD =
+      new OptimizerKind(
+          List.of("sum"),
+          Set.of(),
+          true,
+          List.of("lr", "eps", "weight_decay"),
+          options(
+              "lr_decay",
+              PyInt.of(0),
+              "initial_accumulator_value",
+              PyInt.of(0),
+              "maximize",
+              PyBool.FALSE,
+              "foreach",
+              PyNone.NONE,
+              "differentiable",
+              PyBool.FALSE,
+              "fused",
+              PyNone.NONE));
+
   /** RMSprop. */
-  RMSPROP(
-      List.of("square_avg"),
-      Set.of("momentum_buffer", "grad_avg"),
-      true,
-      List.of("lr", "alpha", "eps", "momentum", "weight_decay"),
-      options(
-          "centered",
-          PyBool.FALSE,
-          "maximize",
-          PyBool.FALSE,
-          "foreach",
-          PyNone.NONE,
-          "capturable",
-          PyBool.FALSE,
-          "differentiable",
-          PyBool.FALSE));
+  private static final OptimizerKind RMSPROP =
+      new OptimizerKind(
+          List.of("square_avg"),
+          Set.of("momentum_buffer", "grad_avg"),
+          true,
+          List.of("lr", "alpha", "eps", "momentum", "weight_decay"),
+          options(
+              "centered",
+              PyBool.FALSE,
+              "maximize",
+              PyBool.FALSE,
+              "foreach",
+              PyNone.NONE,
+              "capturable",
+              PyBool.FALSE,
+              "differentiable",
+              PyBool.FALSE));
 
-  private final List<String> states;
-  private final Set<String> furtherStates;
-  private final boolean counts;
-  private final List<String> required;
-  private final Map<String, PyObject> defaults;
-
-  OptimizerKind(
-      List<String> states,
-      Set<String> furtherStates,
-      boolean counts,
-      List<String> required,
-      Map<String, PyObject> defaults) {
-    this.states = states;
-    this.furtherStates = furtherStates;
-    this.counts = counts;
-    this.required = required;
-    this.defaults = defaults;
-  }
+  private static final List<OptimizerKind> ALL = List.of(ADAM, SGD, PLAIN_SGD, ADAGRAD, RMSPROP);
 
   private static Map<String, PyObject> options(Object... options) {
     Map<String, PyObject> map = new LinkedHashMap<>();
@@ -132,7 +136,7 @@ enum OptimizerKind {
    * @throws RefusedException if they are no known optimizer's
    */
   static OptimizerKind of(Set<String> states, String where) {
-    for (OptimizerKind kind : values()) {
+    for (OptimizerKind kind : ALL) {
       Set<String> further = new TreeSet<>(states);
       kind.states.forEach(further::remove);
       further.removeAll(kind.furtherStates);
@@ -144,11 +148,6 @@ enum OptimizerKind {
         where,
         "the optimizer's states are %s, which are not those of Adam, AdamW, SGD, Adagrad or RMSprop of torch.optim. Whether they mean the same when FSDP cuts the parameters is not known, so they are not taken to a distributed checkpoint."
             .formatted(new TreeSet<>(states)));
-  }
-
-  /** Whether each parameter has a {@code step}. */
-  boolean counts() {
-    return counts;
   }
 
   /**

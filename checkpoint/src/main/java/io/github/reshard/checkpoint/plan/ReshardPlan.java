@@ -74,6 +74,24 @@ public record ReshardPlan(
     return 0;
   }
 
+  /** The same with these sources, which slices that are carried name. */
+  public ReshardPlan with(List<SourceFile> others, List<SliceCopy> slices) {
+    return new ReshardPlan(
+        checkpoint,
+        tag,
+        sourceWorldSize,
+        targetWorldSize,
+        parallelism,
+        others,
+        targets,
+        models,
+        slices,
+        padding,
+        evidence,
+        notes,
+        partBytes);
+  }
+
   /** The same with these notes. */
   public ReshardPlan withNotes(List<String> others) {
     return new ReshardPlan(

@@ -113,6 +113,18 @@ public record SliceCopy(
         source, target, bytes, false, fill, fillBytes, null, null, conversion, rows);
   }
 
+  /** The same from another place. */
+  public SliceCopy from(Address other) {
+    return new SliceCopy(
+        other, target, bytes, proves, fill, fillBytes, cast, tensor, conversion, rows);
+  }
+
+  /** The same to another place. */
+  public SliceCopy to(Address other) {
+    return new SliceCopy(
+        source, other, bytes, proves, fill, fillBytes, cast, tensor, conversion, rows);
+  }
+
   /** The same elements, which lie in rows. */
   SliceCopy in(Rows lying) {
     return new SliceCopy(

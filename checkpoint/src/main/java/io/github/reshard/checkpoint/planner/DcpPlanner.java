@@ -86,7 +86,18 @@ public final class DcpPlanner {
     return plan.withNotes(notes);
   }
 
-  private static void requireOneModel(CheckpointFiles files, String where) {
+  /**
+   * Whether {@code key} of a model file is DeepSpeed's own, and says nothing to another trainer.
+   */
+  static boolean isDeepSpeeds(String key) {
+    return OF_DEEPSPEED.contains(key) || ONLY_FOR_DEEPSPEED.contains(key);
+  }
+
+  /**
+   * @throws RefusedException if the parameters are not those of one model under plain data
+   *     parallelism
+   */
+  static void requireOneModel(CheckpointFiles files, String where) {
     String problem =
         !files.experts().isEmpty()
             ? "a mixture of experts, whose parameters have the same names on different ranks"
@@ -98,7 +109,7 @@ public final class DcpPlanner {
     if (problem != null) {
       throw new RefusedException(
           where,
-          "it has %s, and no FSDP model has such parameters. Only checkpoints of plain data parallelism are taken to a distributed checkpoint."
+          "it has %s, and no FSDP model has such parameters. Only checkpoints of plain data parallelism are taken to a distributed checkpoint or made of one."
               .formatted(problem));
     }
   }

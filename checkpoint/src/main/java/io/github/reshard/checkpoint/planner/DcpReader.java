@@ -1,0 +1,380 @@
+package io.github.reshard.checkpoint.planner;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
+import io.github.reshard.checkpoint.dcp.DcpKeys;
+import io.github.reshard.checkpoint.dcp.DcpLayout;
+import io.github.reshard.checkpoint.dcp.DcpMetadata;
+import io.github.reshard.checkpoint.dcp.DcpMetadata.Chunk;
+import io.github.reshard.checkpoint.dcp.DcpSources;
+import io.github.reshard.checkpoint.dcp.DcpWriter;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.format.TorchRecipe;
+import io.github.reshard.checkpoint.format.TorchTarget;
+import io.github.reshard.checkpoint.plan.Conversion;
+import io.github.reshard.checkpoint.plan.Evidence;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.plan.SourceFile;
+import io.github.reshard.checkpoint.plan.TargetFile;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.Box;
+import io.github.reshard.checkpoint.state.Parameter;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
+
+/**
+ * Plans the files of DeepSpeed, made of a distributed checkpoint of PyTorch. What that does not
+ * hold - how the module's weights are cast, loss scaling, the configuration - comes from a
+ * template: a checkpoint that the run which is to load them saved after one step. Its reshard to
+ * the target's ranks is planned, and then every tensor and number that is of training comes from
+ * the distributed checkpoint instead.
+ */
+public final class DcpReader {
+  private static final String STEP = "step";
+
+  private final SourceStore store;
+  private final DcpCheckpoint dcp;
+  private final ReshardPlan template;
+  private final DcpKeys keys;
+  private final DcpSources sources;
+
+  private DcpReader(
+      SourceStore store,
+      DcpCheckpoint dcp,
+      ReshardPlan template,
+      DcpKeys keys,
+      DcpSources sources) {
+    this.store = store;
+    this.dcp = dcp;
+    this.template = template;
+    this.keys = keys;
+    this.sources = sources;
+  }
+
+  /**
+   * Plans them.
+   *
+   * @param files of the template
+   * @param targetWorldSize data-parallel ranks that will load
+   * @param targetStage 1, 2 or 3, or {@link
+   *     io.github.reshard.checkpoint.deepspeed.ZeroStage#AS_SAVED} for the template's
+   * @param partBytes the size of a part of a target file
+   * @throws RefusedException if template and checkpoint are not of one model and optimizer, or hold
+   *     what is not understood
+   */
+  public static ReshardPlan plan(
+      SourceStore store,
+      DcpCheckpoint dcp,
+      CheckpointFiles files,
+      int targetWorldSize,
+      int targetStage,
+      long partBytes)
+      throws IOException {
+    DcpPlanner.requireOneModel(files, files.directory() + "/" + files.tag());
+    ReshardPlan template =
+        ReshardPlanner.plan(store, files, targetWorldSize, targetStage, partBytes);
+    DcpWriter.requireElementwise(template);
+    DcpKeys keys = keys(dcp, template);
+    TemplateRun run = TemplateRun.read(store, files, template, dcp, keys);
+    DcpSources sources =
+        DcpSources.read(store, dcp, needed(template, keys, run), template.sources().size());
+    run.requireTiedAlike(keys, sources);
+    return new DcpReader(store, dcp, template, keys, sources).plan(run);
+  }
+
+  private static boolean isFrozen(PartitionedModel model) {
+    return !model.states().isEmpty() && model.states().get(0).containsKey(States.FROZEN);
+  }
+
+  private static DcpKeys keys(DcpCheckpoint dcp, ReshardPlan template) {
+    List<String> trained = new ArrayList<>();
+    Optional<String> state = Optional.empty();
+    for (PartitionedModel model : template.models()) {
+      if (!isFrozen(model)) {
+        for (int p = 0; p < model.parameters().size(); p++) {
+          trained.add(model.parameters().get(p).name());
+          if (p == 0) {
+            state =
+                model.statesOf(p).keySet().stream()
+                    .filter(name -> !name.equals(States.MASTER))
+                    .findFirst();
+          }
+        }
+      }
+    }
+    if (trained.isEmpty()) {
+      throw new RefusedException(template.checkpoint(), "the template trains no parameter.");
+    }
+    return DcpKeys.find(dcp, trained, state);
+  }
+
+  /** The key of a state of a parameter of the template. */
+  private static String key(DcpKeys keys, String parameter, String state) {
+    return state.equals(States.MASTER) || state.equals(States.FROZEN)
+        ? keys.model(parameter)
+        : keys.state(parameter, state);
+  }
+
+  private static Set<String> needed(ReshardPlan template, DcpKeys keys, TemplateRun run) {
+    Set<String> needed = new LinkedHashSet<>();
+    for (PartitionedModel model : template.models()) {
+      for (int p = 0; p < model.parameters().size(); p++) {
+        Parameter parameter = model.parameters().get(p);
+        requireSameStates(keys, model, p);
+        for (Map.Entry<String, DType> state : model.statesOf(p).entrySet()) {
+          String key = key(keys, parameter.name(), state.getKey());
+          requireAlike(keys, key, state.getValue(), parameter.shape());
+          needed.add(key);
+        }
+        if (!isFrozen(model) && keys.tensor(keys.state(parameter.name(), STEP)).isPresent()) {
+          needed.add(keys.state(parameter.name(), STEP));
+        }
+      }
+    }
+    needed.addAll(run.modelKeys());
+    return needed;
+  }
+
+  private static void requireSameStates(DcpKeys keys, PartitionedModel model, int p) {
+    if (isFrozen(model)) {
+      return;
+    }
+    String name = model.parameters().get(p).name();
+    Set<String> further = new HashSet<>(keys.states(name));
+    further.removeAll(model.statesOf(p).keySet());
+    further.remove(STEP);
+    if (!further.isEmpty()) {
+      throw new RefusedException(
+          keys.where(),
+          "the optimizer keeps %s of %s, and that of the template does not: its states are %s. Make the template with the same optimizer."
+              .formatted(further, name, model.statesOf(p).keySet()));
+    }
+  }
+
+  private static void requireAlike(DcpKeys keys, String key, DType dtype, List<Long> shape) {
+    DcpMetadata.Tensor tensor = keys.requireTensor(key);
+    if (!tensor.shape().equals(shape) || tensor.dtype() != dtype) {
+      throw new RefusedException(
+          keys.where(),
+          "'%s' is %s of shape %s, the template has %s of shape %s for it. %s"
+              .formatted(
+                  key,
+                  tensor.dtype().torchName(),
+                  tensor.shape(),
+                  dtype.torchName(),
+                  shape,
+                  tensor.shape().equals(shape)
+                      ? "Only states of the same type are taken over: DeepSpeed's masters are float32."
+                      : "They are of different models."));
+    }
+  }
+
+  private ReshardPlan plan(TemplateRun run) throws IOException {
+    TemplateCarried carried = replaced(run);
+    TemplateRecipe.Template common = new TemplateRecipe.Template(template.models(), run.values());
+    Map<Integer, TorchFile> files = run.files();
+    List<TargetFile> targets = new ArrayList<>();
+    for (TargetFile target : template.targets()) {
+      targets.add(target(target, common, files, run.tag()));
+    }
+    List<PartitionedModel> models = new ArrayList<>();
+    for (PartitionedModel model : template.models()) {
+      models.add(resourced(model, targets));
+    }
+    List<SliceCopy> slices = new ArrayList<>();
+    for (SliceCopy slice : carried.of(template.carried())) {
+      slices.add(slice.to(moved(slice.target(), targets)));
+    }
+    List<SourceFile> allSources = new ArrayList<>(template.sources());
+    allSources.addAll(sources.files());
+    int ranks = models.stream().mapToInt(m -> m.source().worldSize()).max().orElse(1);
+    return OnlyUsed.of(
+        new ReshardPlan(
+            dcp.path(),
+            run.tag(),
+            ranks,
+            template.targetWorldSize(),
+            template.parallelism(),
+            allSources,
+            targets,
+            models,
+            slices,
+            template.padding(),
+            List.of(
+                Evidence.ofAll(
+                    "the chunks of each tensor hold every element once",
+                    DcpMetadata.FILE_NAME,
+                    dcp.directories().size())),
+            run.notes(),
+            template.partBytes()),
+        template.sources().size());
+  }
+
+  /** What the template's files carry over, from where the distributed checkpoint has it. */
+  private TemplateCarried replaced(TemplateRun run) {
+    TemplateCarried carried = new TemplateCarried();
+    Set<String> derived = new HashSet<>();
+    for (PartitionedModel model : template.models()) {
+      for (int p = 0; p < model.parameters().size(); p++) {
+        ModuleWeight weight = model.weights().get(p);
+        if (weight != null && !weight.targets().isEmpty()) {
+          derived.add(model.parameters().get(p).name());
+        }
+      }
+    }
+    for (TemplateTensors.Located tensor : run.tensors()) {
+      if (tensor.name() == null) {
+        carried.replace(
+            tensor.address(),
+            tensor.bytes(),
+            sources.address(run.stepKey(tensor.group()), 0),
+            null);
+      } else if (!derived.contains(tensor.name())) {
+        replace(tensor, carried);
+      }
+    }
+    return carried;
+  }
+
+  private void replace(TemplateTensors.Located tensor, TemplateCarried carried) {
+    String key = keys.model(tensor.name());
+    DcpMetadata.Tensor from = keys.requireTensor(key);
+    Conversion conversion =
+        from.dtype() == tensor.dtype() ? null : new Conversion(from.dtype(), tensor.dtype());
+    int width = tensor.dtype().bytes();
+    for (int c = 0; c < from.chunks().size(); c++) {
+      Chunk chunk = from.chunks().get(c);
+      long start = run(key, from.shape(), chunk);
+      carried.replace(
+          tensor.address().plus(start * width),
+          chunk.elements() * width,
+          sources.address(key, c),
+          conversion);
+    }
+  }
+
+  /** The first element of a chunk that is a run of elements of the full tensor. */
+  private long run(String key, List<Long> shape, Chunk chunk) {
+    long start = 0;
+    boolean partial = false;
+    for (int d = 0; d < shape.size(); d++) {
+      start = start * shape.get(d) + chunk.offsets().get(d);
+      if (partial && !chunk.sizes().get(d).equals(shape.get(d))) {
+        throw new RefusedException(
+            dcp.path(),
+            "'%s', which is not trained, is cut along dimension %d. That is read of trained parameters only."
+                .formatted(key, d));
+      }
+      partial |= chunk.sizes().get(d) > 1;
+    }
+    return start;
+  }
+
+  /** The file with other values in its pickle, and so with its storages elsewhere. */
+  private TargetFile target(
+      TargetFile target, TemplateRecipe.Template common, Map<Integer, TorchFile> files, String tag)
+      throws IOException {
+    String path =
+        target.path().startsWith(template.tag() + "/")
+            ? tag + target.path().substring(template.tag().length())
+            : target.path();
+    if (!(target.recipe() instanceof TorchRecipe recipe)) {
+      return new TargetFile(path, target.bytes(), target.recipe(), target.entries());
+    }
+    TemplateRecipe edited = new TemplateRecipe(recipe, common);
+    TorchTarget.Planned planned =
+        TorchTarget.plan(
+            files.get(recipe.template()),
+            target.name(),
+            edited,
+            template.models(),
+            template.sourceWorldSize(),
+            template.targetWorldSize());
+    List<TargetFile.Entry> entries = new ArrayList<>();
+    for (TargetFile.Entry entry : target.entries()) {
+      entries.add(
+          new TargetFile.Entry(
+              entry.key(), planned.layout().payloadOffset(entry.key()), entry.bytes()));
+    }
+    return new TargetFile(path, planned.layout().totalBytes(), edited, entries);
+  }
+
+  private Address moved(Address at, List<TargetFile> targets) {
+    if (at == null || at.entry() < 0) {
+      return at;
+    }
+    long was = template.targets().get(at.file()).entries().get(at.entry()).offset();
+    long is = targets.get(at.file()).entries().get(at.entry()).offset();
+    return at.plus(is - was);
+  }
+
+  /** The parameters of a model of the template, from the chunks of the distributed checkpoint. */
+  private PartitionedModel resourced(PartitionedModel model, List<TargetFile> targets) {
+    List<List<Box>> boxes = new ArrayList<>();
+    Map<Partition, Address> partitions = new HashMap<>();
+    for (int p = 0; p < model.parameters().size(); p++) {
+      List<Box> ofParameter = null;
+      for (String state : model.statesOf(p).keySet()) {
+        String key = key(keys, model.parameters().get(p).name(), state);
+        List<Chunk> chunks = keys.requireTensor(key).chunks();
+        List<Box> own = chunks.stream().map(c -> new Box(c.offsets(), c.sizes())).toList();
+        if (ofParameter != null && !ofParameter.equals(own)) {
+          throw new RefusedException(
+              dcp.path(),
+              "'%s' is cut into %s, another state of the same parameter into %s."
+                  .formatted(key, own, ofParameter));
+        }
+        ofParameter = own;
+        for (int c = 0; c < chunks.size(); c++) {
+          partitions.put(new Partition(c, p, state), sources.address(key, c));
+        }
+      }
+      boxes.add(ofParameter == null ? List.of() : ofParameter);
+    }
+    Map<Partition, Address> to = new HashMap<>();
+    model.targetPartitions().forEach((of, at) -> to.put(of, moved(at, targets)));
+    List<ModuleWeight> weights = new ArrayList<>();
+    for (ModuleWeight weight : model.weights()) {
+      weights.add(
+          weight == null || weight.targets().isEmpty()
+              ? null
+              : new ModuleWeight(
+                  weight.dtype(),
+                  List.of(),
+                  weight.targets().stream().map(at -> moved(at, targets)).toList()));
+    }
+    return new PartitionedModel(
+        model.mpRank(),
+        model.expertRank(),
+        new DcpLayout(model.parameters(), boxes),
+        model.target(),
+        model.states(),
+        partitions,
+        to,
+        weights,
+        model.whole());
+  }
+
+  /** Reads a file of the template. */
+  static TorchFile read(SourceStore store, SourceFile file) throws IOException {
+    try (RangedFile open = store.open(file.stat())) {
+      return TorchFile.read(open);
+    }
+  }
+}

@@ -1,0 +1,117 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.github.reshard.checkpoint.dcp.DcpDialect;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.pickle.PyDict;
+import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyFloat;
+import io.github.reshard.checkpoint.pickle.PyInstance;
+import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.pickle.PyList;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyStr;
+import io.github.reshard.checkpoint.pickle.PyTuple;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Set;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/**
+ * A checkpoint of DeepSpeed that goes to a distributed checkpoint and comes back is what it was,
+ * though the template that it comes back with has other numbers in every tensor and counter.
+ */
+class DcpInputTest {
+  private static final Set<String> COUNTERS =
+      Set.of("global_steps", "global_samples", "lr", "weight_decay", "last_epoch", "_step_count");
+
+  @TempDir Path scratch;
+
+  static Stream<GoldenCase> cases() {
+    return DcpOutputTest.cases();
+  }
+
+  @ParameterizedTest
+  @MethodSource("cases")
+  void whatGoesOutComesBack(GoldenCase golden) throws IOException {
+    Path template = template(golden);
+    for (DcpDialect dialect : DcpDialect.values()) {
+      Path dcp = scratch.resolve(dialect.name());
+      WithoutBeam.toDcp(golden.source(), dcp, dialect, 2);
+      Path back = scratch.resolve(dialect.name() + " back");
+
+      WithoutBeam.fromDcp(
+          dcp.resolve(golden.tag()), template, back, golden.sourceWorld(), ZeroStage.AS_SAVED);
+
+      assertThat(CheckpointComparison.with(golden.source()).firstDifference(back))
+          .as(dialect.optionName())
+          .isEmpty();
+    }
+  }
+
+  @ParameterizedTest
+  @MethodSource("cases")
+  void atOtherRanks(GoldenCase golden) throws IOException {
+    Path template = template(golden);
+    Path dcp = scratch.resolve("dcp");
+    WithoutBeam.toDcp(golden.source(), dcp, DcpDialect.TORCH, 3);
+    for (int ranks : List.of(1, 5)) {
+      Path back = scratch.resolve("back at " + ranks);
+      WithoutBeam.fromDcp(dcp.resolve(golden.tag()), template, back, ranks, ZeroStage.AS_SAVED);
+      Path direct = scratch.resolve("direct to " + ranks);
+      WithoutBeam.reshard(golden.source(), direct, ranks);
+
+      assertThat(CheckpointComparison.with(direct).firstDifference(back)).isEmpty();
+    }
+  }
+
+  /** The case with zeros in every tensor, padding as it is, and other numbers. */
+  private Path template(GoldenCase golden) throws IOException {
+    Path template = scratch.resolve("template");
+    Scratch.copyOf(golden.source(), template);
+    try (Stream<Path> files = Files.walk(template)) {
+      for (Path file : files.filter(p -> p.toString().endsWith("_states.pt")).toList()) {
+        Scratch.rewrite(file, DcpInputTest::disturb, (key, bytes) -> Arrays.fill(bytes, (byte) 0));
+      }
+    } catch (UncheckedIOException e) {
+      throw e.getCause();
+    }
+    return template;
+  }
+
+  private static void disturb(PyObject node) {
+    if (node instanceof PyDict dict) {
+      disturb(dict.entries());
+    } else if (node instanceof PyInstance made) {
+      disturb(made.dictItems());
+    } else if (node instanceof PyList list) {
+      list.items().forEach(DcpInputTest::disturb);
+    } else if (node instanceof PyTuple tuple) {
+      tuple.items().forEach(DcpInputTest::disturb);
+    }
+  }
+
+  private static void disturb(PyEntries entries) {
+    for (PyEntries.Entry entry : List.copyOf(entries.list())) {
+      if (entry.key() instanceof PyStr key
+          && COUNTERS.contains(key.value())
+          && entry.value() instanceof PyInt number) {
+        entries.replace(key.value(), PyInt.of(number.value().longValue() + 100));
+      } else if (entry.key() instanceof PyStr key
+          && COUNTERS.contains(key.value())
+          && entry.value() instanceof PyFloat number) {
+        entries.replace(key.value(), new PyFloat(number.value() + 100));
+      } else if (!(entry.key() instanceof PyStr key && key.value().equals("ds_config"))) {
+        disturb(entry.value());
+      }
+    }
+  }
+}
