@@ -77,7 +77,7 @@ public final class Ensure {
     Source source = Source.find(store, input.location(), options.getTag(), options);
     Source.requireShards(options, source);
     int ranks = Job.ranks(source, options);
-    if (source.isOf(ranks)) {
+    if (source.isOf(ranks) && !comesFromBucket()) {
       noteOtherLatest(source);
       return source.files().directory();
     }
@@ -99,6 +99,13 @@ public final class Ensure {
           KeptCheckpoints.removeOlder(output, !input.name().isEmpty(), options.getKeep(), options));
     }
     return directory;
+  }
+
+  /** Whether it is asked for on a local disk and lies in a bucket, which no training loads from. */
+  private boolean comesFromBucket() {
+    return !Stores.isLocal(options.getInput())
+        && options.getOutput() != null
+        && Stores.isLocal(options.getOutput());
   }
 
   private static String were(List<String> names) {

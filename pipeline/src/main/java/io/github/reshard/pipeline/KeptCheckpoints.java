@@ -29,15 +29,13 @@ final class KeptCheckpoints {
   /**
    * Keeps the newest {@code keep} and what {@code latest} names.
    *
+   * @param output a local directory
    * @param each whether {@code output} holds a directory for each checkpoint, as Hugging Face
    *     Trainer does, and not a tag
    * @return what was removed and what could not be, a sentence each
    */
   static List<String> removeOlder(String output, boolean each, int keep, PipelineOptions options)
       throws IOException {
-    if (!Stores.isLocal(output)) {
-      return List.of("--keep is for local directories: nothing was removed");
-    }
     Path root = Path.of(Stores.directory(output));
     List<Made> made = new ArrayList<>();
     try (Stream<Path> children = Files.list(root)) {

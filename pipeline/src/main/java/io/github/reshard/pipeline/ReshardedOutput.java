@@ -14,7 +14,6 @@ import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.NotDirectoryException;
-import java.time.DateTimeException;
 import java.time.Instant;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -95,11 +94,13 @@ final class ReshardedOutput {
     if (manifest.isEmpty()) {
       return false;
     }
-    Optional<Instant> made =
+    // Where nobody says when anything was written, nothing is after anything.
+    Instant made =
         inTag.files().stream()
             .filter(ReshardedOutput::isManifest)
             .findFirst()
-            .flatMap(ReshardedOutput::modified);
+            .map(FileStat::written)
+            .orElse(Instant.MAX);
     Map<String, Map<String, FileStat>> listed = new HashMap<>();
     for (JsonNode file : manifest.get().path("output").path("files")) {
       String path = file.path("path").asText();
@@ -115,11 +116,9 @@ final class ReshardedOutput {
         listed.put(parent, byName);
       }
       FileStat found = listed.get(parent).get(path.substring(slash + 1));
-      if (found == null || found.bytes() != file.path("bytes").asLong()) {
-        return false;
-      }
-      Optional<Instant> modified = modified(found);
-      if (made.isPresent() && modified.isPresent() && modified.get().isAfter(made.get())) {
+      if (found == null
+          || found.bytes() != file.path("bytes").asLong()
+          || found.written().isAfter(made)) {
         return false;
       }
     }
@@ -156,15 +155,6 @@ final class ReshardedOutput {
       return Optional.of(JSON.readTree(SmallFile.text(store, file.get())));
     } catch (JsonProcessingException e) {
       // Not as this program writes it.
-      return Optional.empty();
-    }
-  }
-
-  /** When a file was written, where its version says that. */
-  private static Optional<Instant> modified(FileStat file) {
-    try {
-      return Optional.of(Instant.parse(file.version()));
-    } catch (DateTimeException e) {
       return Optional.empty();
     }
   }

@@ -67,7 +67,8 @@ public final class LocalSourceStore implements SourceStore {
         path.getFileName().toString(),
         attributes.size(),
         attributes.lastModifiedTime().toString(),
-        Files.isExecutable(path));
+        Files.isExecutable(path),
+        attributes.lastModifiedTime().toInstant());
   }
 
   @Override

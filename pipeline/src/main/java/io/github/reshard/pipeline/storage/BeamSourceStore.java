@@ -11,6 +11,7 @@ import java.nio.ByteBuffer;
 import java.nio.channels.ReadableByteChannel;
 import java.nio.channels.SeekableByteChannel;
 import java.nio.file.NoSuchFileException;
+import java.time.Instant;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
@@ -66,7 +67,12 @@ final class BeamSourceStore implements SourceStore {
 
   private static FileStat stat(String name, MatchResult.Metadata found) {
     return new FileStat(
-        found.resourceId().toString(), name, found.sizeBytes(), version(found), false);
+        found.resourceId().toString(),
+        name,
+        found.sizeBytes(),
+        version(found),
+        false,
+        Instant.ofEpochSecond(found.lastModifiedMillis() / 1000));
   }
 
   @Override

@@ -10,6 +10,7 @@ import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.IOException;
 import java.nio.file.NoSuchFileException;
+import java.time.Instant;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
@@ -69,7 +70,10 @@ final class GcsSourceStore implements SourceStore {
         name,
         blob.getSize(),
         String.valueOf(blob.getGeneration()),
-        mode != null && isExecutable(mode));
+        mode != null && isExecutable(mode),
+        blob.getCreateTimeOffsetDateTime() == null
+            ? Instant.EPOCH
+            : blob.getCreateTimeOffsetDateTime().toInstant());
   }
 
   /** Whether the mode, in octal digits, lets its owner execute. */
