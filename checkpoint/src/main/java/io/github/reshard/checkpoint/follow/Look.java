@@ -2,8 +2,6 @@ package io.github.reshard.checkpoint.follow;
 
 import io.github.reshard.checkpoint.storage.FileStat;
 import java.nio.charset.StandardCharsets;
-import java.time.DateTimeException;
-import java.time.Instant;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.stream.Stream;
@@ -46,16 +44,7 @@ public record Look(
    * where the store does not say.
    */
   public long newestMillis() {
-    long newest = 0;
-    for (FileStat file : all()) {
-      try {
-        newest = Math.max(newest, Instant.parse(file.version()).toEpochMilli());
-      } catch (DateTimeException e) {
-        // A generation of an object: a number that says nothing of time.
-        continue;
-      }
-    }
-    return newest;
+    return all().stream().mapToLong(file -> file.written().toEpochMilli()).max().orElse(0);
   }
 
   /**

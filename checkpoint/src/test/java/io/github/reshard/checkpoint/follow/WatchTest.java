@@ -40,7 +40,8 @@ class WatchTest {
 
   private void write(String tag, String name, int bytes, long when) {
     String path = "/ckpt/" + tag + "/" + name;
-    FileStat stat = new FileStat(path, name, bytes, Instant.ofEpochMilli(when).toString(), false);
+    Instant written = Instant.ofEpochMilli(when);
+    FileStat stat = new FileStat(path, name, bytes, written.toString(), false, written);
     tags.computeIfAbsent(tag, t -> new TreeMap<>()).put(name, stat);
   }
 
