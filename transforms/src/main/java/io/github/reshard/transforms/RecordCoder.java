@@ -1,5 +1,6 @@
 package io.github.reshard.transforms;
 
+import io.github.reshard.checkpoint.state.Address;
 import java.io.DataInputStream;
 import java.io.DataOutputStream;
 import java.io.IOException;
@@ -49,5 +50,20 @@ abstract class RecordCoder<T> extends AtomicCoder<T> {
 
   static int readInt(InputStream in) throws IOException {
     return Math.toIntExact(VarInt.decodeLong(in) - 1);
+  }
+
+  /** Names are few and in many elements at a time. */
+  static String readName(DataInputStream in) throws IOException {
+    return in.readUTF().intern();
+  }
+
+  static void writeAddress(Address address, DataOutputStream out) throws IOException {
+    writeInt(address.file(), out);
+    writeInt(address.entry(), out);
+    writeLong(address.offset(), out);
+  }
+
+  static Address readAddress(DataInputStream in) throws IOException {
+    return new Address(readInt(in), readInt(in), readLong(in));
   }
 }

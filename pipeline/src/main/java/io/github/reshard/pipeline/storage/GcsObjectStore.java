@@ -8,16 +8,11 @@ import com.google.cloud.storage.StorageException;
 import io.github.reshard.checkpoint.OutputException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
-import java.nio.channels.WritableByteChannel;
 import java.util.ArrayList;
 import java.util.Base64;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
-import java.util.concurrent.ExecutionException;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
-import java.util.zip.CRC32C;
 
 /**
  * A bucket of Google Cloud Storage. Each upload's CRC-32C is compared with the one that the store
@@ -30,9 +25,6 @@ final class GcsObjectStore implements ObjectStore {
   /** Google Cloud Storage composes this many at most in one request. */
   static final int MOST_COMPONENTS = 32;
 
-  /** What is not longer is sent with one request, which says its CRC-32C beforehand. */
-  private static final int ONE_REQUEST_BYTES = 2 << 20;
-
   private final String endpoint;
   private final String bucket;
 
@@ -41,7 +33,7 @@ final class GcsObjectStore implements ObjectStore {
     this.bucket = bucket;
   }
 
-  private Storage storage() {
+  Storage storage() {
     return GcsClient.at(endpoint);
   }
 
@@ -50,7 +42,7 @@ final class GcsObjectStore implements ObjectStore {
     return "gs://" + bucket + "/" + name;
   }
 
-  private OutputException failure(String name, StorageException e) {
+  OutputException failure(String name, StorageException e) {
     return new OutputException(uri(name), GcsClient.explain(e, bucket, false), e);
   }
 
@@ -74,7 +66,7 @@ final class GcsObjectStore implements ObjectStore {
     return ByteBuffer.wrap(Base64.getDecoder().decode(text)).getInt();
   }
 
-  private static String base64(int crc32c) {
+  static String base64(int crc32c) {
     return Base64.getEncoder()
         .encodeToString(ByteBuffer.allocate(Integer.BYTES).putInt(crc32c).array());
   }
@@ -102,14 +94,14 @@ final class GcsObjectStore implements ObjectStore {
     }
   }
 
-  private BlobInfo.Builder info(String name, Map<String, String> metadata) {
+  BlobInfo.Builder info(String name, Map<String, String> metadata) {
     return BlobInfo.newBuilder(bucket, name)
         .setContentType("application/octet-stream")
         .setMetadata(metadata);
   }
 
   /** An object that exists is this one, written by another attempt, or the run is not alone. */
-  private void requireSame(String name, long bytes, int crc32c) {
+  void requireSame(String name, long bytes, int crc32c) {
     Optional<Found> there = find(name);
     if (there.isEmpty() || there.get().bytes() != bytes || crc32c(there.get()) != crc32c) {
       throw new OutputException(
@@ -126,124 +118,7 @@ final class GcsObjectStore implements ObjectStore {
 
   @Override
   public Upload create(String name, Map<String, String> metadata) {
-    return new GcsUpload(name, metadata);
-  }
-
-  private final class GcsUpload implements Upload {
-    private final String name;
-    private final Map<String, String> metadata;
-    private final CRC32C crc = new CRC32C();
-    private ByteBuffer head = ByteBuffer.allocate(ONE_REQUEST_BYTES);
-    private WritableByteChannel channel;
-    private com.google.cloud.storage.BlobWriteSession session;
-    private long bytes;
-
-    GcsUpload(String name, Map<String, String> metadata) {
-      this.name = name;
-      this.metadata = metadata;
-    }
-
-    @Override
-    public void write(ByteBuffer source) throws IOException {
-      crc.update(source.duplicate());
-      bytes += source.remaining();
-      try {
-        if (channel == null) {
-          if (source.remaining() <= head.remaining()) {
-            head.put(source);
-            return;
-          }
-          session =
-              storage()
-                  .blobWriteSession(
-                      info(name, metadata).build(), Storage.BlobWriteOption.doesNotExist());
-          channel = session.open();
-          writeAll(head.flip());
-          head = null;
-        }
-        writeAll(source);
-      } catch (IOException e) {
-        throw unlessThere(e);
-      }
-    }
-
-    private void writeAll(ByteBuffer source) throws IOException {
-      while (source.hasRemaining()) {
-        channel.write(source);
-      }
-    }
-
-    @Override
-    public void complete() throws IOException {
-      int value = (int) crc.getValue();
-      try {
-        if (channel == null) {
-          storage()
-              .create(
-                  info(name, metadata).setCrc32c(base64(value)).build(),
-                  head.array(),
-                  0,
-                  head.position(),
-                  Storage.BlobTargetOption.doesNotExist());
-          return;
-        }
-        channel.close();
-        BlobInfo written = session.getResult().get(1, TimeUnit.MINUTES);
-        if (written.getSize() != bytes || !base64(value).equals(written.getCrc32c())) {
-          storage().delete(written.getBlobId());
-          requireSame(name, bytes, value);
-        }
-      } catch (StorageException e) {
-        throwUnlessThere(e, value);
-      } catch (IOException e) {
-        StorageException cause = causeIn(e);
-        if (cause == null) {
-          throw e;
-        }
-        throwUnlessThere(cause, value);
-      } catch (ExecutionException e) {
-        StorageException cause = causeIn(e);
-        if (cause == null) {
-          throw new IOException(uri(name) + ": the upload failed", e);
-        }
-        throwUnlessThere(cause, value);
-      } catch (TimeoutException e) {
-        throw new IOException(uri(name) + ": the upload did not end", e);
-      } catch (InterruptedException e) {
-        Thread.currentThread().interrupt();
-        throw new IOException("interrupted", e);
-      }
-    }
-
-    private void throwUnlessThere(StorageException e, int value) {
-      if (e.getCode() != 412) {
-        throw failure(name, e);
-      }
-      requireSame(name, bytes, value);
-    }
-
-    private IOException unlessThere(IOException e) {
-      StorageException cause = causeIn(e);
-      if (cause == null) {
-        return e;
-      }
-      throw failure(name, cause);
-    }
-
-    @Override
-    public void abandon() {
-      // Only closing makes the object; the store forgets an upload that nobody goes on with.
-      channel = null;
-    }
-  }
-
-  private static StorageException causeIn(Throwable thrown) {
-    for (Throwable t = thrown; t != null; t = t.getCause()) {
-      if (t instanceof StorageException found) {
-        return found;
-      }
-    }
-    return null;
+    return new GcsUpload(this, name, metadata);
   }
 
   @Override

@@ -2,24 +2,18 @@ package io.github.reshard.pipeline.storage;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.storage.Leftovers;
-import io.github.reshard.checkpoint.storage.LockHolder;
-import io.github.reshard.checkpoint.storage.OutputHeldException;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.pipeline.storage.ObjectStore.Found;
 import java.io.IOException;
-import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
-import java.util.Comparator;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
-import java.util.SortedMap;
-import java.util.TreeMap;
 import java.util.UUID;
 
 /**
@@ -27,10 +21,8 @@ import java.util.UUID;
  * under {@code OUTPUT/.reshard-TAG.unpublished/RUN/}:
  *
  * <ul>
- *   <li>{@code parts/FILE.parts/OFFSET.run}: a run of bytes of a file that begins at {@code OFFSET}
- *       (16 hexadecimal digits), as one worker wrote it;
- *   <li>{@code parts/FILE.parts/OFFSET.small}: short runs in one object, each with its offset and
- *       length before it, since an object for each would cost a request for each;
+ *   <li>{@code parts/FILE.parts/}: the runs of bytes that were written of a file, see {@link
+ *       FileParts};
  *   <li>{@code files/FILE}: the whole file, put together from these inside the store;
  *   <li>{@code plan}: what the job keeps for its workers.
  * </ul>
@@ -47,9 +39,6 @@ final class ObjectTargetStore implements TargetStore {
 
   /** For tests: small files then go the way of large ones. */
   static final String SMALL_PROPERTY = "reshard.smallRunBytes";
-
-  /** Short runs are put down when they are this many bytes together. */
-  private static final int MOST_SMALL_BYTES = 8 << 20;
 
   private final ObjectStore store;
   private final String base;
@@ -81,8 +70,12 @@ final class ObjectTargetStore implements TargetStore {
     return staging() + run + "/";
   }
 
-  private String parts(String path) {
-    return mine() + "parts/" + path + ".parts/";
+  private String parts() {
+    return mine() + "parts/";
+  }
+
+  private FileParts partsOf(String path) {
+    return new FileParts(store, run, path, parts() + path + ".parts/", smallBytes);
   }
 
   private String files() {
@@ -148,134 +141,7 @@ final class ObjectTargetStore implements TargetStore {
 
   @Override
   public PositionalFile open(String path) {
-    return new Part(path);
-  }
-
-  private static String offsetName(long offset) {
-    return "%016x".formatted(offset);
-  }
-
-  private static long offsetIn(String name) {
-    String last = name.substring(name.lastIndexOf('/') + 1);
-    return Long.parseUnsignedLong(last.substring(0, last.indexOf('.')), 16);
-  }
-
-  /** What one worker writes of a file; it becomes objects. */
-  private final class Part implements PositionalFile {
-    private final String path;
-    private long runOffset = -1;
-    private long at;
-    private final ByteBuffer head = ByteBuffer.allocate(smallBytes);
-    private ObjectStore.Upload upload;
-    private final List<Piece> small = new ArrayList<>();
-    private long smallTotal;
-
-    Part(String path) {
-      this.path = path;
-    }
-
-    @Override
-    public void write(long position, ByteBuffer source) throws IOException {
-      if (!source.hasRemaining()) {
-        return;
-      }
-      if (runOffset < 0 || position != at) {
-        if (position < at) {
-          throw new IllegalStateException(
-              "%s: byte %d after byte %d; objects are written forwards"
-                  .formatted(path, position, at));
-        }
-        endRun();
-        runOffset = position;
-      }
-      at = position + source.remaining();
-      if (upload == null && source.remaining() > head.remaining()) {
-        upload =
-            store.create(
-                parts(path) + offsetName(runOffset) + ".run", Map.of(ObjectStore.RUN, run));
-        upload.write(head.flip());
-      }
-      if (upload == null) {
-        head.put(source);
-      } else {
-        upload.write(source);
-      }
-    }
-
-    private void endRun() throws IOException {
-      if (upload != null) {
-        upload.complete();
-        upload = null;
-      } else if (head.position() > 0) {
-        byte[] bytes = new byte[head.flip().remaining()];
-        head.get(bytes);
-        small.add(new Piece(runOffset, bytes));
-        smallTotal += bytes.length;
-        if (smallTotal > MOST_SMALL_BYTES) {
-          putDownSmall();
-        }
-      }
-      head.clear();
-    }
-
-    private void putDownSmall() throws IOException {
-      if (small.isEmpty()) {
-        return;
-      }
-      ByteBuffer all =
-          ByteBuffer.allocate(Math.toIntExact(smallTotal + (long) Piece.HEADER * small.size()));
-      small.forEach(
-          piece -> all.putLong(piece.offset()).putInt(piece.bytes().length).put(piece.bytes()));
-      ObjectStore.Upload object =
-          store.create(
-              parts(path) + offsetName(small.get(0).offset()) + ".small",
-              Map.of(ObjectStore.RUN, run));
-      object.write(all.flip());
-      object.complete();
-      small.clear();
-      smallTotal = 0;
-    }
-
-    @Override
-    public void complete() throws IOException {
-      endRun();
-      putDownSmall();
-      runOffset = -1;
-    }
-
-    @Override
-    public void close() {
-      if (upload != null) {
-        upload.abandon();
-        upload = null;
-      }
-    }
-  }
-
-  /** Some bytes of a file. */
-  @SuppressWarnings("ArrayRecordComponent") // Handed on, never compared.
-  private record Piece(long offset, byte[] bytes) {
-    /** Bytes before each piece in an object of small pieces: its offset and its length. */
-    static final int HEADER = Long.BYTES + Integer.BYTES;
-
-    static List<Piece> parse(byte[] object) {
-      List<Piece> pieces = new ArrayList<>();
-      ByteBuffer in = ByteBuffer.wrap(object);
-      while (in.hasRemaining()) {
-        long offset = in.getLong();
-        byte[] bytes = new byte[in.getInt()];
-        in.get(bytes);
-        pieces.add(new Piece(offset, bytes));
-      }
-      return pieces;
-    }
-  }
-
-  /** A run of a file: an object, or bytes that will be part of one. */
-  private record Stretch(long offset, long bytes, Found object, Piece piece) {
-    long end() {
-      return offset + bytes;
-    }
+    return partsOf(path).open();
   }
 
   @Override
@@ -287,7 +153,7 @@ final class ObjectTargetStore implements TargetStore {
     }
     if (!isWhole(path, bytes)) {
       try {
-        putTogether(path, bytes, metadata);
+        partsOf(path).join(bytes, files() + path, metadata);
       } catch (IOException | RuntimeException e) {
         // Another worker may have finished the same file and removed its parts meanwhile.
         if (!isWhole(path, bytes)) {
@@ -296,7 +162,7 @@ final class ObjectTargetStore implements TargetStore {
       }
     }
     try {
-      store.delete(store.list(parts(path)));
+      partsOf(path).delete();
     } catch (IOException | OutputException e) {
       // The file is whole. Publishing removes its parts again, and says so if it cannot either.
       return;
@@ -306,81 +172,6 @@ final class ObjectTargetStore implements TargetStore {
   private boolean isWhole(String path, long bytes) throws IOException {
     Optional<Found> whole = store.find(files() + path);
     return whole.isPresent() && whole.get().bytes() == bytes;
-  }
-
-  private void putTogether(String path, long bytes, Map<String, String> metadata)
-      throws IOException {
-    List<Stretch> stretches = stretches(path, bytes);
-    boolean onlyPieces = stretches.stream().allMatch(s -> s.object() == null);
-    if (onlyPieces) {
-      upload(files() + path, stretches, metadata);
-      return;
-    }
-    List<Found> components = new ArrayList<>();
-    List<Stretch> gap = new ArrayList<>();
-    for (Stretch stretch : stretches) {
-      if (stretch.object() == null) {
-        gap.add(stretch);
-        continue;
-      }
-      addGap(path, gap, components);
-      components.add(stretch.object());
-    }
-    addGap(path, gap, components);
-    store.concatenate(files() + path, components, metadata, parts(path));
-  }
-
-  private void addGap(String path, List<Stretch> gap, List<Found> components) throws IOException {
-    if (gap.isEmpty()) {
-      return;
-    }
-    String name = parts(path) + offsetName(gap.get(0).offset()) + ".gap";
-    upload(name, gap, Map.of(ObjectStore.RUN, run));
-    components.add(
-        store
-            .find(name)
-            .orElseThrow(() -> new IOException(store.uri(name) + " was written and is gone")));
-    gap.clear();
-  }
-
-  private void upload(String name, List<Stretch> pieces, Map<String, String> metadata)
-      throws IOException {
-    ObjectStore.Upload upload = store.create(name, metadata);
-    for (Stretch stretch : pieces) {
-      upload.write(ByteBuffer.wrap(stretch.piece().bytes()));
-    }
-    upload.complete();
-  }
-
-  /** Everything that was written of a file, in order and without holes. */
-  private List<Stretch> stretches(String path, long bytes) throws IOException {
-    List<Stretch> found = new ArrayList<>();
-    for (Found object : store.list(parts(path))) {
-      if (object.name().endsWith(".run")) {
-        found.add(new Stretch(offsetIn(object.name()), object.bytes(), object, null));
-      } else if (object.name().endsWith(".small")) {
-        for (Piece piece : Piece.parse(store.read(object))) {
-          found.add(new Stretch(piece.offset(), piece.bytes().length, null, piece));
-        }
-      }
-    }
-    found.sort(Comparator.comparingLong(Stretch::offset));
-    long at = 0;
-    for (Stretch stretch : found) {
-      requireAt(path, at, stretch.offset());
-      at = stretch.end();
-    }
-    requireAt(path, at, bytes);
-    return found;
-  }
-
-  private void requireAt(String path, long expected, long found) {
-    if (expected != found) {
-      throw new OutputException(
-          store.uri(files() + path),
-          "expected what was written to go on at byte %d, found it at byte %d. Something else writes to or removes from %s"
-              .formatted(expected, found, store.uri(parts(path))));
-    }
   }
 
   @Override
@@ -429,7 +220,7 @@ final class ObjectTargetStore implements TargetStore {
   private boolean clear() {
     boolean cleared = true;
     // The files go last: while they are there, publishing can be done again.
-    for (String prefix : List.of(marker(), mine() + "parts/", mine())) {
+    for (String prefix : List.of(marker(), parts(), mine())) {
       cleared = cleared && removed(() -> store.delete(store.list(prefix)));
     }
     return removed(() -> lock().release(run)) && cleared;
@@ -455,50 +246,6 @@ final class ObjectTargetStore implements TargetStore {
       store.delete(store.list(mine()));
     }
     lock().release(run);
-  }
-
-  /**
-   * Removes what runs that died left in {@code directory}.
-   *
-   * @throws OutputException if something is half published
-   */
-  static List<Leftovers.Removed> removeLeftovers(ObjectStore store, String directory)
-      throws IOException {
-    String base = directory.isEmpty() ? "" : directory + "/";
-    SortedMap<String, List<Found>> left = new TreeMap<>();
-    for (Found object : store.list(base + ".reshard-")) {
-      String inside = object.name().substring(base.length());
-      String name = inside.substring(0, (inside + "/").indexOf('/'));
-      if (Leftovers.isOne(name)) {
-        left.computeIfAbsent(name, n -> new ArrayList<>()).add(object);
-      }
-    }
-    for (String name : left.keySet()) {
-      if (name.endsWith(".lock")) {
-        Optional<LockHolder> holder = new BucketLock(store, base + name).livingHolder();
-        if (holder.isPresent()) {
-          throw new OutputHeldException(store.uri(directory), holder.get().describe());
-        }
-      }
-    }
-    Set<String> whole = new HashSet<>();
-    for (String pointer : List.of(LATEST, LATEST_UNIVERSAL)) {
-      Optional<Found> found = store.find(base + pointer);
-      if (found.isPresent()) {
-        whole.add(new String(store.read(found.get()), StandardCharsets.UTF_8).strip());
-      }
-    }
-    Leftovers.requireNoneHalfPublished(store.uri(directory), left.keySet(), whole);
-    List<Leftovers.Removed> removed = new ArrayList<>();
-    for (Map.Entry<String, List<Found>> one : left.entrySet()) {
-      store.delete(one.getValue());
-      removed.add(
-          new Leftovers.Removed(
-              store.uri(base + one.getKey()),
-              one.getValue().size(),
-              one.getValue().stream().mapToLong(Found::bytes).sum()));
-    }
-    return removed;
   }
 
   private record Copy(Found from, String to) {}

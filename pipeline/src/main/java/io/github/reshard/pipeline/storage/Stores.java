@@ -131,8 +131,7 @@ public final class Stores {
       throws IOException {
     return isLocal(output)
         ? Leftovers.remove(local(output))
-        : ObjectTargetStore.removeLeftovers(
-            objects(output, options), ObjectName.parse(output).name());
+        : BucketLeftovers.remove(objects(output, options), ObjectName.parse(output).name());
   }
 
   private static ObjectStore objects(String output, PipelineOptions options) {
