@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -23,6 +24,9 @@ _PARTS = {"reshard_flink": "reshard[flink]", "reshard_cloud": "reshard[cloud]"}
 
 #: Set for the run that makes the archive, so that it does not make another.
 _NO_ARCHIVE = "RESHARD_NO_ARCHIVE"
+
+#: A process that makes the archive for longer than this has died.
+_LONGEST_SECONDS = 600.0
 
 
 def version() -> str:
@@ -56,9 +60,15 @@ def _more_parts() -> List[str]:
 def _cache() -> Optional[Path]:
     """A directory for the archive that makes starting fast; ``None`` if none can be written.
 
-    It depends on the Java machine and on where the jars are, so both are part of its name.
+    It depends on the Java machine and on the jars, so both are part of its name: where they are,
+    and when they were installed.
     """
-    key = hashlib.sha256(f"{version()} {_java()} {_APP}".encode()).hexdigest()[:16]
+    java = _java()
+    parts: List[object] = [version(), java, _APP]
+    for file in (java, _APP / "local" / "classpath"):
+        with contextlib.suppress(OSError):
+            parts.append(os.stat(file).st_mtime_ns)
+    key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     for parent in (_HERE / "cache", Path(home) / "reshard" / "java"):
         directory = parent / key
@@ -91,11 +101,17 @@ def archive_later() -> None:
     if os.environ.get(_NO_ARCHIVE) or not (_APP / "example").is_dir():
         return
     cache = _cache()
-    if cache is None or any(cache.iterdir()):
+    if cache is None:
+        return
+    marker = cache / "being-made"
+    with contextlib.suppress(OSError):
+        if marker.exists() and time.time() - marker.stat().st_mtime > _LONGEST_SECONDS:
+            marker.unlink()
+    if any(cache.iterdir()):
         return
     with contextlib.suppress(OSError):
         # Created exclusively, so that of many ranks that start at once one does it.
-        os.close(os.open(cache / "being-made", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         subprocess.Popen(
             [sys.executable, "-c", "import reshard._program as p; p.make_archive()"],
             stdin=subprocess.DEVNULL,
@@ -136,6 +152,13 @@ def make_archive() -> None:
                     beside = cache / f"new.{ending}"
                     shutil.move(str(part), beside)
                     os.replace(beside, cache / f"local.{ending}")
+        if not any(cache.glob("local.*")):
+            # This Java machine makes none: nobody tries again.
+            (cache / "none").touch()
+        if cache.parent == _HERE / "cache":
+            for old in cache.parent.iterdir():
+                if old != cache:
+                    shutil.rmtree(old, ignore_errors=True)
     finally:
         with contextlib.suppress(OSError):
             marker.unlink()
