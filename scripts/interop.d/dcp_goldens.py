@@ -81,16 +81,19 @@ def run(rank, world, port, what, out, flat):
         fsdp2(rank, world, out, flat)
     else:
         boxes(rank, world, out)
+    dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    root = sys.argv[1]
+    # DCP writes down the path that it is given.
+    os.makedirs(sys.argv[1], exist_ok=True)
+    os.chdir(sys.argv[1])
     port = 29650
     for name, what, world, flat in (
         ("nested", "fsdp2", 3, False),
         ("flat", "fsdp2", 2, True),
         ("boxes", "boxes", 4, False),
     ):
-        mp.spawn(run, args=(world, port, what, f"{root}/{name}", flat), nprocs=world)
+        mp.spawn(run, args=(world, port, what, name, flat), nprocs=world)
         port += 1

@@ -21,8 +21,10 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Set;
 import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
 /**
@@ -71,6 +73,35 @@ class DcpInputTest {
 
       assertThat(CheckpointComparison.with(direct).firstDifference(back)).isEmpty();
     }
+  }
+
+  /**
+   * FSDP2 of PyTorch 2.15 loaded the case and saved it again at once, in chunks of its own: nested
+   * at 3 ranks, and flattened at 2 with frozen and tied weights.
+   */
+  @ParameterizedTest
+  @CsvSource({"two-groups-at-3, z2-fp32-twogroups", "freeze-tie-at-2, z2-freeze-tie"})
+  void whatFsdpSavedIsWhatItLoaded(String saved, String name) throws IOException {
+    GoldenCase golden = GoldenCase.of(name);
+    Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", saved);
+    Path back = scratch.resolve("back");
+
+    WithoutBeam.fromDcp(dcp, template(golden), back, golden.sourceWorld(), ZeroStage.AS_SAVED);
+
+    assertThat(CheckpointComparison.with(golden.source()).firstDifference(back)).isEmpty();
+  }
+
+  /** A template of another stage, and ranks that it was not saved by. */
+  @Test
+  void toAnotherStage() throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-fp32-twogroups");
+    Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", "two-groups-at-3");
+    Path back = scratch.resolve("back");
+    WithoutBeam.fromDcp(dcp, template(golden), back, 2, 3);
+    Path direct = scratch.resolve("direct");
+    WithoutBeam.reshard(golden.source(), direct, 2, 3);
+
+    assertThat(CheckpointComparison.with(direct).firstDifference(back)).isEmpty();
   }
 
   /** The case with zeros in every tensor, padding as it is, and other numbers. */

@@ -36,6 +36,11 @@ class GoldenDcpTest {
     return Goldens.all();
   }
 
+  /** Those that hold what dcp_goldens.py says. */
+  static Stream<Path> known() {
+    return Goldens.all().filter(directory -> !directory.getParent().endsWith("fsdp2"));
+  }
+
   @Test
   void readsTensorsOfEachShapeInTheirOrder() throws IOException {
     DcpMetadata metadata = Goldens.read(NESTED).metadata();
@@ -75,7 +80,7 @@ class GoldenDcpTest {
   }
 
   @ParameterizedTest
-  @MethodSource("checkpoints")
+  @MethodSource("known")
   void readsEveryElementOfEveryChunkWithItsCrc(Path directory) throws IOException {
     DcpDirectory dcp = Goldens.read(directory);
     int tensors = 0;
