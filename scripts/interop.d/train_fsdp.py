@@ -8,6 +8,7 @@ is what DeepSpeed does unless it is told otherwise.
 import argparse
 import json
 import os
+import re
 import warnings
 
 import torch
@@ -23,6 +24,7 @@ from torch.distributed.tensor import DTensor
 
 import train
 
+GUIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "fsdp.md")
 OPTIMIZERS = {
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-2),
     "amsgrad": lambda groups: torch.optim.AdamW(groups, lr=1e-2, amsgrad=True),
@@ -30,6 +32,13 @@ OPTIMIZERS = {
     "adagrad": lambda groups: torch.optim.Adagrad(groups, lr=1e-2),
     "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr=1e-3, momentum=0.5),
 }
+
+
+def snippet(name):
+    with open(GUIDE, encoding="utf-8") as guide:
+        found = re.findall(rf"<!-- snippet: {name} -->\n```python\n(.*?)```", guide.read(), re.DOTALL)
+    assert len(found) == 1, f"{GUIDE} has {len(found)} snippets called {name}"
+    return compile(found[0], f"{GUIDE}:{name}", "exec")
 
 
 class Trained:
@@ -69,10 +78,28 @@ class Trained:
         return {"": {"model": of_model, "optim": of_optimizer, **more}}
 
     def save(self, path):
+        if self.dialect == "torch" and not self.scheduler:
+            self._perform("save", path)
+            return
         for directory, state in self.parts().items():
             dcp.save(state, checkpoint_id=os.path.join(path, directory))
 
     def load(self, path):
+        if self.dialect == "torch" and not self.scheduler:
+            loaded = self._perform("load", path)["steps"]
+        else:
+            loaded = self._load_parts(path)
+        if loaded != self.steps:
+            raise AssertionError(f"global_steps is {loaded}, not {self.steps}")
+
+    def _perform(self, name, path):
+        """A snippet of docs/fsdp.md, as it stands there."""
+        names = {**globals(), "model": self.model, "optimizer": self.optimizer, "folder": path,
+                 "steps": self.steps}
+        exec(snippet(name), names)
+        return names
+
+    def _load_parts(self, path):
         parts = self.parts()
         for directory, state in parts.items():
             dcp.load(state, checkpoint_id=os.path.join(path, directory))
@@ -88,8 +115,7 @@ class Trained:
             self.model, self.optimizer, optimizer, options=self._options())
         if self.scheduler:
             self.scheduler.load_state_dict(first["lr_scheduler"])
-        if first["global_steps"] != self.steps:
-            raise AssertionError(f"global_steps is {first['global_steps']}, not {self.steps}")
+        return first["global_steps"]
 
     def truth(self, path):
         """Full tensors, under the names that train.py gives them."""

@@ -34,11 +34,18 @@ record Job(Source source, ReshardPlan plan, Optional<String> output) {
    */
   static Job of(ReshardOptions options) throws IOException {
     requireDistinct(options.getInput(), options.getOutput());
+    if (options.getTemplate() != null) {
+      return DcpJobs.in(options);
+    }
     return of(Source.ofInput(options), options);
   }
 
   /** The job that {@code options} ask for, of {@code source}. */
   static Job of(Source source, ReshardOptions options) throws IOException {
+    DcpJobs.requireMeant(options);
+    if (ReshardOptions.DCP.equals(options.getOutputFormat())) {
+      return DcpJobs.out(source, options);
+    }
     return of(
         source,
         ranks(source, options),
@@ -83,7 +90,12 @@ record Job(Source source, ReshardPlan plan, Optional<String> output) {
   TargetStore target(boolean overwrite, PipelineOptions options) {
     String to = output.orElseThrow();
     if (source.user().isEmpty()) {
-      return Stores.target(to, plan.tag(), overwrite, TargetStore.LATEST, options);
+      return Stores.target(
+          to,
+          plan.tag(),
+          overwrite,
+          DcpJobs.writesDcp(plan) ? TargetStore.LATEST_DCP : TargetStore.LATEST,
+          options);
     }
     if (!Stores.isLocal(to)) {
       throw new OutputException(
@@ -115,7 +127,7 @@ record Job(Source source, ReshardPlan plan, Optional<String> output) {
   }
 
   /** Whatever links there are on the way: nothing of the source may be replaced. */
-  private static void requireApart(CheckpointFiles files, String output) throws IOException {
+  static void requireApart(CheckpointFiles files, String output) throws IOException {
     Path source = Path.of(files.directory()).toRealPath();
     Path sourceTag = source.resolve(files.tag()).toRealPath();
     Path target = real(Path.of(Stores.directory(output)));

@@ -25,6 +25,29 @@ public interface ReshardOptions extends PipelineOptions {
 
   void setTargetWorldSize(Integer targetWorldSize);
 
+  /** The {@code --outputFormat} of PyTorch's distributed checkpoints. */
+  String DCP = "dcp";
+
+  /** What is written: {@link #DCP}, or {@code null} for files of {@code save_checkpoint}. */
+  String getOutputFormat();
+
+  void setOutputFormat(String outputFormat);
+
+  /** Under which keys a distributed checkpoint has what; {@code null} for those of PyTorch. */
+  String getDialect();
+
+  void setDialect(String dialect);
+
+  /** Data files of a distributed checkpoint; {@code null} for as many as the source has ranks. */
+  Integer getFilesPerCheckpoint();
+
+  void setFilesPerCheckpoint(Integer filesPerCheckpoint);
+
+  /** A checkpoint of the run that will load, for an input that is a distributed checkpoint. */
+  String getTemplate();
+
+  void setTemplate(String template);
+
   /** The ZeRO stage; {@code null} means that of the input. */
   Integer getTargetStage();
 

@@ -189,7 +189,7 @@ public final class ReshardPipeline {
     }
     return new ReshardReport(
         plan.tag().isEmpty() ? job.source().location() : plan.tag(),
-        plan.sourceWorldSize(),
+        DcpJobs.readsDcp(plan) ? ReshardPlan.ANY_WORLD_SIZE : plan.sourceWorldSize(),
         plan.targetWorldSize(),
         (int) plan.models().stream().map(PartitionedModel::mpRank).distinct().count(),
         plan.parallelism().pipelineDegree(),

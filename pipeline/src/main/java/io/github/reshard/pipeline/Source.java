@@ -76,7 +76,10 @@ record Source(
     CheckpointFiles files =
         user.isPresent()
             ? user.get().files()
-            : CheckpointFiles.discover(store, directory, Optional.ofNullable(tag));
+            : DcpJobs.orRefused(
+                store,
+                tag == null ? directory : store.child(directory, tag),
+                () -> CheckpointFiles.discover(store, directory, Optional.ofNullable(tag)));
     UserHints hints =
         new UserHints(
             Optional.ofNullable(options.getModel()),

@@ -111,7 +111,10 @@ enum Command {
     }
     for (Option option : Options.all()) {
       String name = option.name();
-      boolean given = line.has(name) || (name.equals(Options.RANKS) && line.has(Options.GPUS));
+      boolean given =
+          line.has(name)
+              || (name.equals(Options.RANKS)
+                  && (line.has(Options.GPUS) || line.has(Options.FORMAT_NAME, Options.DCP)));
       if (option.isRequiredBy(this) && !given) {
         throw new UsageException(
             "--" + name + " is missing; " + typed() + "--help shows an example");

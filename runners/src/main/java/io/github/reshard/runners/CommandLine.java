@@ -122,6 +122,10 @@ record CommandLine(String command, Map<String, List<String>> options) {
     return options.containsKey(name);
   }
 
+  boolean has(String name, String value) {
+    return has(name) && options.get(name).contains(value);
+  }
+
   /** The options as Beam wants them: {@code --name=value}. */
   String[] beamArgs() {
     return options.entrySet().stream()

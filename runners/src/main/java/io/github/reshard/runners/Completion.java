@@ -19,7 +19,11 @@ final class Completion {
               Option.Kind.RUNNER,
               "DirectRunner FlinkRunner DataflowRunner",
               Option.Kind.STAGE,
-              "1 2 3"));
+              "1 2 3",
+              Option.Kind.FORMAT,
+              String.join(" ", Options.words(Option.Kind.FORMAT)),
+              Option.Kind.DIALECT,
+              String.join(" ", Options.words(Option.Kind.DIALECT))));
 
   private Completion() {}
 
@@ -138,7 +142,7 @@ final class Completion {
             switch (option.kind()) {
               case DIRECTORY -> "_files -/";
               case FILE -> "_files";
-              case RUNNER, STAGE -> "(" + WORDS.get(option.kind()) + ")";
+              case RUNNER, STAGE, FORMAT, DIALECT -> "(" + WORDS.get(option.kind()) + ")";
               case FLAG, TEXT, COUNT, BYTES -> " ";
             };
         spec += ":" + option.value() + ":" + action;

@@ -2,6 +2,7 @@ package io.github.reshard.runners;
 
 import java.util.Collections;
 import java.util.EnumMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.regex.Matcher;
@@ -41,6 +42,10 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
     /** A whole number from 1 on. */
     COUNT,
     STAGE,
+    /** Of the output: {@code native} or {@code dcp}. */
+    FORMAT,
+    /** Of a distributed checkpoint. */
+    DIALECT,
     BYTES
   }
 
@@ -131,6 +136,14 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
           throw new UsageException("--" + name + " is 1, 2 or 3, not " + stage);
         }
         yield Integer.toString(stage);
+      }
+      case FORMAT, DIALECT -> {
+        List<String> words = Options.words(kind);
+        if (!words.contains(given)) {
+          throw new UsageException(
+              "--" + name + " is one of " + String.join(", ", words) + ", not '" + given + "'");
+        }
+        yield given;
       }
       case BYTES -> Long.toString(atLeastOne(bytes(given)));
     };

@@ -13,13 +13,18 @@ import static io.github.reshard.runners.Option.Group.SHARDS;
 import static io.github.reshard.runners.Option.Group.WHAT;
 import static io.github.reshard.runners.Option.Kind.BYTES;
 import static io.github.reshard.runners.Option.Kind.COUNT;
+import static io.github.reshard.runners.Option.Kind.DIALECT;
 import static io.github.reshard.runners.Option.Kind.DIRECTORY;
 import static io.github.reshard.runners.Option.Kind.FILE;
 import static io.github.reshard.runners.Option.Kind.FLAG;
+import static io.github.reshard.runners.Option.Kind.FORMAT;
 import static io.github.reshard.runners.Option.Kind.RUNNER;
 import static io.github.reshard.runners.Option.Kind.STAGE;
 import static io.github.reshard.runners.Option.Kind.TEXT;
 
+import io.github.reshard.checkpoint.dcp.DcpDialect;
+import io.github.reshard.pipeline.ReshardOptions;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Optional;
 
@@ -32,6 +37,10 @@ final class Options {
   static final String RANKS = "targetWorldSize";
   static final String GPUS = "gpus";
   static final String RUNNER_NAME = "runner";
+
+  static final String FORMAT_NAME = "outputFormat";
+  static final String NATIVE = "native";
+  static final String DCP = ReshardOptions.DCP;
 
   private static final Command[] ALL = Command.values();
 
@@ -87,6 +96,26 @@ final class Options {
                   "The ZeRO stage of the run that will load the output: 1, 2 or 3. Default: that of --input.",
                   RESHARD)
               .takenBy("As in the main job. Default: that of --input.", PLAN),
+          Option.of(FORMAT_NAME, FORMAT, "FORMAT", WHAT)
+              .takenBy(
+                  "native is what save_checkpoint would have written on M ranks; dcp is PyTorch's distributed checkpoint, which FSDP2 loads on any number of ranks, with the optimizer. It needs no --targetWorldSize. docs/fsdp.md is the guide. Default: native.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: native.", PLAN),
+          Option.of("dialect", DIALECT, "DIALECT", WHAT)
+              .takenBy(
+                  "Under which keys --outputFormat=dcp puts what: torch is what get_state_dict gives, torchFlat the same with flatten_optimizer_state_dict, torchtitan and accelerate are theirs. Default: torch.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: torch.", PLAN),
+          Option.of("filesPerCheckpoint", COUNT, "K", WHAT)
+              .takenBy(
+                  "Into how many data files --outputFormat=dcp writes. Default: as many as --input has data-parallel ranks.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: one for each rank.", PLAN),
+          Option.of("template", DIRECTORY, "DIR", WHAT)
+              .takenBy(
+                  "For an --input that is a distributed checkpoint of PyTorch: what the DeepSpeed run that will load saved after one step, the directory that save_checkpoint was given. What such an input does not hold comes from it. From one distributed checkpoint to another no tool is needed: every loader cuts it for its own ranks. Default: none.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: none.", PLAN),
           Option.of("keep", COUNT, "K", WHAT)
               .takenBy(
                   "How many checkpoints stay in --output when one is made; older ones that this program made are removed. Default: all.",
@@ -164,6 +193,15 @@ final class Options {
               .takenBy("Show this text; after a command, that command's. Default: off.", RESHARD));
 
   private Options() {}
+
+  /** What an option of this kind may say, if that is one of a few words. */
+  static List<String> words(Option.Kind kind) {
+    return switch (kind) {
+      case FORMAT -> List.of(NATIVE, DCP);
+      case DIALECT -> Arrays.stream(DcpDialect.values()).map(DcpDialect::optionName).toList();
+      default -> List.of();
+    };
+  }
 
   /** The options that {@code command} takes. */
   static List<Option> of(Command command) {

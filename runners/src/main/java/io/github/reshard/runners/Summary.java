@@ -1,5 +1,6 @@
 package io.github.reshard.runners;
 
+import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.pipeline.ReshardReport;
 import java.util.ArrayList;
 import java.util.List;
@@ -14,7 +15,16 @@ final class Summary {
     lines.add(
         row(
             "ranks",
-            report.sourceWorldSize() + " → " + report.targetWorldSize() + " data-parallel ranks"));
+            report.targetWorldSize() == ReshardPlan.ANY_WORLD_SIZE
+                ? report.sourceWorldSize() + " data-parallel ranks → any number"
+                : report.sourceWorldSize() == ReshardPlan.ANY_WORLD_SIZE
+                    ? "a distributed checkpoint → "
+                        + report.targetWorldSize()
+                        + " data-parallel ranks"
+                    : report.sourceWorldSize()
+                        + " → "
+                        + report.targetWorldSize()
+                        + " data-parallel ranks"));
     if (report.modelParallelRanks() > 1) {
       lines.add(row("GPUs", gpus(report)));
     }

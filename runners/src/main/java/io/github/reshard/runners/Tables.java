@@ -1,6 +1,7 @@
 package io.github.reshard.runners;
 
 import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.Leftovers;
@@ -169,11 +170,13 @@ final class Tables {
   static String of(PlanReport report) {
     List<String> lines = new ArrayList<>();
     lines.add(
-        "%s, %d → %d data-parallel ranks; nothing was touched"
+        "%s, %d → %s data-parallel ranks; nothing was touched"
             .formatted(
                 report.plan().checkpoint(),
                 report.plan().sourceWorldSize(),
-                report.plan().targetWorldSize()));
+                report.plan().targetWorldSize() == ReshardPlan.ANY_WORLD_SIZE
+                    ? "any number of"
+                    : Integer.toString(report.plan().targetWorldSize())));
     long parts = 0;
     for (TargetFile file : report.files()) {
       long ofFile = report.parts(file);

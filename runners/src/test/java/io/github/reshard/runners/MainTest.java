@@ -169,7 +169,7 @@ class MainTest {
       case FLAG -> boolean.class;
       case COUNT, STAGE -> Integer.class;
       case BYTES -> long.class;
-      case TEXT, DIRECTORY, FILE, RUNNER -> String.class;
+      case TEXT, DIRECTORY, FILE, RUNNER, FORMAT, DIALECT -> String.class;
     };
   }
 

@@ -160,6 +160,18 @@ public final class DcpKeys {
     return names;
   }
 
+  /** The names of parameters that the optimizer keeps states of. */
+  public Set<String> trainedNames() {
+    Set<String> names = new TreeSet<>();
+    String prefix = optimizer + STATE;
+    for (String key : items.keySet()) {
+      if (!optimizer.isEmpty() && key.startsWith(prefix)) {
+        names.add(key.substring(prefix.length(), key.lastIndexOf('.')));
+      }
+    }
+    return names;
+  }
+
   /** The states that the checkpoint has of a parameter. */
   public Set<String> states(String parameter) {
     String prefix = state(parameter, "");

@@ -287,7 +287,7 @@ public final class DcpWriter {
         read.checkpoint(),
         read.tag(),
         read.sourceWorldSize(),
-        1,
+        ReshardPlan.ANY_WORLD_SIZE,
         read.parallelism(),
         read.sources(),
         written,

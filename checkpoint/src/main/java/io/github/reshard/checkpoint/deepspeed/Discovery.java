@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.FileNotFoundException;
@@ -101,9 +102,7 @@ public final class Discovery {
     }
     List<Carried> beside = new ArrayList<>();
     for (FileStat file : top.files()) {
-      if (!file.name().equals(LATEST)
-          && !file.name().equals(LATEST_UNIVERSAL)
-          && !Leftovers.isOne(file.name())) {
+      if (!TargetStore.POINTERS.contains(file.name()) && !Leftovers.isOne(file.name())) {
         beside.add(new Carried(file.name(), file));
       }
     }

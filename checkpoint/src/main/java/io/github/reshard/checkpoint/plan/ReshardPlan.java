@@ -13,7 +13,7 @@ import java.util.List;
  * @param checkpoint names the source in a {@link ParamId}
  * @param tag the tag that is resharded
  * @param sourceWorldSize data-parallel ranks of the source
- * @param targetWorldSize data-parallel ranks of the output
+ * @param targetWorldSize data-parallel ranks of the output, or {@link #ANY_WORLD_SIZE}
  * @param parallelism how many GPUs hold one copy of the model
  * @param sources every file that is read
  * @param targets every file that is written
@@ -40,6 +40,9 @@ public record ReshardPlan(
     List<String> notes,
     long partBytes)
     implements Serializable {
+
+  /** The target's size where the output is the same for any number of ranks. */
+  public static final int ANY_WORLD_SIZE = 0;
 
   /**
    * The elements behind the parameters in the partitions of one state.

@@ -98,7 +98,7 @@ public final class DcpReader {
     return new DcpReader(store, dcp, template, keys, sources).plan(run);
   }
 
-  private static boolean isFrozen(PartitionedModel model) {
+  static boolean isFrozen(PartitionedModel model) {
     return !model.states().isEmpty() && model.states().get(0).containsKey(States.FROZEN);
   }
 

@@ -181,6 +181,7 @@ record TemplateRun(
           needed.add(keys.model(tensor.name()));
         }
       }
+      requireNotTrained(tied.keySet());
       Set<String> unknown = new TreeSet<>(keys.modelNames());
       unknown.removeAll(known);
       if (!keys.model("").isEmpty() && !unknown.isEmpty()) {
@@ -243,6 +244,25 @@ record TemplateRun(
           "the loss scaler and the configuration are those of the template %s"
               .formatted(plan.checkpoint()));
       return made;
+    }
+
+    /** What the optimizer has of parameters that the template does not train would be lost. */
+    private void requireNotTrained(Set<String> tied) {
+      Set<String> trained = new HashSet<>();
+      for (PartitionedModel model : plan.models()) {
+        if (!DcpReader.isFrozen(model)) {
+          model.parameters().forEach(parameter -> trained.add(parameter.name()));
+        }
+      }
+      for (String name : keys.trainedNames()) {
+        if (!trained.contains(name)) {
+          throw new RefusedException(
+              keys.where(),
+              "the optimizer has states of %s, which the template %s. Make the template with the same parameters trained."
+                  .formatted(
+                      name, tied.contains(name) ? "knows by another name only" : "does not train"));
+        }
+      }
     }
 
     private static PickledValue root(TorchFile file) {

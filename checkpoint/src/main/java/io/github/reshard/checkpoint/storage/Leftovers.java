@@ -102,7 +102,7 @@ public final class Leftovers {
         throw new OutputException(output, "there is no such directory.");
       }
       Set<String> whole = new HashSet<>();
-      for (String pointer : List.of(TargetStore.LATEST, TargetStore.LATEST_UNIVERSAL)) {
+      for (String pointer : TargetStore.POINTERS) {
         Path latest = directory.resolve(pointer);
         if (Files.exists(latest)) {
           whole.add(Files.readString(latest).strip());

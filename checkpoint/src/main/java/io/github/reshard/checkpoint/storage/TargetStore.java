@@ -19,6 +19,15 @@ public interface TargetStore extends Serializable {
   String LATEST_UNIVERSAL = "latest_universal";
 
   /**
+   * The file that names the newest distributed checkpoint of PyTorch. Nothing but this program
+   * reads it; the other two are DeepSpeed's, and it would take them for its own files.
+   */
+  String LATEST_DCP = "latest_dcp";
+
+  /** All files that name a tag. */
+  List<String> POINTERS = List.of(LATEST, LATEST_UNIVERSAL, LATEST_DCP);
+
+  /**
    * Makes the place ready and removes what an earlier run left unpublished.
    *
    * @throws io.github.reshard.checkpoint.OutputException if the tag is there and may not be

@@ -45,7 +45,7 @@ final class BucketLeftovers {
       }
     }
     Set<String> whole = new HashSet<>();
-    for (String pointer : List.of(TargetStore.LATEST, TargetStore.LATEST_UNIVERSAL)) {
+    for (String pointer : TargetStore.POINTERS) {
       Optional<Found> found = store.find(base + pointer);
       if (found.isPresent()) {
         whole.add(new String(store.read(found.get()), StandardCharsets.UTF_8).strip());

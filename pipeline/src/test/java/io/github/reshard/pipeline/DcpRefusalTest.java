@@ -1,0 +1,229 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.dcp.DcpDialect;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.pickle.PickleReader;
+import io.github.reshard.checkpoint.pickle.PickleWriter;
+import io.github.reshard.checkpoint.pickle.PyDict;
+import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyGlobal;
+import io.github.reshard.checkpoint.pickle.PyInstance;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyStr;
+import io.github.reshard.checkpoint.pickle.PyTuple;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.function.UnaryOperator;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** What cannot come along with a template is refused by its name. */
+class DcpRefusalTest {
+  private static final GoldenCase TWO_GROUPS = GoldenCase.of("z2-fp32-twogroups");
+
+  @TempDir Path scratch;
+
+  private Path dcp(GoldenCase golden, DcpDialect dialect) {
+    Path output = scratch.resolve("dcp");
+    WithoutBeam.toDcp(golden.source(), output, dialect, 1);
+    return output.resolve(golden.tag());
+  }
+
+  private void refuses(Path dcp, GoldenCase template, String... words) {
+    assertThatThrownBy(
+            () ->
+                WithoutBeam.fromDcp(
+                    dcp, template.source(), scratch.resolve("out"), 2, ZeroStage.AS_SAVED))
+        .isInstanceOf(RefusedException.class)
+        .message()
+        .contains(words);
+    assertThat(scratch.resolve("out").resolve("global_step3")).doesNotExist();
+  }
+
+  /** Gives keys of {@code .metadata} other names, wherever they stand. */
+  private static void rename(Path dcp, UnaryOperator<String> name) throws IOException {
+    Path file = dcp.resolve(".metadata");
+    PyObject root = PickleReader.read(Files.readAllBytes(file), "test").root();
+    PyEntries fields = fields(root);
+    for (String dict : List.of("state_dict_metadata", "planner_data")) {
+      List<PyEntries.Entry> entries = ((PyDict) fields.get(dict)).entries().list();
+      entries.replaceAll(
+          e -> new PyEntries.Entry(new PyStr(name.apply(((PyStr) e.key()).value())), e.value()));
+    }
+    for (PyEntries.Entry entry : ((PyDict) fields.get("storage_data")).entries()) {
+      PyEntries index = fields(entry.key());
+      index.replace("fqn", new PyStr(name.apply(((PyStr) index.get("fqn")).value())));
+    }
+    Files.write(file, PickleWriter.write(root, 2));
+  }
+
+  private static PyEntries fields(PyObject made) {
+    return ((PyDict) ((PyInstance) made).state()).entries();
+  }
+
+  private static UnaryOperator<String> renaming(String from, String to) {
+    return key -> key.equals(from) ? to : key;
+  }
+
+  @Test
+  void otherParamGroups() {
+    refuses(
+        dcp(TWO_GROUPS, DcpDialect.TORCH),
+        GoldenCase.of("z1-bf16"),
+        "param group 0 has",
+        "Make the template with the same param groups");
+  }
+
+  @Test
+  void parametersOfOneGroupWithOtherOptions() {
+    refuses(
+        dcp(TWO_GROUPS, DcpDialect.TORCH_FLAT),
+        GoldenCase.of("z1-bf16"),
+        "have another 'lr', and are in one param group in the template");
+  }
+
+  @Test
+  void anotherOptimizer() {
+    refuses(
+        dcp(GoldenCase.of("z1-sgd"), DcpDialect.TORCH),
+        GoldenCase.of("z1-bf16"),
+        "expected the optimizer's states under keys that end in 'state.emb.weight.exp_avg'");
+  }
+
+  @Test
+  void statesThatTheTemplateHasNot() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(dcp, renaming("global_steps", "optim.state.head.weight.max_exp_avg_sq"));
+    refuses(dcp, TWO_GROUPS, "the optimizer keeps [max_exp_avg_sq] of head.weight");
+  }
+
+  @Test
+  void aStateThatIsMissing() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(dcp, renaming("optim.state.head.weight.exp_avg", "elsewhere"));
+    refuses(dcp, TWO_GROUPS, "has no 'optim.state.head.weight.exp_avg'");
+  }
+
+  @Test
+  void aParameterThatTheTemplateHasNot() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(dcp, renaming("model.scale", "model.zoom"));
+    refuses(dcp, TWO_GROUPS, "model.scale");
+  }
+
+  @Test
+  void aBufferMore() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(dcp, renaming("optim.state.head.weight.step", "model.more"));
+    refuses(dcp, TWO_GROUPS, "the model has [more], which the template does not have");
+  }
+
+  @Test
+  void aModelTwice() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(
+        dcp,
+        key ->
+            key.startsWith("optim.state.") && key.endsWith(".exp_avg_sq")
+                ? "ema." + key.substring("optim.state.".length()).replace(".exp_avg_sq", "")
+                : key);
+    refuses(dcp, TWO_GROUPS, "the weights of the model more than once", "[ema., model.]");
+  }
+
+  @Test
+  void trainedHereAndNotInTheTemplate() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(dcp, renaming("optim.state.head.weight.step", "optim.state.scale.exp_avg"));
+    refuses(
+        dcp, TWO_GROUPS, "the optimizer has states of scale, which the template does not train");
+  }
+
+  @Test
+  void flatParametersOfFsdp1() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(dcp, renaming("model.emb.weight", "model._fsdp_wrapped_module._flat_param"));
+    refuses(dcp, TWO_GROUPS, "_flat_param", "LOCAL_STATE_DICT");
+  }
+
+  @Test
+  void stepsThatDoNotAgree() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    // The scale of the model is 1.5.
+    rename(
+        dcp,
+        key ->
+            key.equals("model.scale")
+                ? "optim.state.head.weight.step"
+                : key.equals("optim.state.head.weight.step") ? "model.scale" : key);
+    refuses(dcp, TWO_GROUPS, "'optim.state.head.weight.step' is 1.5");
+  }
+
+  @Test
+  void aSchedulerThatIsNotThere() throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-fp16-dynamic");
+    Path dcp = dcp(golden, DcpDialect.TORCH);
+    rename(dcp, key -> key.startsWith("lr_scheduler.") ? "other." + key : key);
+    refuses(dcp, golden, "has no object 'lr_scheduler.", "the template's run has a scheduler");
+  }
+
+  @Test
+  void statesOfAnotherType() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    Path file = dcp.resolve(".metadata");
+    PyObject root = PickleReader.read(Files.readAllBytes(file), "test").root();
+    PyDict items = (PyDict) fields(root).get("state_dict_metadata");
+    PyInstance tensor = (PyInstance) items.get("optim.state.head.weight.exp_avg");
+    PyInstance properties = (PyInstance) fields(tensor).get("properties");
+    List<PyObject> state = new ArrayList<>(((PyTuple) properties.state()).items());
+    state.set(0, new PyGlobal("torch", "uint8"));
+    fields(tensor)
+        .replace("properties", PyInstance.newObject(properties.callable(), new PyTuple(state)));
+    Files.write(file, PickleWriter.write(root, 2));
+    refuses(
+        dcp,
+        TWO_GROUPS,
+        "'optim.state.head.weight.exp_avg' is uint8",
+        "Only states of the same type");
+  }
+
+  @Test
+  void weightsThatAreNotTied() {
+    refuses(
+        dcp(GoldenCase.of("z2-bf16-clip"), DcpDialect.TORCH),
+        GoldenCase.of("z2-freeze-tie"),
+        "template");
+  }
+
+  @Test
+  void aDistributedCheckpointWithoutATemplate() {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    String refusal = Scratch.refusal(dcp, scratch.resolve("out"), 2);
+    assertThat(refusal)
+        .contains("this is a distributed checkpoint of PyTorch")
+        .contains("--template")
+        .contains("no tool is needed");
+  }
+
+  @Test
+  void aTemplateForACheckpointOfDeepSpeed() {
+    ReshardOptions options = Resharding.options(TWO_GROUPS.source(), scratch.resolve("out"), 2);
+    options.setTemplate(TWO_GROUPS.source().toString());
+    assertThat(Scratch.refusal(options)).contains("expected a distributed checkpoint of PyTorch");
+  }
+
+  @Test
+  void optionsWithoutTheFormatTheyAreFor() {
+    ReshardOptions options = Resharding.options(TWO_GROUPS.source(), scratch.resolve("out"), 2);
+    options.setDialect("torch");
+    assertThat(Scratch.refusal(options)).contains("--dialect and --filesPerCheckpoint are for");
+    options.setOutputFormat(ReshardOptions.DCP);
+    assertThat(Scratch.refusal(options)).contains("leave --targetWorldSize and --targetStage out");
+  }
+}
