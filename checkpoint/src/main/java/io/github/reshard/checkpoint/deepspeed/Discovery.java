@@ -28,9 +28,6 @@ import java.util.regex.Pattern;
 public final class Discovery {
   public static final String LATEST = "latest";
 
-  /** DeepSpeed's name of the tag of a Universal Checkpoint (checkpoint/ds_to_universal.py). */
-  private static final String LATEST_UNIVERSAL = "latest_universal";
-
   /** What Hugging Face Trainer calls the directories it saves into. */
   private static final Pattern TRAINER = Pattern.compile("checkpoint-(\\d{1,18})");
 

@@ -38,6 +38,8 @@ public final class StorageList {
   }
 
   /**
+   * Checks that a storage is there.
+   *
    * @throws RefusedException if the file has not as much of a storage as its pickle says
    */
   public static void requireThere(TorchFile template, StorageNode storage) {

@@ -48,19 +48,12 @@ import java.util.Set;
 public final class DcpReader {
   private static final String STEP = "step";
 
-  private final SourceStore store;
   private final DcpCheckpoint dcp;
   private final ReshardPlan template;
   private final DcpKeys keys;
   private final DcpSources sources;
 
-  private DcpReader(
-      SourceStore store,
-      DcpCheckpoint dcp,
-      ReshardPlan template,
-      DcpKeys keys,
-      DcpSources sources) {
-    this.store = store;
+  private DcpReader(DcpCheckpoint dcp, ReshardPlan template, DcpKeys keys, DcpSources sources) {
     this.dcp = dcp;
     this.template = template;
     this.keys = keys;
@@ -95,7 +88,7 @@ public final class DcpReader {
     DcpSources sources =
         DcpSources.read(store, dcp, needed(template, keys, run), template.sources().size());
     run.requireTiedAlike(keys, sources);
-    return new DcpReader(store, dcp, template, keys, sources).plan(run);
+    return new DcpReader(dcp, template, keys, sources).plan(run);
   }
 
   static boolean isFrozen(PartitionedModel model) {
