@@ -4,7 +4,6 @@ import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
-import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.OutputHeldException;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
@@ -135,11 +134,10 @@ public final class Ensure {
 
   /** Makes the output unless it is there, when it is this run's turn. */
   private void make(Job job, String directory, long begin) throws IOException {
-    ReshardPlan plan = job.plan();
     ReshardedOutput output = new ReshardedOutput(directory, options);
     long waitMillis = FIRST_WAIT_MILLIS;
     while (true) {
-      ReshardedOutput.State state = state(output, plan);
+      ReshardedOutput.State state = state(output, job);
       if (state == ReshardedOutput.State.CURRENT) {
         return;
       }
@@ -156,7 +154,7 @@ public final class Ensure {
         TargetStore target = job.target(state == ReshardedOutput.State.OUTDATED, options);
         target.begin();
         // Another one may have made it between the look at it and the lock.
-        if (state(output, plan) != state) {
+        if (state(output, job) != state) {
           target.abandon();
           continue;
         }
@@ -169,7 +167,7 @@ public final class Ensure {
       } catch (OutputException e) {
         // What another one is publishing looks like anything; what is wrong stays so.
         waitMillis = pause(waitMillis);
-        if (state(output, plan) == state) {
+        if (state(output, job) == state) {
           throw e;
         }
         continue;
@@ -178,8 +176,8 @@ public final class Ensure {
     }
   }
 
-  private ReshardedOutput.State state(ReshardedOutput output, ReshardPlan plan) throws IOException {
-    return output.state(plan, options.getTrustMasters());
+  private ReshardedOutput.State state(ReshardedOutput output, Job job) throws IOException {
+    return output.state(job, options.getTrustMasters());
   }
 
   /** Longer each time, and not all ranks at once. */

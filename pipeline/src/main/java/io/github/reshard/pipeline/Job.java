@@ -8,6 +8,7 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.pipeline.storage.Stores;
+import io.github.reshard.transforms.JobConfig;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -22,9 +23,11 @@ import org.apache.beam.sdk.options.PipelineOptions;
  *
  * @param source what was found
  * @param plan of its reshard
+ * @param form what the output is made as: {@link JobConfig#AS_SAVED}, another ZeRO stage, or shards
+ *     without DeepSpeed's objects
  * @param output where that goes, if it goes anywhere
  */
-record Job(Source source, ReshardPlan plan, Optional<String> output) {
+record Job(Source source, ReshardPlan plan, String form, Optional<String> output) {
 
   /**
    * The job that {@code options} ask for. Nothing is written.
@@ -67,7 +70,18 @@ record Job(Source source, ReshardPlan plan, Optional<String> output) {
         && Stores.isLocal(output.get())) {
       requireApart(source.files(), output.get());
     }
-    return new Job(source, source.plan(targetWorldSize, targetStage, partBytes), output);
+    ReshardPlan plan = source.plan(targetWorldSize, targetStage, partBytes);
+    return new Job(source, plan, form(source, targetStage), output);
+  }
+
+  /** To ask for the stage that it has changes nothing. */
+  private static String form(Source source, int targetStage) throws IOException {
+    if (source.user().isPresent() && source.hints().sanitize()) {
+      return "sanitized";
+    }
+    return targetStage == ZeroStage.AS_SAVED || targetStage == source.facts().stage()
+        ? JobConfig.AS_SAVED
+        : "ZeRO-" + targetStage;
   }
 
   /**

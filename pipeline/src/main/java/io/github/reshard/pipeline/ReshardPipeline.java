@@ -102,7 +102,8 @@ public final class ReshardPipeline {
       ReshardOptions options,
       ProgressListener progress,
       long beginNanos) {
-    JobConfig config = new JobConfig(options.getTrustMasters(), System.currentTimeMillis());
+    JobConfig config =
+        new JobConfig(options.getTrustMasters(), job.form(), System.currentTimeMillis());
     progress.phase(phase, job.payloadBytes());
     try {
       Pipeline pipeline = Pipeline.create(options);

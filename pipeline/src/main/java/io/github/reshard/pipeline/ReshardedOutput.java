@@ -49,17 +49,18 @@ final class ReshardedOutput {
     this.store = Stores.source(output, options);
   }
 
-  /** What is there of {@code plan}. */
-  State state(ReshardPlan plan, boolean trustMasters) throws IOException {
+  /** What is there of what {@code job} would write. */
+  State state(Job job, boolean trustMasters) throws IOException {
     try {
-      return look(plan, trustMasters);
+      return look(job, trustMasters);
     } catch (RefusedException | NoSuchFileException e) {
       // A file was listed and is another one, or gone, when it is opened.
       return State.CHANGING;
     }
   }
 
-  private State look(ReshardPlan plan, boolean trustMasters) throws IOException {
+  private State look(Job job, boolean trustMasters) throws IOException {
+    ReshardPlan plan = job.plan();
     SourceStore.Listing top = list(output);
     Optional<String> latest = ResumeInput.latest(store, top);
     String tag = plan.tag();
@@ -80,6 +81,7 @@ final class ReshardedOutput {
     JsonNode manifest = found.get();
     boolean same =
         manifest.path("output").path("dataParallelRanks").asInt() == plan.targetWorldSize()
+            && manifest.path("output").path("form").asText().equals(job.form())
             && manifest.path("config").path("trustMasters").asBoolean() == trustMasters
             && files(manifest).equals(files(plan))
             && sources(manifest).equals(sources(plan));
@@ -159,7 +161,7 @@ final class ReshardedOutput {
     }
   }
 
-  /** Bytes by path: another stage has other files. */
+  /** Bytes by path. */
   private static Map<String, Long> files(JsonNode manifest) {
     Map<String, Long> files = new TreeMap<>();
     for (JsonNode file : manifest.path("output").path("files")) {

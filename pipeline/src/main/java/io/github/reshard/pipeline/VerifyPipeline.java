@@ -146,7 +146,7 @@ public final class VerifyPipeline {
         side.plan(),
         side.source().store(),
         new NoTargetStore(directory.toString()),
-        new JobConfig(false, 0));
+        new JobConfig(false, JobConfig.AS_SAVED, 0));
   }
 
   /** On a cluster every worker has to see {@code --tempLocation}; here any directory will do. */

@@ -212,7 +212,7 @@ class DataflowJobTest {
         plan,
         Stores.source(output, options),
         Stores.target(output, plan.tag(), false, TargetStore.LATEST, options),
-        new JobConfig(false, 0));
+        new JobConfig(false, JobConfig.AS_SAVED, 0));
     pipeline.run();
     return bucket.under("").get("job.json").length;
   }

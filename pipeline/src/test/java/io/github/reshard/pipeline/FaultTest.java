@@ -221,7 +221,8 @@ class FaultTest {
       options.as(DirectOptions.class).setEnforceImmutability(false);
       options.as(DirectOptions.class).setEnforceEncodability(false);
       Pipeline pipeline = Pipeline.create(options);
-      ReshardPipeline.apply(pipeline, plan, source, target, new JobConfig(false, 0));
+      ReshardPipeline.apply(
+          pipeline, plan, source, target, new JobConfig(false, JobConfig.AS_SAVED, 0));
       pipeline.run().waitUntilFinish();
       return run.calls.get();
     } finally {

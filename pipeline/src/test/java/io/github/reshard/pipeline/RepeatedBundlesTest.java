@@ -74,7 +74,8 @@ class RepeatedBundlesTest {
     TargetStore target = new LocalTargetStore(output.toString(), plan.tag(), false);
     target.begin();
     Pipeline pipeline = Pipeline.create(Resharding.options(Scratch.source(), output, 4));
-    Reshard reshard = Reshard.keep("r", plan, source, target, new JobConfig(false, 0));
+    Reshard reshard =
+        Reshard.keep("r", plan, source, target, new JobConfig(false, JobConfig.AS_SAVED, 0));
     Reshards reshards = Reshards.of(List.of(reshard));
     List<Keyed<PlanItem>> listed = new ArrayList<>();
     PlanItem.allOf(plan).forEach(item -> listed.add(new Keyed<>(reshard.key(), item)));

@@ -23,6 +23,8 @@ import java.util.stream.Stream;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 
 /** {@code ensure}, as launch scripts call it. */
 class EnsureTest {
@@ -191,19 +193,26 @@ class EnsureTest {
     assertThat(made().resolve("global_step4")).doesNotExist();
   }
 
-  @Test
-  void anotherStageInTheSameOutputTakesItsPlace() throws IOException {
+  /** The files of stage 1 are as long as those of stage 2. */
+  @ParameterizedTest
+  @CsvSource({"1, ZeRO-1", "2, as saved", "3, ZeRO-3"})
+  void anotherStageInTheSameOutputIsReplaced(int stage, String form) throws IOException {
     Path output = scratch.resolve("out");
     int code =
         new Main(System.out, System.err, Map.of(), "")
             .run(
                 "--input=" + checkpoint,
                 "--targetWorldSize=4",
-                "--targetStage=3",
+                "--targetStage=" + stage,
                 "--output=" + output);
-
     assertThat(code).isEqualTo(0);
+    Path manifest = output.resolve(TAG + "/reshard-manifest.json");
+    assertThat(manifest).content().contains("\"form\" : \"" + form + "\"");
+    FileTime made = Files.getLastModifiedTime(manifest);
+
     assertThat(ensure(checkpoint, "--targetWorldSize=4", "--output=" + output).code()).isEqualTo(0);
+    assertThat(manifest).content().contains("\"form\" : \"as saved\"");
+    assertThat(Files.getLastModifiedTime(manifest).equals(made)).isEqualTo(stage == 2);
     assertThat(output.resolve(MODEL)).exists();
     assertThat(output.resolve(TAG + "/zero_pp_rank_0_mp_rank_00_model_states.pt")).doesNotExist();
   }

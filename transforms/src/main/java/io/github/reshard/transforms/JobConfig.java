@@ -6,6 +6,11 @@ import java.io.Serializable;
  * What the commit step has to know of how a job was asked for.
  *
  * @param trustMasters whether the job goes on when master weights do not give the module's weights
+ * @param form what the output is made as, {@link #AS_SAVED} or whatever was asked for in words
  * @param startMillis when it began, in milliseconds since 1970
  */
-public record JobConfig(boolean trustMasters, long startMillis) implements Serializable {}
+public record JobConfig(boolean trustMasters, String form, long startMillis)
+    implements Serializable {
+  /** The output is of the format and the ZeRO stage of the source. */
+  public static final String AS_SAVED = "as saved";
+}

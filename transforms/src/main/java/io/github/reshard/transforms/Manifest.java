@@ -85,7 +85,7 @@ public record Manifest(Map<String, Integer> digests) {
         .put("trustMasters", config.trustMasters())
         .put("partBytes", plan.partBytes());
     addSource(plan, root.putObject("source"));
-    addOutput(plan, root.putObject("output"));
+    addOutput(plan, config, root.putObject("output"));
     addProofs(plan, disagreements, root.putObject("proofs"));
     ArrayNode notes = root.putArray("notes");
     plan.notes().forEach(notes::add);
@@ -135,7 +135,8 @@ public record Manifest(Map<String, Integer> digests) {
     }
   }
 
-  private static void addOutput(ReshardPlan plan, ObjectNode output) {
+  private static void addOutput(ReshardPlan plan, JobConfig config, ObjectNode output) {
+    output.put("form", config.form());
     output.put("dataParallelRanks", plan.targetWorldSize());
     output.put("bytes", plan.targetBytes());
     ArrayNode files = output.putArray("files");

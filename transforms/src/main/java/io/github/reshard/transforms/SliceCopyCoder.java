@@ -1,10 +1,5 @@
 package io.github.reshard.transforms;
 
-import static io.github.reshard.transforms.RecordCoder.readInt;
-import static io.github.reshard.transforms.RecordCoder.readLong;
-import static io.github.reshard.transforms.RecordCoder.writeInt;
-import static io.github.reshard.transforms.RecordCoder.writeLong;
-
 import io.github.reshard.checkpoint.plan.CastCheck;
 import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.plan.Rows;

@@ -70,7 +70,9 @@ class ReshardStepsTest {
   /** The plan, kept in {@code target}. */
   private Reshards reshards(TargetStore target) throws IOException {
     return Reshards.of(
-        List.of(Reshard.keep(newKey(), plan, source, target, new JobConfig(false, 0))));
+        List.of(
+            Reshard.keep(
+                newKey(), plan, source, target, new JobConfig(false, JobConfig.AS_SAVED, 0))));
   }
 
   /** No two tests have the same. */

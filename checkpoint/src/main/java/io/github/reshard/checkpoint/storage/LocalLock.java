@@ -177,17 +177,14 @@ final class LocalLock {
   }
 
   /**
-   * Checks that nobody took the output away from {@code run}.
+   * Checks that nobody took the output away from {@code run}, nor gave it free since.
    *
    * @throws OutputException if somebody did
    */
   void requireHeld(String output, String run) throws IOException {
     Optional<LockHolder> holder = content().flatMap(LockHolder::parse);
-    if (holder.isPresent() && !holder.get().run().equals(run)) {
-      throw new OutputException(
-          output,
-          "another run has taken it over, because this one gave no sign of life for %d s: %s."
-              .formatted(LockHolder.DEAD_AFTER_MILLIS / 1000, holder.get().describe()));
+    if (holder.filter(found -> found.run().equals(run)).isEmpty()) {
+      throw new OutputException(output, LockHolder.lost(holder));
     }
   }
 

@@ -99,6 +99,20 @@ public record LockHolder(
     return "%s, process %d, since %s".formatted(host, pid, since);
   }
 
+  /**
+   * What is said to a run that has lost its output.
+   *
+   * @param now who has it
+   */
+  public static String lost(Optional<LockHolder> now) {
+    return now.map(
+            other ->
+                "another run has taken it over, because this one gave no sign of life for %d s: %s."
+                    .formatted(DEAD_AFTER_MILLIS / 1000, other.describe()))
+        .orElse(
+            "the lock of this run is gone: another run took the output over and has ended, or something removed it. Run again.");
+  }
+
   /** As it stands in the lock. */
   public byte[] toBytes() {
     String text =

@@ -172,6 +172,17 @@ class LocalLockTest {
   }
 
   @Test
+  void whoWasTakenOverByARunThatHasEndedDoesNotPublish() throws IOException {
+    lock.acquire("OUT", "aaaaaaaa");
+    hold(ELSEWHERE, 0);
+    lock.release(ELSEWHERE.run());
+
+    assertThatThrownBy(() -> lock.requireHeld("OUT", "bbbbbbbb"))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("the lock of this run is gone");
+  }
+
+  @Test
   void whatItSaysIsRead() {
     assertThat(LockHolder.parse(ELSEWHERE.toBytes())).contains(ELSEWHERE);
     assertThat(LockHolder.parse("pid=3".getBytes(StandardCharsets.UTF_8))).isEmpty();

@@ -85,17 +85,19 @@ final class BucketLock {
   }
 
   /**
-   * Checks that nobody took the output away from {@code run}.
+   * Checks that nobody took the output away from {@code run}, nor gave it free since.
    *
    * @throws OutputException if somebody did
    */
   void requireHeld(String output, String run) throws IOException {
-    if (store.find(name).isPresent() && ofRun(run).isEmpty()) {
-      throw new OutputException(
-          output,
-          "another run has taken it over, because this one gave no sign of life for %d s. Run again."
-              .formatted(LockHolder.DEAD_AFTER_MILLIS / 1000));
+    if (ofRun(run).isEmpty()) {
+      throw new OutputException(output, LockHolder.lost(holder()));
     }
+  }
+
+  private Optional<LockHolder> holder() throws IOException {
+    Optional<Found> found = store.find(name);
+    return found.isEmpty() ? Optional.empty() : LockHolder.parse(store.read(found.get()));
   }
 
   /** Who holds it and lives; empty if nobody does. */
