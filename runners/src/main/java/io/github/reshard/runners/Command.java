@@ -6,6 +6,7 @@ import java.util.Locale;
 import java.util.stream.Stream;
 
 /** What can be asked for; the first word of a command line, {@link #RESHARD} when there is none. */
+@SuppressWarnings("ImmutableEnumChecker") // made by List.of
 enum Command {
   RESHARD(
       "Reshard takes a DeepSpeed ZeRO checkpoint from the N ranks that saved it to the M ranks that will go on with it. Stock load_checkpoint then works on M ranks, with no flag and no code change.",

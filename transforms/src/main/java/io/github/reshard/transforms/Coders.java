@@ -196,6 +196,7 @@ final class Coders {
     }
   }
 
+  @SuppressWarnings("EnumOrdinal") // of one version of this program, on all workers
   private static final class PlanItemCoder extends RecordCoder<PlanItem> {
     private static final long serialVersionUID = 1L;
     private static final PlanItem.Kind[] KINDS = PlanItem.Kind.values();

@@ -81,7 +81,7 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
 
     @Override
     public long expected(PlannedReshard planned, Integer key) {
-      return filesWithBytes(planned.plan()).cardinality()
+      return (long) filesWithBytes(planned.plan()).cardinality()
           + planned.plan().targets().size()
           + DigestTensors.keysWithBytes(planned);
     }

@@ -45,7 +45,6 @@ import org.junit.jupiter.api.io.TempDir;
 
 /** Each step on a real checkpoint, with the DirectRunner's checks of coders and mutations on. */
 class ReshardStepsTest {
-  private static final int SOURCE_RANKS = 4;
   private static final int TARGET_RANKS = 3;
   private static final long PART_BYTES = 1024;
 

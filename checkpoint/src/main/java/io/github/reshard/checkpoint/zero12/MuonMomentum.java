@@ -75,7 +75,9 @@ public final class MuonMomentum {
   }
 
   /**
-   * @throws RefusedException if a checkpoint of ZeRO-3 is one of Muon: its momentum is kept by
+   * Checks that a checkpoint of ZeRO-3 is none of Muon.
+   *
+   * @throws RefusedException if it is one: its momentum is kept by
    *     sub-group (runtime/zero/stage3.py, {@code _apply_distributed_muon_update}), which is not
    *     proven
    */

@@ -63,6 +63,8 @@ public final class StagePlanner {
   }
 
   /**
+   * Checks that another stage can be made of it.
+   *
    * @throws RefusedException if DeepSpeed does not support at the target's stage what the
    *     checkpoint has, or this program does not
    */
@@ -135,6 +137,8 @@ public final class StagePlanner {
   }
 
   /**
+   * Checks that ZeRO-1 or 2 can be made of it.
+   *
    * @throws RefusedException if the checkpoint has what is not supported
    */
   public static void requireConvertible(PlanBuilder plan, ModelStates model, ShardedStates states) {

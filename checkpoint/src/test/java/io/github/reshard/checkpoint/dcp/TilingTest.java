@@ -34,7 +34,7 @@ class TilingTest {
         out.add(new Chunk(offsets, sizes, NOWHERE));
         return;
       }
-      long first = 1 + random.nextInt((int) (sizes.get(d) - 1));
+      long first = 1L + random.nextInt((int) (sizes.get(d) - 1));
       cut(offsets, with(sizes, d, first), random, depth - 1, out);
       cut(
           with(offsets, d, offsets.get(d) + first),

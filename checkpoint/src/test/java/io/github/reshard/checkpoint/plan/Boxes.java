@@ -96,7 +96,7 @@ final class Boxes {
   private static List<List<Long>> pieces(long size, Random random) {
     List<List<Long>> pieces = new ArrayList<>();
     for (long at = 0; at < size; ) {
-      long length = 1 + random.nextInt((int) (size - at));
+      long length = 1L + random.nextInt((int) (size - at));
       pieces.add(List.of(at, length));
       at += length;
     }
@@ -163,7 +163,7 @@ final class Boxes {
   private static List<Run> runs(long elements, Random random) {
     List<Run> runs = new ArrayList<>();
     for (long at = 0; at < elements; ) {
-      long length = 1 + random.nextInt((int) (elements - at));
+      long length = 1L + random.nextInt((int) (elements - at));
       runs.add(new Run(at, length));
       at += length;
     }

@@ -29,6 +29,7 @@ final class Copies {
   final Map<String, List<SliceCrc>> tensors = new HashMap<>();
 
   /** A file in memory. */
+  @SuppressWarnings("ArrayRecordComponent") // never compared
   record File(String path, byte[] bytes) implements RangedFile, PositionalFile {
     @Override
     public long size() {
