@@ -67,6 +67,7 @@ final class DcpJobs {
     return new Job(
         source,
         DcpPlanner.plan(source.store(), source.files(), dialect, files, options.getPartBytes()),
+        ReshardOptions.DCP + ", " + dialect.optionName(),
         output);
   }
 
@@ -96,6 +97,8 @@ final class DcpJobs {
       }
     }
     SourceStore store = template.store();
+    int targetStage =
+        options.getTargetStage() == null ? ZeroStage.AS_SAVED : options.getTargetStage();
     return new Job(
         template,
         DcpReader.plan(
@@ -103,8 +106,9 @@ final class DcpJobs {
             find(store, options.getInput(), options.getTag()),
             template.files(),
             Job.ranks(template, options),
-            options.getTargetStage() == null ? ZeroStage.AS_SAVED : options.getTargetStage(),
+            targetStage,
             options.getPartBytes()),
+        Job.form(template, targetStage),
         output);
   }
 

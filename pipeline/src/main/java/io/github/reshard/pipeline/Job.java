@@ -23,8 +23,8 @@ import org.apache.beam.sdk.options.PipelineOptions;
  *
  * @param source what was found
  * @param plan of its reshard
- * @param form what the output is made as: {@link JobConfig#AS_SAVED}, another ZeRO stage, or shards
- *     without DeepSpeed's objects
+ * @param form what the output is made as: {@link JobConfig#AS_SAVED}, another ZeRO stage, another
+ *     format, or shards without DeepSpeed's objects
  * @param output where that goes, if it goes anywhere
  */
 record Job(Source source, ReshardPlan plan, String form, Optional<String> output) {
@@ -75,7 +75,7 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
   }
 
   /** To ask for the stage that it has changes nothing. */
-  private static String form(Source source, int targetStage) throws IOException {
+  static String form(Source source, int targetStage) throws IOException {
     if (source.user().isPresent() && source.hints().sanitize()) {
       return "sanitized";
     }

@@ -77,9 +77,8 @@ public final class MuonMomentum {
   /**
    * Checks that a checkpoint of ZeRO-3 is none of Muon.
    *
-   * @throws RefusedException if it is one: its momentum is kept by
-   *     sub-group (runtime/zero/stage3.py, {@code _apply_distributed_muon_update}), which is not
-   *     proven
+   * @throws RefusedException if it is one: its momentum is kept by sub-group
+   *     (runtime/zero/stage3.py, {@code _apply_distributed_muon_update}), which is not proven
    */
   public static void requireNoneAtStage3(PickledValue modelRoot, ShardedStates states) {
     requireNoneAtStage3(states);
