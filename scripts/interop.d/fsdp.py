@@ -38,6 +38,7 @@ class Case:
     source: int
     dialect: str = "torch"
     dtype: str = "fp32"
+    fsdp1: bool = False
 
 
 CASES = (
@@ -53,6 +54,8 @@ CASES = (
     Case("z2-adagrad", "--opt adagrad", "--stage 2", 3, "torchFlat"),
     Case("z2-rmsprop", "--opt rmsprop", "--stage 2", 2),
     Case("z2-amsgrad", "--opt amsgrad --two", "--stage 2", 4),
+    # The way back only. One group: groups of train.py go by dimensions, which FSDP1 takes away.
+    Case("z2-of-fsdp1", "", "--stage 2", 2, fsdp1=True),
 )
 
 
@@ -72,7 +75,7 @@ def main():
             continue
         home = os.path.join(work, case.name)
         os.makedirs(home)
-        for way in (out, back):
+        for way in (back,) if case.fsdp1 else (out, back):
             for line, failure in way(case, home, shlex.split(options.reshard)):
                 print(line + (f"\n    {failure}" if failure else ""), flush=True)
                 failed += bool(failure)
@@ -109,7 +112,7 @@ def back(case, home, reshard):
     """FSDP2 to DeepSpeed."""
     for source, target in ((2, 3), (3, 2)):
         made = attempted(lambda: taken_back(case, home, reshard, source, target))
-        yield judged(case, f"FSDP2 {source} -> ZeRO {target}", lambda: resumed(
+        yield judged(case, f"FSDP{1 if case.fsdp1 else 2} {source} -> ZeRO {target}", lambda: resumed(
             case, "train.py", target, home, f"zero-{target}", *made()))
 
 
@@ -181,6 +184,8 @@ def train(case, script, size, home, name, arguments):
     more = case.deepspeed if script == "train.py" else f"--dialect {case.dialect}"
     if script != "train.py" and case.dtype != "fp32":
         more += f" --dtype {case.dtype}"
+    if script != "train.py" and case.fsdp1:
+        more += " --fsdp1"
     if script == "train.py":
         more += " --clip"
     function, namespace = entry(path, [

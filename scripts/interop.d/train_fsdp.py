@@ -1,4 +1,4 @@
-"""The corpus network trained with FSDP2 on the CPU; its checkpoints are PyTorch's distributed ones.
+"""The corpus network trained with FSDP2, or FSDP1, on the CPU; its checkpoints are PyTorch's distributed ones.
 
 Batches, order of parameters and losses are those of the corpus script train.py, so that a run may
 go on where DeepSpeed stopped, and the other way round. Gradients are clipped at 1.0, because that
@@ -15,11 +15,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions, get_model_state_dict, get_optimizer_state_dict, set_model_state_dict,
     set_optimizer_state_dict)
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FullyShardedDataParallel, MixedPrecisionPolicy, StateDictType, fully_shard)
 from torch.distributed.tensor import DTensor
 
 import train
@@ -126,10 +128,58 @@ class Trained:
                 for key, value in self.optimizer.state[parameter].items():
                     if torch.is_tensor(value) and value.numel() > 1:
                         tensors[f"{name}.{key}"] = full(value)
-        if dist.get_rank() == 0:
-            from safetensors.torch import save_file
+        save_truth(tensors, path)
 
-            save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, path)
+    def clip(self, norm):
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), norm)
+
+
+class TrainedByFsdp1(Trained):
+    """The same with FSDP1 and SHARDED_STATE_DICT, which only saves here."""
+
+    def __init__(self, a, mesh):
+        self.flat, self.dialect, self.scheduler, self.steps = False, "fsdp1", None, a.start
+        self.model = FullyShardedDataParallel(
+            train.Net(tie=a.tie, freeze=a.freeze), use_orig_params=True,
+            device_id=torch.device("cpu"))
+        self.optimizer = OPTIMIZERS[a.opt](train.groups(self.model, a.two))
+
+    def clip(self, norm):
+        self.model.clip_grad_norm_(norm)
+
+    def parts(self):
+        with FullyShardedDataParallel.state_dict_type(
+                self.model, StateDictType.SHARDED_STATE_DICT):
+            return {"": {
+                "model": self.model.state_dict(),
+                "optim": FullyShardedDataParallel.optim_state_dict(self.model, self.optimizer),
+                "global_steps": self.steps}}
+
+    def save(self, path):
+        super().save(path)
+        self.saved = path
+
+    def truth(self, path):
+        """What PyTorch reads of what was saved: FULL_STATE_DICT of PyTorch 2.15 gives the moments
+        of a parameter one place on the CPU, so that both are the second."""
+        dist.barrier()
+        if dist.get_rank() == 0:
+            dcp_to_torch_save(self.saved, f"{path}.pt")
+            read = torch.load(f"{path}.pt", weights_only=False)
+            states = read["optim"]["state"]
+            save_truth({
+                **{f"{name}.fp32": read["model"][name] for name in states},
+                **{f"{name}.{key}": value for name, state in states.items()
+                   for key, value in state.items()
+                   if torch.is_tensor(value) and value.numel() > 1},
+            }, path)
+
+
+def save_truth(tensors, path):
+    if dist.get_rank() == 0:
+        from safetensors.torch import save_file
+
+        save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, path)
 
 
 def full(tensor):
@@ -142,7 +192,8 @@ def run(rank, world, a):
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(a.port))
     dist.init_process_group("gloo")
     torch.manual_seed(a.seed)
-    trained = Trained(a, init_device_mesh("cpu", (world,)))
+    kind = TrainedByFsdp1 if a.fsdp1 else Trained
+    trained = kind(a, init_device_mesh("cpu", (world,)))
     if a.load:
         trained.load(a.load)
     losses = []
@@ -156,7 +207,7 @@ def run(rank, world, a):
         trained.optimizer.zero_grad()
         loss.backward()
         if a.clip:
-            torch.nn.utils.clip_grad_norm_(trained.model.parameters(), a.clip)
+            trained.clip(a.clip)
         trained.optimizer.step()
         if trained.scheduler:
             trained.scheduler.step()
@@ -187,7 +238,7 @@ if __name__ == "__main__":
             ("truth", str, None), ("clip", float, 1.0), ("dtype", str, "fp32"),
             ("opt", str, "adamw"), ("dialect", str, "torch")]:
         p.add_argument(f"--{option}", type=kind, default=default)
-    for option in ("two", "tie", "freeze", "sched"):
+    for option in ("two", "tie", "freeze", "sched", "fsdp1"):
         p.add_argument(f"--{option}", action="store_true")
     a = p.parse_args()
     torch.set_num_threads(1)
