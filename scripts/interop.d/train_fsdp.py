@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     FullyShardedDataParallel, MixedPrecisionPolicy, StateDictType, fully_shard)
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 import train
 
@@ -53,9 +53,12 @@ class Trained:
         policy = MixedPrecisionPolicy()
         if a.dtype == "bf16":
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        for block in self.model.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(self.model, mesh=mesh, mp_policy=policy)
+        def placement(parameter):
+            even = parameter.ndim > 1 and parameter.shape[1] % mesh.size() == 0
+            return Shard(1) if a.columns and even else Shard(0)
+
+        for module in (*self.model.blocks, self.model):
+            fully_shard(module, mesh=mesh, mp_policy=policy, shard_placement_fn=placement)
         self.optimizer = OPTIMIZERS[a.opt](train.groups(self.model, a.two))
         self.scheduler = (
             torch.optim.lr_scheduler.StepLR(self.optimizer, 2, 0.9) if a.sched else None)
@@ -238,7 +241,7 @@ if __name__ == "__main__":
             ("truth", str, None), ("clip", float, 1.0), ("dtype", str, "fp32"),
             ("opt", str, "adamw"), ("dialect", str, "torch")]:
         p.add_argument(f"--{option}", type=kind, default=default)
-    for option in ("two", "tie", "freeze", "sched", "fsdp1"):
+    for option in ("two", "tie", "freeze", "sched", "fsdp1", "columns"):
         p.add_argument(f"--{option}", action="store_true")
     a = p.parse_args()
     torch.set_num_threads(1)

@@ -44,7 +44,7 @@ class DcpInputTest {
   @ParameterizedTest
   @MethodSource("cases")
   void whatGoesOutComesBack(GoldenCase golden) throws IOException {
-    Path template = template(golden);
+    Path template = template(golden, scratch.resolve("template"));
     for (DcpDialect dialect : DcpDialect.values()) {
       Path dcp = scratch.resolve(dialect.name());
       WithoutBeam.toDcp(golden.source(), dcp, dialect, 2);
@@ -62,7 +62,7 @@ class DcpInputTest {
   @ParameterizedTest
   @MethodSource("cases")
   void atOtherRanks(GoldenCase golden) throws IOException {
-    Path template = template(golden);
+    Path template = template(golden, scratch.resolve("template"));
     Path dcp = scratch.resolve("dcp");
     WithoutBeam.toDcp(golden.source(), dcp, DcpDialect.TORCH, 3);
     for (int ranks : List.of(1, 5)) {
@@ -86,7 +86,12 @@ class DcpInputTest {
     Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", saved);
     Path back = scratch.resolve("back");
 
-    WithoutBeam.fromDcp(dcp, template(golden), back, golden.sourceWorld(), ZeroStage.AS_SAVED);
+    WithoutBeam.fromDcp(
+        dcp,
+        template(golden, scratch.resolve("template")),
+        back,
+        golden.sourceWorld(),
+        ZeroStage.AS_SAVED);
 
     assertThat(CheckpointComparison.with(golden.source()).firstDifference(back)).isEmpty();
   }
@@ -97,7 +102,7 @@ class DcpInputTest {
     GoldenCase golden = GoldenCase.of("z2-fp32-twogroups");
     Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", "two-groups-at-3");
     Path back = scratch.resolve("back");
-    WithoutBeam.fromDcp(dcp, template(golden), back, 2, 3);
+    WithoutBeam.fromDcp(dcp, template(golden, scratch.resolve("template")), back, 2, 3);
     Path direct = scratch.resolve("direct");
     WithoutBeam.reshard(golden.source(), direct, 2, 3);
 
@@ -105,8 +110,7 @@ class DcpInputTest {
   }
 
   /** The case with zeros in every tensor, padding as it is, and other numbers. */
-  private Path template(GoldenCase golden) throws IOException {
-    Path template = scratch.resolve("template");
+  static Path template(GoldenCase golden, Path template) throws IOException {
     Scratch.copyOf(golden.source(), template);
     try (Stream<Path> files = Files.walk(template)) {
       for (Path file : files.filter(p -> p.toString().endsWith("_states.pt")).toList()) {

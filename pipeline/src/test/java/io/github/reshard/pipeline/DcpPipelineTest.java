@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.dcp.DcpDialect;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Map;
@@ -57,6 +58,21 @@ class DcpPipelineTest {
     SortedMap<String, String> contents = Scratch.contents(root);
     contents.keySet().removeAll(Set.of(MANIFEST, "latest", "latest_dcp"));
     return contents;
+  }
+
+  /** FSDP2 loaded the case and saved it again on ranks that cut matrices along their columns. */
+  @ParameterizedTest
+  @ValueSource(longs = {64 << 20, 501})
+  void chunksThatAreColumns(long partBytes) throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-fp32-twogroups");
+    Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", "columns-at-2");
+    Path back = scratch.resolve("back");
+    ReshardOptions options = Resharding.options(dcp, back, golden.sourceWorld());
+    options.setTemplate(DcpInputTest.template(golden, scratch.resolve("template")).toString());
+    options.setPartBytes(partBytes);
+    Resharding.run(options);
+
+    assertThat(CheckpointComparison.with(golden.source()).firstDifference(back)).isEmpty();
   }
 
   @Test

@@ -264,19 +264,13 @@ public final class DcpReader {
 
   /** The first element of a chunk that is a run of elements of the full tensor. */
   private long run(String key, List<Long> shape, Chunk chunk) {
-    long start = 0;
-    boolean partial = false;
-    for (int d = 0; d < shape.size(); d++) {
-      start = start * shape.get(d) + chunk.offsets().get(d);
-      if (partial && !chunk.sizes().get(d).equals(shape.get(d))) {
-        throw new RefusedException(
-            dcp.path(),
-            "'%s', which is not trained, is cut along dimension %d. That is read of trained parameters only."
-                .formatted(key, d));
-      }
-      partial |= chunk.sizes().get(d) > 1;
-    }
-    return start;
+    return DcpLayout.start(shape, new Box(chunk.offsets(), chunk.sizes()))
+        .orElseThrow(
+            () ->
+                new RefusedException(
+                    dcp.path(),
+                    "'%s', which is not trained, is cut along another dimension than the first. That is read of trained parameters only."
+                        .formatted(key)));
   }
 
   /** The file with other values in its pickle, and so with its storages elsewhere. */
