@@ -2,6 +2,7 @@ package io.github.reshard.runners;
 
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.github.reshard.checkpoint.storage.Heartbeat;
 import io.github.reshard.pipeline.ProgressListener;
 import java.io.PrintStream;
 import java.util.concurrent.Executors;
@@ -92,7 +93,9 @@ final class Progress implements ProgressListener, AutoCloseable {
     }
     double seconds = (nanoClock.getAsLong() - phaseStartNanos) / NANOS;
     long movedBytes = movedBytes();
-    show(line(what, movedBytes, totalBytes, seconds), movedBytes);
+    String line = line(what, movedBytes, totalBytes, seconds);
+    Heartbeat.say(line);
+    show(line, movedBytes);
   }
 
   /**
@@ -169,6 +172,7 @@ final class Progress implements ProgressListener, AutoCloseable {
   @Override
   public void close() {
     ticker.shutdownNow();
+    Heartbeat.say("");
     synchronized (this) {
       what = "";
       result = null;

@@ -278,7 +278,7 @@ class EnsureTest {
     LockHolder here = LockHolder.here("11111111");
     LockHolder gone =
         new LockHolder(
-            here.run(), here.host(), here.machine(), dead.pid(), here.started(), here.since());
+            here.run(), here.host(), here.machine(), dead.pid(), here.started(), here.since(), "");
     Files.createDirectories(made());
     Files.write(made().resolve(".reshard-" + TAG + ".lock"), gone.toBytes());
 

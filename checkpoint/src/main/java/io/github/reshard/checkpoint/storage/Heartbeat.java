@@ -10,7 +10,18 @@ public final class Heartbeat {
     boolean give() throws IOException;
   }
 
+  private static volatile String doing = "";
+
   private Heartbeat() {}
+
+  /** Says what this process is at, for those who wait: its next sign of life tells it. */
+  public static void say(String what) {
+    doing = what;
+  }
+
+  static String doing() {
+    return doing;
+  }
 
   /** Starts it, in a thread that does not keep the process alive. */
   public static void start(String name, Sign sign) {

@@ -162,7 +162,7 @@ final class LocalLock {
       return false;
     }
     try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
-      channel.write(ByteBuffer.wrap(me.toBytes()), 0);
+      channel.write(ByteBuffer.wrap(me.now().toBytes()), 0);
       return true;
     } catch (NoSuchFileException e) {
       return false;

@@ -22,9 +22,10 @@ import java.util.Optional;
  * @param pid its process
  * @param started when that process started, so that another one with the same number is not it
  * @param since when it took the output
+ * @param doing what it was at when it last showed itself; empty if it did not say
  */
 public record LockHolder(
-    String run, String host, String machine, long pid, String started, String since) {
+    String run, String host, String machine, long pid, String started, String since, String doing) {
   /** How often a holder shows that it lives, in milliseconds. */
   public static final long HEARTBEAT_MILLIS = 10_000;
 
@@ -43,7 +44,13 @@ public record LockHolder(
         machineId(),
         self.pid(),
         started(self),
-        Instant.now().truncatedTo(ChronoUnit.SECONDS).toString());
+        Instant.now().truncatedTo(ChronoUnit.SECONDS).toString(),
+        "");
+  }
+
+  /** The same, with what it is at now. */
+  public LockHolder now() {
+    return new LockHolder(run, host, machine, pid, started, since, Heartbeat.doing());
   }
 
   private static String started(ProcessHandle process) {
@@ -96,7 +103,8 @@ public record LockHolder(
 
   /** As people read it. */
   public String describe() {
-    return "%s, process %d, since %s".formatted(host, pid, since);
+    return "%s, process %d, since %s".formatted(host, pid, since)
+        + (doing.isEmpty() ? "" : ", " + doing);
   }
 
   /**
@@ -116,9 +124,15 @@ public record LockHolder(
   /** As it stands in the lock. */
   public byte[] toBytes() {
     String text =
-        "run=%s\nhost=%s\nmachine=%s\npid=%d\nstarted=%s\nsince=%s\n"
-            .formatted(run, host, machine, pid, started, since);
+        "run=%s\nhost=%s\nmachine=%s\npid=%d\nstarted=%s\nsince=%s\ndoing=%s\n"
+            .formatted(run, host, machine, pid, started, since, padded(doing));
     return text.getBytes(StandardCharsets.UTF_8);
+  }
+
+  /** Of one length, so that what is written over it leaves nothing behind. */
+  private static String padded(String text) {
+    String ascii = text.replaceAll("[^ -~]", "?");
+    return "%-120s".formatted(ascii.substring(0, Math.min(120, ascii.length())));
   }
 
   /** What stands in a lock; empty if it is being written, or no lock. */
@@ -140,6 +154,7 @@ public record LockHolder(
             fields.getOrDefault("machine", ""),
             Long.parseLong(fields.get("pid")),
             fields.getOrDefault("started", ""),
-            fields.getOrDefault("since", "unknown")));
+            fields.getOrDefault("since", "unknown"),
+            fields.getOrDefault("doing", "").strip()));
   }
 }

@@ -22,7 +22,13 @@ import org.junit.jupiter.api.io.TempDir;
 class LocalLockTest {
   private static final LockHolder ELSEWHERE =
       new LockHolder(
-          "aaaaaaaa", "node7", "another boot", 17, "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z");
+          "aaaaaaaa",
+          "node7",
+          "another boot",
+          17,
+          "2026-01-01T00:00:00Z",
+          "2026-01-01T00:00:01Z",
+          "");
 
   @TempDir Path temp;
   private Path file;
@@ -127,7 +133,8 @@ class LocalLockTest {
             here.machine(),
             here.pid(),
             "1999-01-01T00:00:00Z",
-            here.since());
+            here.since(),
+            "");
     hold(sameNumber, 0);
     lock.acquire("OUT", "bbbbbbbb");
 
@@ -188,5 +195,24 @@ class LocalLockTest {
     assertThat(LockHolder.parse("pid=3".getBytes(StandardCharsets.UTF_8))).isEmpty();
     assertThat(LockHolder.parse("run=a\npid=x\n".getBytes(StandardCharsets.UTF_8))).isEmpty();
     assertThat(LockHolder.parse(new byte[0])).isEmpty();
+  }
+
+  @Test
+  void theLockTellsWhatItsHolderIsAtAndIsAlwaysOfOneLength() {
+    Heartbeat.say("moving bytes: 3.0 GiB of 10.0 GiB (30 %)");
+    try {
+      LockHolder now = ELSEWHERE.now();
+      LockHolder read = LockHolder.parse(now.toBytes()).orElseThrow();
+      assertThat(read).isEqualTo(now);
+      assertThat(read.describe())
+          .isEqualTo(
+              "node7, process 17, since 2026-01-01T00:00:01Z, moving bytes: 3.0 GiB of 10.0 GiB (30 %)");
+      assertThat(now.toBytes()).hasSameSizeAs(ELSEWHERE.toBytes());
+      Heartbeat.say("x\n".repeat(200));
+      assertThat(ELSEWHERE.now().toBytes()).hasSameSizeAs(ELSEWHERE.toBytes());
+    } finally {
+      Heartbeat.say("");
+    }
+    assertThat(ELSEWHERE.now().describe()).endsWith("since 2026-01-01T00:00:01Z");
   }
 }

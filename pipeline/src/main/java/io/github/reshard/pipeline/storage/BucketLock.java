@@ -69,7 +69,7 @@ final class BucketLock {
 
   private boolean renew(LockHolder me) throws IOException {
     Optional<Found> found = ofRun(me.run());
-    return found.isPresent() && store.replace(found.get(), me.toBytes());
+    return found.isPresent() && store.replace(found.get(), me.now().toBytes());
   }
 
   private Optional<Found> ofRun(String run) throws IOException {
