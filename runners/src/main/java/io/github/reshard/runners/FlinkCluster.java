@@ -2,17 +2,13 @@ package io.github.reshard.runners;
 
 import java.io.IOException;
 import java.net.URI;
-import java.net.URLClassLoader;
-import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.regex.Pattern;
-import java.util.stream.Stream;
 import org.apache.beam.runners.flink.FlinkPipelineOptions;
-import org.apache.beam.sdk.util.construction.resources.PipelineResources;
 import org.apache.flink.client.deployment.executors.RemoteExecutor;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.configuration.CoreOptions;
@@ -128,14 +124,8 @@ record FlinkCluster(Configuration configuration) {
    * The classpath, without what every cluster has: each jar that is sent costs a tenth of a second.
    */
   static List<String> filesToStage(FlinkPipelineOptions options) {
-    ClassLoader loader = FlinkCluster.class.getClassLoader();
-    // Under Maven the loader's parents have Maven's own jars, which Beam would take too.
-    List<String> classpath =
-        loader instanceof URLClassLoader urls
-            ? Stream.of(urls.getURLs())
-                .map(url -> Path.of(URI.create(url.toString())).toString())
-                .toList()
-            : PipelineResources.detectClassPathResourcesToStage(loader, options);
-    return classpath.stream().filter(file -> !FLINKS_OWN.matcher(file).find()).toList();
+    return StagedClasspath.of(options).stream()
+        .filter(file -> !FLINKS_OWN.matcher(file).find())
+        .toList();
   }
 }

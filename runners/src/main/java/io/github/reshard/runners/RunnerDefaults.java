@@ -14,6 +14,7 @@ import java.util.Optional;
 import java.util.stream.Collectors;
 import org.apache.beam.runners.direct.DirectOptions;
 import org.apache.beam.runners.flink.FlinkPipelineOptions;
+import org.apache.beam.sdk.options.FileStagingOptions;
 import org.apache.beam.sdk.options.PipelineOptions;
 
 /** What a runner needs to be told for this job, unless the user told it something else. */
@@ -33,6 +34,11 @@ final class RunnerDefaults {
     switch (options.getRunner().getSimpleName()) {
       case DIRECT -> direct(options.as(DirectOptions.class), given);
       case FLINK -> flink(options.as(FlinkPipelineOptions.class), given);
+      case DATAFLOW -> {
+        if (!given.has("filesToStage")) {
+          options.as(FileStagingOptions.class).setFilesToStage(StagedClasspath.of(options));
+        }
+      }
       default -> {}
     }
   }
