@@ -48,6 +48,12 @@ def turned(name, source, targets, arguments, stage, **more):
                 reshard=(f"--targetStage={stage}",), **more)
 
 
+def universal(name, source, targets, arguments, stage, **more):
+    """A case whose run goes on with load_universal, at the ZeRO stage that is named."""
+    return Case(name, source, targets, arguments, resume=f"--stage {stage} --universal",
+                reshard=("--outputFormat=universal", f"--targetStage={stage}"), **more)
+
+
 ZERO3 = "../zero3/train_z3.py"
 EXPERTS = "../moe/train_moe.py"
 # The gate's auxiliary loss (deepspeed/moe/sharded_moe.py, `l_aux`) is a product of two means over
@@ -136,6 +142,21 @@ CASES = (
          " --dtype fp16", script=ZERO3, dtype="fp16"),
     Case("z3-hpz", 4, (2, 6), "--stage 3 --odd --hpz 2 --zinit --d 5 --m 6 --vocab 11",
          script=ZERO3),
+    universal("universal-2-to-2", 4, (1, 2, 6), "--stage 2 --two", 2),
+    universal("universal-2-to-3", 4, (2,), "--stage 2", 3, small=(3,)),
+    universal("universal-2-to-1-bf16-optimizer", 3, (2, 4), "--stage 2 --dtype bf16 --gad fp32", 1,
+              dtype="bf16"),
+    universal("universal-1-bf16-optimizer-to-3", 2, (3,), "--stage 1 --dtype bf16 --gad fp32", 3,
+              dtype="bf16"),
+    universal("universal-3-to-2", 4, (2,), "--stage 3", 2, small=(3,)),
+    universal("universal-3-to-3-sub-groups-bf16", 2, (1, 3, 4), "--stage 3 --dtype bf16 --sub 400",
+              3, dtype="bf16"),
+    universal("universal-3-to-1", 3, (4,), "--stage 3 --two", 1),
+    universal("universal-fp16-dynamic", 3, (2, 4), "--stage 2 --dtype fp16 --two --sched", 2,
+              dtype="fp16"),
+    universal("universal-sgd", 2, (3,), "--stage 1 --opt sgd", 2),
+    universal("universal-adagrad", 3, (2,), "--stage 2 --opt adagrad", 2),
+    universal("universal-amsgrad", 4, (3,), "--stage 2 --opt amsgrad --two", 1),
     turned("stage-2-to-3", 4, (2, 4), "--stage 2 --two", 3, small=(3,)),
     turned("stage-3-to-2", 2, (2, 4), "--stage 3 --two", 2, small=(3,)),
     turned("stage-1-to-3", 2, (3,), "--stage 1 --two --freeze --tie --sched", 3),

@@ -249,9 +249,12 @@ def _reshard(reshard, case, source, output, target):
 def _check_files(source, output):
     """Every archive of the output passes its CRCs and opens in PyTorch; `latest` and whatever lies
     beside the tag is that of the source."""
+    universal = os.path.exists(os.path.join(output, "latest_universal"))
     if os.path.exists(os.path.join(source, "latest")):
         latest = open(os.path.join(source, "latest")).read()
-        found = open(os.path.join(output, "latest")).read()
+        if universal:
+            latest += "_universal"
+        found = open(os.path.join(output, "latest_universal" if universal else "latest")).read()
         if found != latest:
             raise Mismatch(f"latest says {found!r}, the source's {latest!r}")
     else:
@@ -266,7 +269,7 @@ def _check_files(source, output):
             raise Mismatch(f"{path}: the CRC of {bad} is wrong")
         torch.load(path, map_location="cpu", weights_only=False)
     for entry in sorted(os.listdir(source)):
-        if not latest and entry.endswith(".pt"):
+        if (not latest and entry.endswith(".pt")) or (universal and entry == "latest"):
             continue  # these are what is resharded
         one, two = os.path.join(source, entry), os.path.join(output, entry)
         if os.path.isfile(one) and (not os.path.isfile(two) or _digest(one) != _digest(two)):

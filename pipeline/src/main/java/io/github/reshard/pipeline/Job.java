@@ -43,16 +43,24 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
     return of(Source.ofInput(options), options);
   }
 
+  /** The ZeRO stage that is asked for, or {@link ZeroStage#AS_SAVED}. */
+  static int stage(ReshardOptions options) {
+    return options.getTargetStage() == null ? ZeroStage.AS_SAVED : options.getTargetStage();
+  }
+
   /** The job that {@code options} ask for, of {@code source}. */
   static Job of(Source source, ReshardOptions options) throws IOException {
     DcpJobs.requireMeant(options);
     if (ReshardOptions.DCP.equals(options.getOutputFormat())) {
       return DcpJobs.out(source, options);
     }
+    if (ReshardOptions.UNIVERSAL.equals(options.getOutputFormat())) {
+      return UniversalJobs.out(source, options);
+    }
     return of(
         source,
         ranks(source, options),
-        options.getTargetStage() == null ? ZeroStage.AS_SAVED : options.getTargetStage(),
+        stage(options),
         Optional.ofNullable(options.getOutput()),
         options.getPartBytes());
   }
@@ -104,12 +112,7 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
   TargetStore target(boolean overwrite, PipelineOptions options) {
     String to = output.orElseThrow();
     if (source.user().isEmpty()) {
-      return Stores.target(
-          to,
-          plan.tag(),
-          overwrite,
-          DcpJobs.writesDcp(plan) ? TargetStore.LATEST_DCP : TargetStore.LATEST,
-          options);
+      return Stores.target(to, plan.tag(), overwrite, latest(), options);
     }
     if (!Stores.isLocal(to)) {
       throw new OutputException(
@@ -120,6 +123,14 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
     plan.targets().forEach(file -> names.add(file.path()));
     return new LocalShardsStore(
         Stores.directory(to), names, source.user().get().pattern(), overwrite);
+  }
+
+  /** The file that will name the output's tag. */
+  private String latest() {
+    if (form.equals(ReshardOptions.UNIVERSAL)) {
+      return TargetStore.LATEST_UNIVERSAL;
+    }
+    return DcpJobs.writesDcp(plan) ? TargetStore.LATEST_DCP : TargetStore.LATEST;
   }
 
   /** What moves, in bytes. */

@@ -28,7 +28,13 @@ public interface ReshardOptions extends PipelineOptions {
   /** The {@code --outputFormat} of PyTorch's distributed checkpoints. */
   String DCP = "dcp";
 
-  /** What is written: {@link #DCP}, or {@code null} for files of {@code save_checkpoint}. */
+  /** The {@code --outputFormat} that any number of ranks loads with {@code load_universal}. */
+  String UNIVERSAL = "universal";
+
+  /**
+   * What is written: {@link #DCP}, {@link #UNIVERSAL}, or {@code null} for files of {@code
+   * save_checkpoint}.
+   */
   String getOutputFormat();
 
   void setOutputFormat(String outputFormat);

@@ -58,7 +58,13 @@ final class WithoutBeam {
     target =
         plan.tag().isEmpty()
             ? new LocalShardsStore(output.toString(), Set.of(), "*", false)
-            : new LocalTargetStore(output.toString(), plan.tag(), false);
+            : new LocalTargetStore(
+                output.toString(),
+                plan.tag(),
+                false,
+                plan.targetWorldSize() == ReshardPlan.ANY_WORLD_SIZE
+                    ? TargetStore.LATEST_UNIVERSAL
+                    : TargetStore.LATEST);
     for (TargetFile file : plan.targets()) {
       List<List<SliceCrc>> entries = new ArrayList<>();
       file.entries().forEach(entry -> entries.add(new ArrayList<>()));
@@ -79,6 +85,19 @@ final class WithoutBeam {
               CheckpointFiles.discover(source, input.toString(), Optional.empty());
           return ReshardPlanner.plan(source, files, worldSize, stage, PART_BYTES);
         },
+        output);
+  }
+
+  /** Makes a Universal Checkpoint of {@code input}; what was planned. */
+  static ReshardPlan toUniversal(Path input, Path output) {
+    return run(
+        source ->
+            ReshardPlanner.planUniversal(
+                source,
+                CheckpointFiles.discover(source, input.toString(), Optional.empty()),
+                Optional.empty(),
+                ZeroStage.AS_SAVED,
+                PART_BYTES),
         output);
   }
 

@@ -115,7 +115,9 @@ enum Command {
       boolean given =
           line.has(name)
               || (name.equals(Options.RANKS)
-                  && (line.has(Options.GPUS) || line.has(Options.FORMAT_NAME, Options.DCP)));
+                  && (line.has(Options.GPUS)
+                      || line.has(Options.FORMAT_NAME, Options.DCP)
+                      || line.has(Options.FORMAT_NAME, Options.UNIVERSAL)));
       if (option.isRequiredBy(this) && !given) {
         throw new UsageException(
             "--" + name + " is missing; " + typed() + "--help shows an example");

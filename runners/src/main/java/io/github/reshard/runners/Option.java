@@ -42,7 +42,7 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
     /** A whole number from 1 on. */
     COUNT,
     STAGE,
-    /** Of the output: {@code native} or {@code dcp}. */
+    /** Of the output: {@code native}, {@code universal} or {@code dcp}. */
     FORMAT,
     /** Of a distributed checkpoint. */
     DIALECT,

@@ -41,6 +41,7 @@ final class Options {
   static final String FORMAT_NAME = "outputFormat";
   static final String NATIVE = "native";
   static final String DCP = ReshardOptions.DCP;
+  static final String UNIVERSAL = ReshardOptions.UNIVERSAL;
 
   private static final Command[] ALL = Command.values();
 
@@ -98,7 +99,7 @@ final class Options {
               .takenBy("As in the main job. Default: that of --input.", PLAN),
           Option.of(FORMAT_NAME, FORMAT, "FORMAT", WHAT)
               .takenBy(
-                  "native is what save_checkpoint would have written on M ranks; dcp is PyTorch's distributed checkpoint, which FSDP2 loads on any number of ranks, with the optimizer. It needs no --targetWorldSize. docs/fsdp.md is the guide. Default: native.",
+                  "native is what save_checkpoint would have written on M ranks; universal is DeepSpeed's Universal Checkpoint, which a run at any size and stage loads with load_universal: docs/universal.md is the guide; dcp is PyTorch's distributed checkpoint, which FSDP2 loads on any number of ranks, with the optimizer: docs/fsdp.md. These two need no --targetWorldSize; universal refuses what DeepSpeed would not load at the size and stage that are given. Default: native.",
                   RESHARD)
               .takenBy("As in the main job. Default: native.", PLAN),
           Option.of("dialect", DIALECT, "DIALECT", WHAT)
@@ -197,7 +198,7 @@ final class Options {
   /** What an option of this kind may say, if that is one of a few words. */
   static List<String> words(Option.Kind kind) {
     return switch (kind) {
-      case FORMAT -> List.of(NATIVE, DCP);
+      case FORMAT -> List.of(NATIVE, UNIVERSAL, DCP);
       case DIALECT -> Arrays.stream(DcpDialect.values()).map(DcpDialect::optionName).toList();
       default -> List.of();
     };

@@ -116,7 +116,7 @@ public record ModuleParameters(
   }
 
   /** Two tensors at one place of one shape are one parameter by two names. */
-  static String place(TensorNode tensor) {
+  public static String place(TensorNode tensor) {
     return tensor.numel() == 0
         ? "nowhere " + System.identityHashCode(tensor.node())
         : tensor.storageKey()

@@ -45,6 +45,9 @@ public final class PlanBuilder {
   /** The ZeRO stage that the target is for, or {@link ZeroStage#AS_SAVED}. */
   public final int targetStage;
 
+  /** The tag that is written. */
+  public String targetTag;
+
   public ModelParallelism parallelism = ModelParallelism.NOT_SAID;
 
   /** Whether optimizer files get dicts and numbers in the place of DeepSpeed's own objects. */
@@ -69,6 +72,7 @@ public final class PlanBuilder {
     this.files = files;
     this.targetWorldSize = targetWorldSize;
     this.targetStage = targetStage;
+    this.targetTag = files.tag();
   }
 
   /** Data-parallel ranks of the source, once a model file said so. */

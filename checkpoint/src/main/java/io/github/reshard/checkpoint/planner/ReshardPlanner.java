@@ -14,9 +14,13 @@ import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.checkpoint.universal.UniversalLoad;
+import io.github.reshard.checkpoint.universal.UniversalWriter;
 import io.github.reshard.checkpoint.zero12.FlatPlanner;
+import io.github.reshard.checkpoint.zero3.OtherWriter;
 import io.github.reshard.checkpoint.zero3.ShardedPlanner;
 import java.io.IOException;
+import java.util.Optional;
 import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
@@ -54,19 +58,51 @@ public final class ReshardPlanner {
       int targetStage,
       long partBytes)
       throws IOException {
-    requireKnownKind(store, files);
     PlanBuilder plan = new PlanBuilder(store, files, targetWorldSize, targetStage);
-    if (files.rankModels().isEmpty()) {
-      FlatPlanner.plan(plan);
+    addParameters(plan, Optional.empty());
+    addRest(plan);
+    return finished(plan, targetWorldSize, partBytes);
+  }
+
+  private static void addParameters(PlanBuilder plan, Optional<OtherWriter> writer)
+      throws IOException {
+    requireKnownKind(plan.store, plan.files);
+    if (plan.files.rankModels().isEmpty()) {
+      FlatPlanner.plan(plan, writer);
     } else {
-      ShardedPlanner.plan(plan);
+      ShardedPlanner.plan(plan, writer);
     }
+  }
+
+  private static void addRest(PlanBuilder plan) throws IOException {
+    CheckpointFiles files = plan.files;
     plan.evidence.addAll(plan.archives.evidence());
     plan.evidence.add(new CopiedShards(plan).refuse(plan.steps.trainedSteps() > 0));
     plan.evidence.addAll(plan.steps.evidence());
-    files.others().forEach(other -> plan.copyAsIs(other.path(), other.stat()));
+    for (CheckpointFiles.Carried other : files.others()) {
+      plan.copyAsIs(plan.targetTag + other.path().substring(files.tag().length()), other.stat());
+    }
     files.beside().forEach(other -> plan.copyAsIs(other.path(), other.stat()));
-    return finished(plan, files.tag(), partBytes);
+  }
+
+  /**
+   * Plans a Universal Checkpoint of {@code files}.
+   *
+   * @param ranks how many data-parallel ranks will load it, if that is known
+   * @param stage the ZeRO stage that they will have, or {@link ZeroStage#AS_SAVED}
+   * @param partBytes the size of a part of a target file
+   * @throws RefusedException as the others, or if {@code load_universal} cannot load what the
+   *     checkpoint has, on any ranks or on these
+   */
+  public static ReshardPlan planUniversal(
+      SourceStore store, CheckpointFiles files, Optional<Integer> ranks, int stage, long partBytes)
+      throws IOException {
+    PlanBuilder plan = new PlanBuilder(store, files, 1, ZeroStage.AS_SAVED);
+    UniversalWriter writer = new UniversalWriter(plan, new UniversalLoad(plan, ranks, stage));
+    addParameters(plan, Optional.of(writer));
+    writer.finish();
+    addRest(plan);
+    return finished(plan, ReshardPlan.ANY_WORLD_SIZE, partBytes);
   }
 
   /**
@@ -81,15 +117,15 @@ public final class ReshardPlanner {
       throws IOException {
     PlanBuilder plan = new PlanBuilder(store, user.files(), targetWorldSize, ZeroStage.AS_SAVED);
     UserShardsPlanner.plan(plan, user, hints);
-    return finished(plan, "", partBytes);
+    return finished(plan, targetWorldSize, partBytes);
   }
 
-  private static ReshardPlan finished(PlanBuilder plan, String tag, long partBytes) {
+  private static ReshardPlan finished(PlanBuilder plan, int targetWorldSize, long partBytes) {
     return new ReshardPlan(
         plan.where(),
-        tag,
+        plan.targetTag,
         plan.sourceWorldSize(),
-        plan.targetWorldSize,
+        targetWorldSize,
         plan.parallelism,
         plan.sources,
         plan.targets,

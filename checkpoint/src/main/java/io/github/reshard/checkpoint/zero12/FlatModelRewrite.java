@@ -24,7 +24,7 @@ import java.util.OptionalLong;
 import java.util.Set;
 
 /** Turns the model file of an mp rank at one data-parallel size into that at another. */
-final class FlatModelRewrite {
+public final class FlatModelRewrite {
   private FlatModelRewrite() {}
 
   /**
@@ -34,13 +34,14 @@ final class FlatModelRewrite {
    * @param target how it lies in the target
    * @param group the group in these layouts
    */
-  record Group(FlatLayout source, FlatLayout target, int group) {}
+  public record Group(FlatLayout source, FlatLayout target, int group) {}
 
   /**
    * @param groups the param groups of the file
    * @param stage the ZeRO stage of the target, or {@link ZeroStage#AS_SAVED}
    */
-  static Rewritten rewrite(TorchFile template, List<Group> groups, int targetWorldSize, int stage) {
+  public static Rewritten rewrite(
+      TorchFile template, List<Group> groups, int targetWorldSize, int stage) {
     PyObject root = template.parse().root();
     ModelStates states = new ModelStates(PickledValue.root(template.path(), root));
     states.root().entries().replace(ModelStates.DP_WORLD_SIZE, PyInt.of(targetWorldSize));

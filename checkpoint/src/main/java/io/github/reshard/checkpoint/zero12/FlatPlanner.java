@@ -29,6 +29,7 @@ import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.checkpoint.zero3.OtherWriter;
 import io.github.reshard.checkpoint.zero3.StagePlanner;
 import java.io.IOException;
 import java.util.ArrayList;
@@ -56,6 +57,8 @@ public final class FlatPlanner {
   /** The ZeRO stage of the target, or as saved. */
   private int stage = ZeroStage.AS_SAVED;
 
+  private Optional<OtherWriter> other = Optional.empty();
+
   public FlatPlanner(PlanBuilder plan) {
     this.plan = plan;
   }
@@ -63,10 +66,12 @@ public final class FlatPlanner {
   /**
    * Adds what every mp rank needs.
    *
+   * @param other what writes it, if that is not files of ZeRO
    * @throws RefusedException if the files contradict each other
    */
-  public static void plan(PlanBuilder plan) throws IOException {
+  public static void plan(PlanBuilder plan, Optional<OtherWriter> other) throws IOException {
     FlatPlanner planner = new FlatPlanner(plan);
+    planner.other = other;
     planner.carryWhole(plan.files.layers(), planner.layers);
     planner.carryWhole(plan.files.experts(), planner.experts);
     for (Map.Entry<Integer, FileStat> model : plan.files.models().entrySet()) {
@@ -88,7 +93,7 @@ public final class FlatPlanner {
     int source = plan.addSource(stat, file);
     into.put(stat.name(), file);
     sources.put(file, source);
-    plan.copyAsIs(plan.files.tag() + "/" + stat.name(), source);
+    plan.copyAsIs(plan.targetTag + "/" + stat.name(), source);
   }
 
   /** The models of an mp rank, by expert-parallel size and expert-parallel rank. */
@@ -139,6 +144,13 @@ public final class FlatPlanner {
                 new ExpertGroups.ModelFile(model, modelFile, modelSource),
                 shards);
     ParamGroups groups = FlatPaddings.of(model, recorded, shards, plan.targetWorldSize);
+    if (other.isPresent()) {
+      other
+          .get()
+          .addFlat(
+              mpRank, this, new StagePlanner.Flat(model, modelFile, modelSource, shards, groups));
+      return;
+    }
     if (StagePlanner.isConversion(plan, states)) {
       StagePlanner.requireConvertible(plan, model, states);
       MuonMomentum.requireNoneToConvert(states);
@@ -348,7 +360,7 @@ public final class FlatPlanner {
   private record Stored(TorchFile file, PickledValue value) {}
 
   /** Adds the weights that stand in files of their own. */
-  private void addWeightsBeside(ModelStates modelStates, int mpRank, Models models) {
+  public void addWeightsBeside(ModelStates modelStates, int mpRank, Models models) {
     Map<String, Stored> ofLayers = layerWeights(mpRank);
     Map<String, Stored> ofExperts = expertWeights(mpRank);
     MissingWeights missing = new MissingWeights(modelStates, !layers.isEmpty());

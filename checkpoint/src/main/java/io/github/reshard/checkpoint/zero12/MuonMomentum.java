@@ -105,13 +105,20 @@ public final class MuonMomentum {
    * @throws RefusedException if a group uses Muon, whose momentum no other stage keeps alike
    */
   static void requireNoneToConvert(OptimizerStates states) {
+    requireNone(
+        states, "whose momentum each ZeRO stage keeps in its own way. Leave --targetStage out.");
+  }
+
+  /**
+   * @param because what is said of the optimizer
+   * @throws RefusedException if a group uses Muon
+   */
+  public static void requireNone(OptimizerStates states, String because) {
     for (int g = 0; g < states.groups(); g++) {
       if (states.usesMuon(g)) {
         throw states
             .root()
-            .refused(
-                "param group %d uses the optimizer Muon, whose momentum each ZeRO stage keeps in its own way. Leave --targetStage out."
-                    .formatted(g));
+            .refused("param group %d uses the optimizer Muon, %s".formatted(g, because));
       }
     }
   }

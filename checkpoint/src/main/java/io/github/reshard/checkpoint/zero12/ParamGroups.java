@@ -109,7 +109,7 @@ public record ParamGroups(
   }
 
   /** The different expert-parallel sizes, {@link #DENSE} first if there are dense groups. */
-  List<Integer> expertParallelSizes() {
+  public List<Integer> expertParallelSizes() {
     return groups.stream().map(Group::expertParallelSize).distinct().sorted().toList();
   }
 

@@ -21,7 +21,7 @@ public record ShardedModelRecipe(
     int template, int rank, int model, int frozen, boolean sharesParameters)
     implements TorchRecipe {
   /** The {@code frozen} of a file without frozen parameters. */
-  static final int NONE_FROZEN = -1;
+  public static final int NONE_FROZEN = -1;
 
   @Override
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {

@@ -25,7 +25,7 @@ import java.util.Map;
 import java.util.Set;
 
 /** Turns the ZeRO-3 model file of a source rank into that of a target rank. */
-final class ShardedModelRewrite {
+public final class ShardedModelRewrite {
   private static final PyGlobal ORDERED_DICT = new PyGlobal("collections", "OrderedDict");
 
   private ShardedModelRewrite() {}
@@ -37,7 +37,7 @@ final class ShardedModelRewrite {
    * @param frozen how the frozen parameters lie at the target's size
    * @param sharesParameters whether to keep {@code shared_params}, which only global rank 0 has
    */
-  static Rewritten rewrite(
+  public static Rewritten rewrite(
       TorchFile template,
       ShardedLayout source,
       ShardedLayout target,

@@ -48,6 +48,7 @@ import java.util.function.Supplier;
 /** Plans the reshard of a checkpoint of ZeRO-3. */
 public final class ShardedPlanner {
   private final PlanBuilder plan;
+  private Optional<OtherWriter> other = Optional.empty();
 
   public ShardedPlanner(PlanBuilder plan) {
     this.plan = plan;
@@ -56,13 +57,15 @@ public final class ShardedPlanner {
   /**
    * Adds what every mp rank needs.
    *
+   * @param other what writes it, if that is not files of ZeRO
    * @throws RefusedException if the files contradict each other, or are of a kind that cannot be
    *     resharded
    */
-  public static void plan(PlanBuilder plan) throws IOException {
+  public static void plan(PlanBuilder plan, Optional<OtherWriter> other) throws IOException {
     ShardedPlanner planner = new ShardedPlanner(plan);
-    for (FileStat other : plan.files.layers()) {
-      plan.copyAsIs(plan.files.tag() + "/" + other.name(), other);
+    planner.other = other;
+    for (FileStat layer : plan.files.layers()) {
+      plan.copyAsIs(plan.targetTag + "/" + layer.name(), layer);
     }
     for (FileStat expert : plan.files.experts()) {
       throw new RefusedException(
@@ -150,7 +153,8 @@ public final class ShardedPlanner {
     ZeroLayout target =
         flat
             ? StagePlanner.flatLayout(plan, first, states, subGroups.parameters())
-            : new ShardedLayout(plan.targetWorldSize, subGroups.parameters(), subGroupSize);
+            : new ShardedLayout(
+                plan.targetWorldSize, subGroups.parameters(), other.isPresent() ? 0 : subGroupSize);
     List<Parameter> frozen = partitionedFrozen(first);
     Models indices =
         new Models(
@@ -189,13 +193,17 @@ public final class ShardedPlanner {
         states.optimizer(),
         optimizerStats.values().stream().map(FileStat::name).toList(),
         true);
+    StagePlanner.Sharded read =
+        new StagePlanner.Sharded(
+            mpRank, first, models.get(0), optimizers, indices.trained(), indices.frozen());
     if (flat) {
       requireSubGroupsAgree(states, optimizers.get(0), source);
-      StagePlanner.toFlat(
-          plan,
-          this,
-          new StagePlanner.Sharded(
-              mpRank, first, models.get(0), optimizers, indices.trained(), indices.frozen()));
+      StagePlanner.toFlat(plan, this, read);
+      return;
+    }
+    if (other.isPresent()) {
+      requireSubGroupsAgree(states, optimizers.get(0), source);
+      other.get().addSharded(read, subGroupSize);
       return;
     }
     ShardedLayout shardedTarget = (ShardedLayout) target;

@@ -320,7 +320,7 @@ public final class StagePlanner {
    *
    * @param modelFile rank 0's, whose model file is that of ZeRO-1 and 2
    */
-  record Sharded(
+  public record Sharded(
       int mpRank,
       ModelStates model,
       ShardedPlanner.RankFile modelFile,
