@@ -2,10 +2,8 @@ package io.github.reshard.pipeline;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.IOException;
-import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 
 /** Files that are read as a whole. */
@@ -19,10 +17,6 @@ final class SmallFile {
       throw new RefusedException(
           file.path(), "expected a small text, found %d bytes".formatted(file.bytes()));
     }
-    ByteBuffer bytes = ByteBuffer.allocate((int) file.bytes());
-    try (RangedFile open = store.open(file)) {
-      open.readFully(0, bytes);
-    }
-    return new String(bytes.array(), StandardCharsets.UTF_8);
+    return StandardCharsets.UTF_8.decode(store.read(file, 0, file.bytes())).toString();
   }
 }

@@ -9,7 +9,6 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.FrozenWeights;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.transforms.CompareTensors;
 import io.github.reshard.transforms.Counters;
@@ -20,7 +19,6 @@ import io.github.reshard.transforms.Reshards;
 import io.github.reshard.transforms.TensorVerdict;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -250,11 +248,8 @@ public final class VerifyPipeline {
     if (found.isEmpty()) {
       return;
     }
-    ByteBuffer content = ByteBuffer.allocate(Math.toIntExact(found.get().bytes()));
-    try (RangedFile file = store.open(found.get())) {
-      file.readFully(0, content);
-    }
-    Manifest manifest = Manifest.read(content.array(), found.get().path());
+    byte[] content = store.read(found.get(), 0, found.get().bytes()).array();
+    Manifest manifest = Manifest.read(content, found.get().path());
     int checked = 0;
     for (TensorVerdict verdict : verdicts) {
       Integer crc = manifest.digests().get(Manifest.key(verdict.parameter(), verdict.state()));

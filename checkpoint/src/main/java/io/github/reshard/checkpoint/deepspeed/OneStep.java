@@ -4,7 +4,6 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.plan.Evidence;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.ElementText;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
@@ -130,12 +129,10 @@ public final class OneStep {
   private Optional<Double> number(int source, TorchFile file, PickledValue value)
       throws IOException {
     TensorNode tensor = value.tensor();
-    ByteBuffer bytes = ByteBuffer.allocate(tensor.dtype().bytes());
-    try (RangedFile open = plan.store.open(plan.sources.get(source).stat())) {
-      open.readFully(plan.address(source, file, value.where(), tensor).offset(), bytes);
-    }
+    long at = plan.address(source, file, value.where(), tensor).offset();
+    ByteBuffer bytes = plan.store.read(plan.sources.get(source).stat(), at, tensor.dtype().bytes());
     try {
-      return Optional.of(Double.valueOf(ElementText.of(tensor.dtype(), bytes.flip(), 0)));
+      return Optional.of(Double.valueOf(ElementText.of(tensor.dtype(), bytes, 0)));
     } catch (NumberFormatException e) {
       return Optional.empty(); // a type that does not count
     }

@@ -5,7 +5,6 @@ import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.pickle.PyEquality;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.plan.SourceFile;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.ElementText;
 import io.github.reshard.checkpoint.torch.PathTo;
@@ -218,10 +217,6 @@ public final class ReplicaComparison {
   }
 
   private ByteBuffer content(int source, TorchFile.Entry entry) throws IOException {
-    ByteBuffer bytes = ByteBuffer.allocate(Math.toIntExact(entry.bytes()));
-    try (RangedFile open = store.open(sources.get(source).stat())) {
-      open.readFully(entry.payloadOffset(), bytes);
-    }
-    return bytes.flip();
+    return store.read(sources.get(source).stat(), entry.payloadOffset(), entry.bytes());
   }
 }

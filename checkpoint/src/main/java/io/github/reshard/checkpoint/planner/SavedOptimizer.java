@@ -167,12 +167,9 @@ record SavedOptimizer(List<Group> groups) {
       if (tensor.numel() != 1 || entry.bytes() > 64) {
         throw value.refused("expected one number, found a tensor of %d.".formatted(tensor.numel()));
       }
-      ByteBuffer bytes = ByteBuffer.allocate((int) entry.bytes());
-      try (RangedFile open = store.open(stat)) {
-        open.readFully(entry.payloadOffset(), bytes);
-      }
+      ByteBuffer bytes = store.read(stat, entry.payloadOffset(), entry.bytes());
       CRC32 crc = new CRC32();
-      crc.update(bytes.flip());
+      crc.update(bytes);
       if (file.hasCrcs() && (int) crc.getValue() != entry.crc32()) {
         throw new RefusedException(
             value.where(),

@@ -3,11 +3,9 @@ package io.github.reshard.checkpoint.shards;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.json.Json;
 import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.FileNotFoundException;
 import java.io.IOException;
-import java.nio.ByteBuffer;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.NotDirectoryException;
 import java.util.LinkedHashSet;
@@ -55,10 +53,6 @@ final class NamedFile {
       throw new RefusedException(
           stat.path(), "expected a small JSON file, found %d bytes".formatted(stat.bytes()));
     }
-    ByteBuffer text = ByteBuffer.allocate((int) stat.bytes());
-    try (RangedFile file = store.open(stat)) {
-      file.readFully(0, text);
-    }
-    return Json.parse(stat.path(), text.flip());
+    return Json.parse(stat.path(), store.read(stat, 0, stat.bytes()));
   }
 }

@@ -9,11 +9,9 @@ import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.state.ZeroLayout;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.IOException;
 import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
 import java.util.Optional;
 
 /**
@@ -71,10 +69,6 @@ final class OrderProof {
   }
 
   private ByteBuffer read(Address address, long bytes) throws IOException {
-    ByteBuffer buffer = ByteBuffer.allocate(Math.toIntExact(bytes)).order(ByteOrder.LITTLE_ENDIAN);
-    try (RangedFile file = plan.store.open(plan.sources.get(address.file()).stat())) {
-      file.readFully(address.offset(), buffer);
-    }
-    return buffer.flip();
+    return plan.store.read(plan.sources.get(address.file()).stat(), address.offset(), bytes);
   }
 }

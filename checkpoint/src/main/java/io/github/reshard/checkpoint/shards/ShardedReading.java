@@ -5,7 +5,6 @@ import io.github.reshard.checkpoint.copy.WeightCast;
 import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Parameter;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.zero12.Shard;
@@ -233,10 +232,6 @@ final class ShardedReading {
   }
 
   private ByteBuffer read(Address address, long bytes) throws IOException {
-    ByteBuffer buffer = ByteBuffer.allocate(Math.toIntExact(bytes)).order(ByteOrder.LITTLE_ENDIAN);
-    try (RangedFile file = plan.store.open(plan.sources.get(address.file()).stat())) {
-      file.readFully(address.offset(), buffer);
-    }
-    return buffer.flip();
+    return plan.store.read(plan.sources.get(address.file()).stat(), address.offset(), bytes);
   }
 }

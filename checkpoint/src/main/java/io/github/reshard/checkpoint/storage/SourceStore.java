@@ -2,6 +2,8 @@ package io.github.reshard.checkpoint.storage;
 
 import java.io.IOException;
 import java.io.Serializable;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.util.List;
 
 /** Where a checkpoint is read from. */
@@ -16,6 +18,22 @@ public interface SourceStore extends Serializable {
    *     listed
    */
   RangedFile open(FileStat file) throws IOException;
+
+  /**
+   * Reads a few bytes of a file that was listed.
+   *
+   * @param position the first of them
+   * @return the bytes, little endian, ready to be read
+   * @throws io.github.reshard.checkpoint.RefusedException as {@link #open}
+   * @throws java.io.EOFException if the file has not as many
+   */
+  default ByteBuffer read(FileStat file, long position, long bytes) throws IOException {
+    ByteBuffer buffer = ByteBuffer.allocate(Math.toIntExact(bytes)).order(ByteOrder.LITTLE_ENDIAN);
+    try (RangedFile open = open(file)) {
+      open.readFully(position, buffer);
+    }
+    return buffer.flip();
+  }
 
   /**
    * Checks that a file is still as it was listed.

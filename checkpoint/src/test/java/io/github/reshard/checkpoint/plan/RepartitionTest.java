@@ -15,24 +15,12 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
-import net.jqwik.api.Arbitrary;
 import net.jqwik.api.ForAll;
 import net.jqwik.api.Property;
-import net.jqwik.api.Provide;
 import net.jqwik.api.constraints.IntRange;
 import org.junit.jupiter.api.Test;
 
-class RepartitionTest {
-  @Provide
-  Arbitrary<Model> models() {
-    return Models.models();
-  }
-
-  @Provide
-  Arbitrary<Integer> worldSizes() {
-    return Models.worldSizes();
-  }
-
+class RepartitionTest implements Models.Provided {
   @Property(tries = 200)
   void theCopiesMakeThePartitionsThatTheTargetRanksWouldHave(
       @ForAll("models") Model model, @ForAll("worldSizes") int from, @ForAll("worldSizes") int to) {

@@ -1,11 +1,14 @@
 package io.github.reshard.checkpoint.state;
 
+import static org.assertj.core.api.Assertions.assertThat;
+
 import io.github.reshard.checkpoint.zero12.FlatLayout;
 import java.util.ArrayList;
 import java.util.List;
 import net.jqwik.api.Arbitraries;
 import net.jqwik.api.Arbitrary;
 import net.jqwik.api.Combinators;
+import net.jqwik.api.Provide;
 
 /** Random param groups: few or no elements in many of them, so that padding covers whole ranks. */
 public final class Models {
@@ -31,16 +34,44 @@ public final class Models {
     }
   }
 
-  public static Arbitrary<Model> models() {
+  /** Has them for a test, by the names {@code models} and {@code worldSizes}. */
+  public interface Provided {
+    @Provide
+    default Arbitrary<Model> models() {
+      return Models.models();
+    }
+
+    @Provide
+    default Arbitrary<Integer> worldSizes() {
+      return Models.worldSizes();
+    }
+  }
+
+  /** The extents of each parameter cover it in their order. */
+  public static void assertExtentsCoverParameters(ZeroLayout layout) {
+    for (int p = 0; p < layout.parameters().size(); p++) {
+      long at = 0;
+      for (Extent extent : layout.extentsOf(p)) {
+        assertThat(extent.parameter()).isEqualTo(p);
+        assertThat(extent.parameterStart()).isEqualTo(at);
+        assertThat(extent.elements()).isPositive();
+        at += extent.elements();
+      }
+      assertThat(at).isEqualTo(layout.parameters().get(p).elements());
+    }
+  }
+
+  /** Data-parallel ranks. */
+  public static Arbitrary<Integer> worldSizes() {
+    return Arbitraries.integers().between(1, 24);
+  }
+
+  private static Arbitrary<Model> models() {
     Arbitrary<List<Long>> shape =
         Arbitraries.longs().between(0, 5).list().ofMinSize(0).ofMaxSize(3);
     Arbitrary<List<List<List<Long>>>> groups =
         shape.list().ofMinSize(1).ofMaxSize(7).list().ofMinSize(1).ofMaxSize(3);
     return Combinators.combine(groups, Arbitraries.of(true, false)).as(Model::new);
-  }
-
-  public static Arbitrary<Integer> worldSizes() {
-    return Arbitraries.integers().between(1, 24);
   }
 
   /** The order of a flat group, as DeepSpeed's {@code _round_robin_reorder} makes it. */

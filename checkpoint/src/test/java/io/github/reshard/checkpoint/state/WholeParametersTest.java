@@ -8,23 +8,11 @@ import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
-import net.jqwik.api.Arbitrary;
 import net.jqwik.api.ForAll;
 import net.jqwik.api.Property;
-import net.jqwik.api.Provide;
 import org.junit.jupiter.api.Test;
 
-class WholeParametersTest {
-  @Provide
-  Arbitrary<Model> models() {
-    return Models.models();
-  }
-
-  @Provide
-  Arbitrary<Integer> worldSizes() {
-    return Models.worldSizes();
-  }
-
+class WholeParametersTest implements Models.Provided {
   /** {@code params_in_partition} of get_partition_info, element by element, end to end. */
   @Property(tries = 300)
   void everyRankHoldsAllOfWhatItsPartitionTouches(

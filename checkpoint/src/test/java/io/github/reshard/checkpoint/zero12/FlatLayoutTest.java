@@ -12,24 +12,12 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
 import java.util.stream.IntStream;
-import net.jqwik.api.Arbitrary;
 import net.jqwik.api.ForAll;
 import net.jqwik.api.Property;
-import net.jqwik.api.Provide;
 import net.jqwik.api.constraints.IntRange;
 import org.junit.jupiter.api.Test;
 
-class FlatLayoutTest {
-  @Provide
-  Arbitrary<Model> models() {
-    return Models.models();
-  }
-
-  @Provide
-  Arbitrary<Integer> worldSizes() {
-    return Models.worldSizes();
-  }
-
+class FlatLayoutTest implements Models.Provided {
   /** An element of a parameter. */
   private record Element(int parameter, long index) {}
 
@@ -37,16 +25,7 @@ class FlatLayoutTest {
   void theExtentsOfAParameterCoverItInOrder(
       @ForAll("models") Model model, @ForAll("worldSizes") int ranks) {
     FlatLayout layout = model.layout(ranks);
-    for (int p = 0; p < layout.parameters().size(); p++) {
-      long at = 0;
-      for (Extent extent : layout.extentsOf(p)) {
-        assertThat(extent.parameter()).isEqualTo(p);
-        assertThat(extent.parameterStart()).isEqualTo(at);
-        assertThat(extent.elements()).isPositive();
-        at += extent.elements();
-      }
-      assertThat(at).isEqualTo(layout.parameters().get(p).elements());
-    }
+    Models.assertExtentsCoverParameters(layout);
   }
 
   @Property(tries = 300)

@@ -10,24 +10,12 @@ import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
-import net.jqwik.api.Arbitrary;
 import net.jqwik.api.ForAll;
 import net.jqwik.api.Property;
-import net.jqwik.api.Provide;
 import net.jqwik.api.constraints.LongRange;
 import org.junit.jupiter.api.Test;
 
-class ShardedLayoutTest {
-  @Provide
-  Arbitrary<Model> models() {
-    return Models.models();
-  }
-
-  @Provide
-  Arbitrary<Integer> worldSizes() {
-    return Models.worldSizes();
-  }
-
+class ShardedLayoutTest implements Models.Provided {
   private static ShardedLayout layout(Model model, int ranks, long subGroupSize) {
     return new ShardedLayout(ranks, model.layout(1).parameters(), subGroupSize);
   }
@@ -38,16 +26,7 @@ class ShardedLayoutTest {
       @ForAll("worldSizes") int ranks,
       @ForAll @LongRange(max = 60) long subGroupSize) {
     ShardedLayout layout = layout(model, ranks, subGroupSize);
-    for (int p = 0; p < layout.parameters().size(); p++) {
-      long at = 0;
-      for (Extent extent : layout.extentsOf(p)) {
-        assertThat(extent.parameter()).isEqualTo(p);
-        assertThat(extent.parameterStart()).isEqualTo(at);
-        assertThat(extent.elements()).isPositive();
-        at += extent.elements();
-      }
-      assertThat(at).isEqualTo(layout.parameters().get(p).elements());
-    }
+    Models.assertExtentsCoverParameters(layout);
   }
 
   @Property(tries = 300)

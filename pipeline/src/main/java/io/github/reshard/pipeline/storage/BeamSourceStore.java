@@ -99,7 +99,7 @@ final class BeamSourceStore implements SourceStore {
 
   @Override
   public String child(String directory, String name) {
-    return directory.endsWith("/") ? directory + name : directory + "/" + name;
+    return ObjectName.child(directory, name);
   }
 
   /** One channel that is moved when the reader jumps; a store takes a new request for each jump. */

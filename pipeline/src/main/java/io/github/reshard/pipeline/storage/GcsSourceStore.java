@@ -120,6 +120,6 @@ final class GcsSourceStore implements SourceStore {
 
   @Override
   public String child(String directory, String name) {
-    return directory.endsWith("/") ? directory + name : directory + "/" + name;
+    return ObjectName.child(directory, name);
   }
 }

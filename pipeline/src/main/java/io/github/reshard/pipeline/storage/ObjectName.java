@@ -26,6 +26,11 @@ record ObjectName(String scheme, String bucket, String name) {
     return new ObjectName(location.substring(0, colon), bucket, name);
   }
 
+  /** {@code location} and {@code name} joined. */
+  static String child(String location, String name) {
+    return location.endsWith("/") ? location + name : location + "/" + name;
+  }
+
   @Override
   public String toString() {
     return scheme + "://" + bucket + (name.isEmpty() ? "" : "/" + name);
