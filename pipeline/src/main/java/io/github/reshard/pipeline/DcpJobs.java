@@ -12,7 +12,10 @@ import io.github.reshard.checkpoint.planner.DcpPlanner;
 import io.github.reshard.checkpoint.planner.DcpReader;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.pipeline.storage.Stores;
+import java.io.FileNotFoundException;
 import java.io.IOException;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.NotDirectoryException;
 import java.util.Arrays;
 import java.util.Optional;
 
@@ -123,6 +126,22 @@ final class DcpJobs {
                     path,
                     "expected a distributed checkpoint of PyTorch, which has a file %s, found none. --template is for these; leave it out for a checkpoint of DeepSpeed, or name the directory of one step, or its name with --tag."
                         .formatted(DcpMetadata.FILE_NAME)));
+  }
+
+  /**
+   * The distributed checkpoint that a location means, if it means one.
+   *
+   * @param tag a directory in it, or null
+   */
+  static Optional<DcpCheckpoint> at(String location, String tag, ReshardOptions options)
+      throws IOException {
+    SourceStore store = Stores.source(location, options);
+    String directory = Stores.directory(location);
+    try {
+      return DcpCheckpoint.find(store, tag == null ? directory : store.child(directory, tag));
+    } catch (NoSuchFileException | FileNotFoundException | NotDirectoryException e) {
+      return Optional.empty(); // what else it may mean is found out by whoever asks
+    }
   }
 
   /** Finds the files of a checkpoint of DeepSpeed. */

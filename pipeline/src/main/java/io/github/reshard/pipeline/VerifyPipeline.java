@@ -2,10 +2,13 @@ package io.github.reshard.pipeline;
 
 import com.fasterxml.jackson.core.type.TypeReference;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.DcpComparison;
 import io.github.reshard.checkpoint.planner.FrozenWeights;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
@@ -46,11 +49,11 @@ public final class VerifyPipeline {
   private VerifyPipeline() {}
 
   private record Side(Source source, CheckpointFacts facts, ReshardPlan plan) {
-    static Side of(Source source, long partBytes) throws IOException {
+    static Side of(Source source, CommandOptions options) throws IOException {
       return new Side(
           source,
           CheckpointFacts.readWhole(source.store(), source.files()),
-          source.plan(source.dataParallelRanks(), ZeroStage.AS_SAVED, partBytes));
+          source.plan(source.dataParallelRanks(), ZeroStage.AS_SAVED, options.getPartBytes()));
     }
 
     /** With the frozen parameters that only {@code other} partitions, to be compared with them. */
@@ -75,13 +78,9 @@ public final class VerifyPipeline {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
     try {
-      Source first = Source.find(options.getInput(), options.getTag(), options);
-      Source second = Source.find(options.getOutput(), options.getOutputTag(), options);
-      Source.requireShards(options, first, second);
-      Side input = Side.of(first, options.getPartBytes());
-      Side output = Side.of(second, options.getPartBytes());
-      Side a = input.besides(output);
-      Side b = output.besides(input);
+      Sides sides = sides(options);
+      Side a = sides.a();
+      Side b = sides.b();
       progress.phase("comparing", 0);
       Path report = reportFile(options);
       Pipeline pipeline = Pipeline.create(options);
@@ -110,7 +109,8 @@ public final class VerifyPipeline {
               .thenComparing(v -> v.parameter().name())
               .thenComparing(TensorVerdict::state));
       List<String> notes = new ArrayList<>();
-      List<String> values = new ArrayList<>();
+      List<String> values = new ArrayList<>(sides.differences());
+      notes.addAll(sides.notes());
       compare("", a.facts().modelValues(), b.facts().modelValues(), values, notes);
       compare(
           "optimizer: ", a.facts().optimizerValues(), b.facts().optimizerValues(), values, notes);
@@ -124,8 +124,8 @@ public final class VerifyPipeline {
       return new VerifyReport(
           a.plan().checkpoint(),
           b.plan().checkpoint(),
-          a.plan().sourceWorldSize(),
-          b.plan().sourceWorldSize(),
+          ranks(a),
+          ranks(b),
           verdicts,
           values,
           manifests,
@@ -135,6 +135,67 @@ public final class VerifyPipeline {
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
+  }
+
+  /**
+   * Both sides.
+   *
+   * @param differences what is known to differ before tensors are compared
+   * @param notes what could not be compared
+   */
+  private record Sides(Side a, Side b, List<String> differences, List<String> notes) {}
+
+  private static Sides sides(CommandOptions options) throws IOException {
+    Optional<DcpCheckpoint> dcpA = DcpJobs.at(options.getInput(), options.getTag(), options);
+    Optional<DcpCheckpoint> dcpB = DcpJobs.at(options.getOutput(), options.getOutputTag(), options);
+    if (dcpA.isPresent() && dcpB.isPresent()) {
+      throw new RefusedException(
+          options.getInput(),
+          "both are distributed checkpoints of PyTorch. One of the two has to be a checkpoint of DeepSpeed, whose names say what is what.");
+    }
+    if (dcpA.isPresent()) {
+      Side b = Side.of(Source.find(options.getOutput(), options.getOutputTag(), options), options);
+      return besides(dcpA.get(), b, true);
+    }
+    if (dcpB.isPresent()) {
+      Side a = Side.of(Source.find(options.getInput(), options.getTag(), options), options);
+      return besides(dcpB.get(), a, false);
+    }
+    Source first = Source.find(options.getInput(), options.getTag(), options);
+    Source second = Source.find(options.getOutput(), options.getOutputTag(), options);
+    Source.requireShards(options, first, second);
+    Side input = Side.of(first, options);
+    Side output = Side.of(second, options);
+    return new Sides(input.besides(output), output.besides(input), List.of(), List.of());
+  }
+
+  /** A distributed checkpoint and one of DeepSpeed, whose shared values are compared here. */
+  private static Sides besides(DcpCheckpoint dcp, Side zero, boolean first) throws IOException {
+    if (zero.source().user().isPresent()) {
+      throw new RefusedException(
+          zero.source().location(),
+          "shards that were saved one by one are not compared with a distributed checkpoint.");
+    }
+    DcpComparison compared =
+        DcpComparison.of(zero.source().store(), dcp, zero.plan(), zero.source().files());
+    Source source =
+        new Source(
+            dcp.path(),
+            zero.source().store(),
+            CheckpointFiles.none(dcp.path()),
+            Optional.empty(),
+            zero.source().hints());
+    Side other = new Side(source, zero.facts(), compared.plan());
+    return first
+        ? new Sides(other, zero, compared.differences(), compared.notes())
+        : new Sides(zero, other, compared.differences(), compared.notes());
+  }
+
+  /** The ranks that saved it, or none for a distributed checkpoint. */
+  private static int ranks(Side side) {
+    return DcpJobs.readsDcp(side.plan())
+        ? ReshardPlan.ANY_WORLD_SIZE
+        : side.plan().sourceWorldSize();
   }
 
   /** Puts the plan where the report goes, which every worker sees. */

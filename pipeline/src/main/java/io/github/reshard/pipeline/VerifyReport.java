@@ -13,8 +13,8 @@ import java.util.List;
  *
  * @param a the first one, as {@code input/tag}
  * @param b the second one
- * @param ranksA data-parallel ranks that saved the first one
- * @param ranksB data-parallel ranks that saved the second one
+ * @param ranksA data-parallel ranks that saved the first one; 0 for a distributed checkpoint
+ * @param ranksB data-parallel ranks that saved the second one; 0 for a distributed checkpoint
  * @param verdicts one for each state of each parameter, by parameter
  * @param valueDifferences what differs beside partitioned tensors, a sentence each
  * @param manifestDifferences tensors that are not what a manifest beside them says, a sentence each

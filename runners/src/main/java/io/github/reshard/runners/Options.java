@@ -52,7 +52,9 @@ final class Options {
                   "The directory that save_checkpoint was given, the one that holds the file `latest`. It may also be what Hugging Face Trainer, Accelerate or Lightning wrote around it. It is only ever read. May be gs://BUCKET/PATH or s3://BUCKET/PATH, and so may --output.",
                   RESHARD)
               .requiredBy("The directory that save_checkpoint was given.", INSPECT, DOCTOR, PLAN)
-              .requiredBy("One directory that save_checkpoint was given.", VERIFY)
+              .requiredBy(
+                  "One directory that save_checkpoint was given. One of the two may be a distributed checkpoint of PyTorch: the directory that has .metadata.",
+                  VERIFY)
               .requiredBy(
                   "The directory that save_checkpoint was given, or the output directory of Hugging Face Trainer, of which the newest whole checkpoint-N is taken.",
                   ENSURE),

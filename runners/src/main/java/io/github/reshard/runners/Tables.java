@@ -118,8 +118,8 @@ final class Tables {
         report.equal()
             ? "EQUAL: both hold the same training state"
             : "DIFFERENT: the two do not hold the same training state");
-    row("--input", report.a() + ", " + report.ranksA() + " data-parallel ranks", lines);
-    row("--output", report.b() + ", " + report.ranksB() + " data-parallel ranks", lines);
+    row("--input", report.a() + ", " + ranks(report.ranksA()), lines);
+    row("--output", report.b() + ", " + ranks(report.ranksB()), lines);
     row(
         "compared",
         "%s of %s, %s of them equal; %s read, %s"
@@ -165,6 +165,12 @@ final class Tables {
                     removed.stream().mapToLong(Leftovers.Removed::files).sum(), "file")));
     removed.forEach(one -> lines.add("  " + one.where()));
     return String.join("\n", lines);
+  }
+
+  private static String ranks(int ranks) {
+    return ranks == ReshardPlan.ANY_WORLD_SIZE
+        ? "a distributed checkpoint"
+        : ranks + " data-parallel ranks";
   }
 
   static String of(PlanReport report) {

@@ -63,6 +63,20 @@ public record CheckpointFiles(
   /** What a reshard leaves in a tag; a new one takes its place. */
   public static final String MANIFEST = "reshard-manifest.json";
 
+  /** A directory in which nothing is DeepSpeed's. */
+  public static CheckpointFiles none(String directory) {
+    return new CheckpointFiles(
+        directory,
+        "",
+        new TreeMap<>(),
+        new TreeMap<>(),
+        new TreeMap<>(),
+        List.of(),
+        List.of(),
+        List.of(),
+        List.of());
+  }
+
   /**
    * Looks at a checkpoint directory.
    *

@@ -95,7 +95,7 @@ public final class DcpReader {
     return !model.states().isEmpty() && model.states().get(0).containsKey(States.FROZEN);
   }
 
-  private static DcpKeys keys(DcpCheckpoint dcp, ReshardPlan template) {
+  static DcpKeys keys(DcpCheckpoint dcp, ReshardPlan template) {
     List<String> trained = new ArrayList<>();
     Optional<String> state = Optional.empty();
     for (PartitionedModel model : template.models()) {
@@ -118,7 +118,7 @@ public final class DcpReader {
   }
 
   /** The key of a state of a parameter of the template. */
-  private static String key(DcpKeys keys, String parameter, String state) {
+  static String key(DcpKeys keys, String parameter, String state) {
     return state.equals(States.MASTER) || state.equals(States.FROZEN)
         ? keys.model(parameter)
         : keys.state(parameter, state);
@@ -313,27 +313,8 @@ public final class DcpReader {
 
   /** The parameters of a model of the template, from the chunks of the distributed checkpoint. */
   private PartitionedModel resourced(PartitionedModel model, List<TargetFile> targets) {
-    List<List<Box>> boxes = new ArrayList<>();
     Map<Partition, Address> partitions = new HashMap<>();
-    for (int p = 0; p < model.parameters().size(); p++) {
-      List<Box> ofParameter = null;
-      for (String state : model.statesOf(p).keySet()) {
-        String key = key(keys, model.parameters().get(p).name(), state);
-        List<Chunk> chunks = keys.requireTensor(key).chunks();
-        List<Box> own = chunks.stream().map(c -> new Box(c.offsets(), c.sizes())).toList();
-        if (ofParameter != null && !ofParameter.equals(own)) {
-          throw new RefusedException(
-              dcp.path(),
-              "'%s' is cut into %s, another state of the same parameter into %s."
-                  .formatted(key, own, ofParameter));
-        }
-        ofParameter = own;
-        for (int c = 0; c < chunks.size(); c++) {
-          partitions.put(new Partition(c, p, state), sources.address(key, c));
-        }
-      }
-      boxes.add(ofParameter == null ? List.of() : ofParameter);
-    }
+    DcpLayout source = source(model, keys, sources, partitions);
     Map<Partition, Address> to = new HashMap<>();
     model.targetPartitions().forEach((of, at) -> to.put(of, moved(at, targets)));
     List<ModuleWeight> weights = new ArrayList<>();
@@ -349,13 +330,47 @@ public final class DcpReader {
     return new PartitionedModel(
         model.mpRank(),
         model.expertRank(),
-        new DcpLayout(model.parameters(), boxes),
+        source,
         model.target(),
         model.states(),
         partitions,
         to,
         weights,
         model.whole());
+  }
+
+  /**
+   * How the parameters of {@code model} lie in chunks.
+   *
+   * @param partitions gets where these begin
+   * @throws RefusedException if the states of a parameter are not cut alike
+   */
+  static DcpLayout source(
+      PartitionedModel model,
+      DcpKeys keys,
+      DcpSources sources,
+      Map<Partition, Address> partitions) {
+    List<List<Box>> boxes = new ArrayList<>();
+    for (int p = 0; p < model.parameters().size(); p++) {
+      List<Box> ofParameter = null;
+      for (String state : model.statesOf(p).keySet()) {
+        String key = key(keys, model.parameters().get(p).name(), state);
+        List<Chunk> chunks = keys.requireTensor(key).chunks();
+        List<Box> own = chunks.stream().map(c -> new Box(c.offsets(), c.sizes())).toList();
+        if (ofParameter != null && !ofParameter.equals(own)) {
+          throw new RefusedException(
+              keys.where(),
+              "'%s' is cut into %s, another state of the same parameter into %s."
+                  .formatted(key, own, ofParameter));
+        }
+        ofParameter = own;
+        for (int c = 0; c < chunks.size(); c++) {
+          partitions.put(new Partition(c, p, state), sources.address(key, c));
+        }
+      }
+      boxes.add(ofParameter == null ? List.of() : ofParameter);
+    }
+    return new DcpLayout(model.parameters(), boxes);
   }
 
   /** Reads a file of the template. */

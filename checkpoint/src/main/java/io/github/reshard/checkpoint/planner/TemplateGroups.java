@@ -51,51 +51,55 @@ record TemplateGroups(DcpKeys keys, Map<String, PyObject> objects, DcpCheckpoint
   }
 
   /**
-   * Adds the options of all groups.
+   * A param group.
+   *
+   * @param options of those that the template has, what the distributed checkpoint has
+   * @param step how many steps were made, if it counts them
+   * @param stepKey the key of a step, or null
+   */
+  record Found(Map<String, PyObject> options, OptionalDouble step, String stepKey) {}
+
+  /**
+   * All groups.
    *
    * @param groups the template's
-   * @param stepKeys gets for each group the key of a step, or null
-   * @return how many steps were made, if the optimizer counts them
    * @throws RefusedException if the groups are others, or parameters of one do not agree
    */
-  OptionalDouble addTo(
-      TemplateValues values,
-      ReshardPlan plan,
-      List<SavedOptimizer.Group> groups,
-      SourceStore store,
-      List<String> stepKeys)
+  List<Found> find(ReshardPlan plan, List<SavedOptimizer.Group> groups, SourceStore store)
       throws IOException {
     Map<Integer, List<String>> names = namesByGroup(plan);
-    OptionalDouble most = OptionalDouble.empty();
+    List<Found> all = new ArrayList<>();
     for (int g = 0; g < groups.size(); g++) {
       List<String> ofGroup = names.getOrDefault(g, List.of());
-      Map<String, PyObject> options = new LinkedHashMap<>();
-      if (!ofGroup.isEmpty()) {
-        for (String option : groups.get(g).options().keySet()) {
-          option(ofGroup, option).ifPresent(value -> options.put(option, value));
-        }
-        for (String needed : List.of("lr", "weight_decay")) {
-          if (groups.get(g).options().containsKey(needed) && !options.containsKey(needed)) {
-            throw new RefusedException(
-                keys.where(),
-                "has no '%s' of the param group with %s.".formatted(needed, ofGroup.get(0)));
-          }
-        }
-      }
-      OptionalDouble step = ofGroup.isEmpty() ? OptionalDouble.empty() : step(store, ofGroup);
-      boolean counts = groups.get(g).step().isPresent();
-      if (counts && step.isEmpty() && !ofGroup.isEmpty()) {
+      all.add(
+          ofGroup.isEmpty()
+              ? new Found(Map.of(), OptionalDouble.empty(), null)
+              : find(groups.get(g), ofGroup, store));
+    }
+    return all;
+  }
+
+  private Found find(SavedOptimizer.Group group, List<String> names, SourceStore store)
+      throws IOException {
+    Map<String, PyObject> options = new LinkedHashMap<>();
+    for (String option : group.options().keySet()) {
+      option(names, option).ifPresent(value -> options.put(option, value));
+    }
+    for (String needed : List.of("lr", "weight_decay")) {
+      if (group.options().containsKey(needed) && !options.containsKey(needed)) {
         throw new RefusedException(
             keys.where(),
-            "has no '%s': how many steps the optimizer has made is not said."
-                .formatted(keys.state(ofGroup.get(0), STEP)));
+            "has no '%s' of the param group with %s.".formatted(needed, names.get(0)));
       }
-      values.addGroup(
-          options, step.isPresent() ? Optional.of((long) step.getAsDouble()) : Optional.empty());
-      stepKeys.add(step.isPresent() ? keys.state(ofGroup.get(0), STEP) : null);
-      most = step.isPresent() && step.getAsDouble() > most.orElse(-1) ? step : most;
     }
-    return most;
+    OptionalDouble step = step(store, names);
+    String stepKey = keys.state(names.get(0), STEP);
+    if (group.step().isPresent() && step.isEmpty()) {
+      throw new RefusedException(
+          keys.where(),
+          "has no '%s': how many steps the optimizer has made is not said.".formatted(stepKey));
+    }
+    return new Found(options, step, step.isPresent() ? stepKey : null);
   }
 
   private OptionalDouble step(SourceStore store, List<String> names) throws IOException {

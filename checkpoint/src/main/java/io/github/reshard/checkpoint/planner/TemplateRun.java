@@ -147,9 +147,17 @@ record TemplateRun(
         tied.putAll(module.tied());
       }
       List<String> stepKeys = new ArrayList<>();
-      OptionalDouble steps =
-          new TemplateGroups(keys, objects, dcp)
-              .addTo(values, plan, SavedOptimizer.of(store, template).groups(), store, stepKeys);
+      OptionalDouble steps = OptionalDouble.empty();
+      List<SavedOptimizer.Group> groups = SavedOptimizer.of(store, template).groups();
+      for (TemplateGroups.Found group :
+          new TemplateGroups(keys, objects, dcp).find(plan, groups, store)) {
+        OptionalDouble step = group.step();
+        values.addGroup(
+            group.options(),
+            step.isPresent() ? Optional.of((long) step.getAsDouble()) : Optional.empty());
+        stepKeys.add(group.stepKey());
+        steps = step.isPresent() && step.getAsDouble() > steps.orElse(-1) ? step : steps;
+      }
       long made = ofModel(steps);
       return new TemplateRun(
           "global_step" + made,
