@@ -1,85 +1,26 @@
 package io.github.reshard.pipeline;
 
 import static org.assertj.core.api.Assertions.assertThat;
-import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.OutputException;
-import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.pickle.PyEquality;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
-import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** Shards that a user saved: torch.save(optimizer.state_dict(), f"optimizer.{rank:02d}.pt"). */
-class UserShardsTest {
-  private static final Path TESTDATA = Path.of(System.getProperty("reshard.testdata"));
-  private static final Path CASES = TESTDATA.resolve("usershards");
-  private static final Path TWO_GROUPS = TESTDATA.resolve("corpus/z2-fp32-twogroups");
-
-  @TempDir Path directory;
-
-  private Path output() {
-    return directory.resolve("output");
-  }
-
-  private ReshardReport reshard(Path input, int worldSize, String... more) {
-    return reshard(input, output(), worldSize, more);
-  }
-
-  private static ReshardReport reshard(Path input, Path output, int worldSize, String... more) {
-    ReshardOptions options = Resharding.options(input, output, worldSize);
-    for (String option : more) {
-      String value = option.substring(option.indexOf('=') + 1);
-      switch (option.substring(0, option.indexOf('='))) {
-        case "shards" -> options.setShards(value);
-        case "model" -> options.setModel(value);
-        case "dsConfig" -> options.setDsConfig(value);
-        case "paramGroups" -> options.setParamGroups(value);
-        case "overwrite" -> options.setOverwrite(true);
-        case "sanitize" -> options.setSanitize(true);
-        default -> throw new IllegalArgumentException(option);
-      }
-    }
-    return Resharding.run(options);
-  }
-
-  private static String shard(int rank) {
-    return "optimizer.%02d.pt".formatted(rank);
-  }
-
-  private static List<String> names(Path directory) {
-    try (Stream<Path> files = Files.list(directory)) {
-      return files.map(file -> file.getFileName().toString()).sorted().toList();
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
-  }
-
-  private Path copied(Path from) throws IOException {
-    Path copy = Files.createDirectories(directory.resolve("input"));
-    for (String name : names(from)) {
-      Files.copy(from.resolve(name), copy.resolve(name));
-    }
-    return copy;
-  }
-
+class UserShardsTest extends UserShardsCase {
   @ParameterizedTest
   @CsvSource({"z1-fp32, 2", "z2-fp16-twogroups, 3", "z1-bf16-optimizer, 3", "z2-bf16, 2"})
   void eachShardIsWhatDeepSpeedReturnsThere(String name, int worldSize) {
@@ -335,210 +276,5 @@ class UserShardsTest {
     file.putLong(json.length).put(json);
     tensors.values().forEach(file::put);
     Files.write(path, file.array());
-  }
-
-  private Path config(long subGroupSize) throws IOException {
-    Path config = directory.resolve("ds_config.json");
-    Files.writeString(
-        config, "{\"zero_optimization\": {\"sub_group_size\": %d}}".formatted(subGroupSize));
-    return config;
-  }
-
-  @Test
-  void parametersOfZero3AreFoundByTheirValues() throws IOException {
-    Path reference = CASES.resolve("z3-fp32/reference-3");
-    ReshardReport report = reshard(CASES.resolve("z3-fp32/user"), 3, "model=pytorch_model.bin");
-
-    assertThat(report.proven())
-        .anyMatch(proof -> proof.startsWith("the master weights of 12 parameters"));
-    assertThat(report.notes()).anyMatch(note -> note.contains("DeepSpeed's default of 1000000000"));
-    for (int rank = 0; rank < 3; rank++) {
-      assertThat(
-              ShardComparison.firstDifference(
-                  reference.resolve(shard(rank)), null, output().resolve(shard(rank))))
-          .isEmpty();
-    }
-  }
-
-  /**
-   * The reference has the learning rate of group 0 in group 1 and one step object for all, as a
-   * Universal Checkpoint leaves them under ZeRO-3; its tensors are right.
-   */
-  @Test
-  void subGroupsOfZero3MoveWithTheNumberOfRanks() throws IOException {
-    Path reference = CASES.resolve("z3-bf16-subgroups/reference-3");
-    reshard(
-        CASES.resolve("z3-bf16-subgroups/user"),
-        3,
-        "model=pytorch_model.bin",
-        "dsConfig=" + config(40));
-
-    for (int rank = 0; rank < 3; rank++) {
-      TorchContent want = TorchContent.read(reference.resolve(shard(rank)));
-      TorchContent have = TorchContent.read(output().resolve(shard(rank)));
-      assertThat(have.tensors()).containsOnlyKeys(want.tensors().keySet());
-      want.tensors()
-          .forEach(
-              (path, tensor) ->
-                  assertThat(have.tensor(have.tensors().get(path)))
-                      .as(path)
-                      .isEqualTo(want.tensor(tensor)));
-      assertThat(
-              PyEquality.firstDifference(
-                  want.at("optimizer_state_dict", "param_groups", 0, "params"),
-                  have.at("optimizer_state_dict", "param_groups", 0, "params")))
-          .isEmpty();
-      assertThat(have.tensors()).hasSize(12);
-    }
-  }
-
-  @Test
-  void groupsOfZero3MayBeListed() throws IOException {
-    Path groups = directory.resolve("groups.json");
-    Files.writeString(
-        groups,
-        """
-        [["emb.weight", "blocks.0.fc.weight", "blocks.0.out.weight", "blocks.1.fc.weight",
-          "blocks.1.out.weight", "head.weight"],
-         ["blocks.0.ln.weight", "blocks.0.ln.bias", "blocks.0.fc.bias", "blocks.1.ln.weight",
-          "blocks.1.ln.bias", "blocks.1.fc.bias"]]
-        """);
-    Path user = CASES.resolve("z3-bf16-subgroups/user");
-    String[] hints = {"model=pytorch_model.bin", "dsConfig=" + config(40)};
-    Path found = directory.resolve("found");
-    reshard(user, found, 3, hints);
-    reshard(user, 3, hints[0], hints[1], "paramGroups=" + groups);
-    for (int rank = 0; rank < 3; rank++) {
-      assertThat(Files.mismatch(found.resolve(shard(rank)), output().resolve(shard(rank))))
-          .isEqualTo(-1);
-    }
-
-    Files.writeString(groups, Files.readString(groups).replace("\"head.weight\"", "\"scale\""));
-    assertThatThrownBy(
-            () -> reshard(user, 3, hints[0], hints[1], "paramGroups=" + groups, "overwrite=true"))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("sub-group 1 has 48 elements a rank");
-  }
-
-  @Test
-  void whatZero3DoesNotSayIsAskedForWithTheReason() throws IOException {
-    Path user = CASES.resolve("z3-bf16-subgroups/user");
-
-    assertThatThrownBy(() -> reshard(user, 3))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("neither the names nor the shapes")
-        .hasMessageContaining("--model=FILE");
-    assertThatThrownBy(() -> reshard(user, 3, "model=pytorch_model.bin"))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("sub_group_size may be anything from 34 to 48")
-        .hasMessageContaining("--dsConfig=FILE");
-    Path wrong = config(41);
-    assertThatThrownBy(() -> reshard(user, 3, "model=pytorch_model.bin", "dsConfig=" + config(20)))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining(wrong.toString());
-    Path other = CASES.resolve("z3-fp32/user/pytorch_model.bin");
-    assertThatThrownBy(() -> reshard(user, 3, "model=" + other))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("no weight of " + other)
-        .hasMessageContaining("at element 0 of sub-group 0");
-  }
-
-  @Test
-  void halfOfTheShardsAreRefusedByName() throws IOException {
-    Path input = copied(TWO_GROUPS.resolve("user"));
-    Files.delete(input.resolve(shard(2)));
-    Files.delete(input.resolve(shard(3)));
-
-    assertThatThrownBy(() -> reshard(input, 2))
-        .isInstanceOf(RefusedException.class)
-        .hasMessage(
-            input
-                + "/optimizer.*.pt: 4 ranks saved these shards (partition_count is 4), and 2 are here."
-                + " Missing: optimizer.02.pt, optimizer.03.pt. Every shard holds a part that is in"
-                + " no other, so all 4 are needed, however many ranks go on with them.");
-    assertThat(output()).doesNotExist();
-  }
-
-  @Test
-  void aShardOfAnotherRankIsRefusedByName() throws IOException {
-    Path input = copied(TWO_GROUPS.resolve("user"));
-    Files.copy(input.resolve(shard(0)), input.resolve(shard(7)));
-
-    assertThatThrownBy(() -> reshard(input, 2))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("Not of these ranks: optimizer.07.pt");
-  }
-
-  @Test
-  void aCopyUnderTheNameOfAnotherRankIsRefused() throws IOException {
-    Path input = copied(TWO_GROUPS.resolve("user"));
-    Files.delete(input.resolve(shard(2)));
-    Files.copy(input.resolve(shard(1)), input.resolve(shard(2)));
-
-    assertThatThrownBy(() -> reshard(input, 2))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("optimizer.02.pt");
-  }
-
-  @Test
-  void shardsOfTwoRunsAreRefused() throws IOException {
-    Path input = copied(CASES.resolve("z1-fp32/user"));
-    Files.delete(input.resolve(shard(1)));
-    Files.copy(CASES.resolve("z2-adagrad/user").resolve(shard(1)), input.resolve(shard(1)));
-
-    assertThatThrownBy(() -> reshard(input, 2))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("optimizer.01.pt")
-        .hasMessageContaining("different runs");
-  }
-
-  @Test
-  void aModelOfAnotherRunIsRefused() throws IOException {
-    Path input = copied(CASES.resolve("z1-fp32/user"));
-    Files.delete(input.resolve("pytorch_model.bin"));
-    Files.copy(
-        CASES.resolve("z2-adagrad/user/pytorch_model.bin"), input.resolve("pytorch_model.bin"));
-
-    assertThatThrownBy(() -> reshard(input, 2, "model=pytorch_model.bin"))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("pytorch_model.bin: the masters in the shards")
-        .hasMessageContaining("neither in the plain order nor in that of round_robin_gradients");
-  }
-
-  @Test
-  void anOutputThatIsThereIsReplacedOnlyWhenAsked() throws IOException {
-    Path user = CASES.resolve("z2-bf16/user");
-    reshard(user, 3);
-
-    assertThatThrownBy(() -> reshard(user, 2))
-        .isInstanceOf(OutputException.class)
-        .hasMessageContaining("is not empty");
-    reshard(user, 2, "overwrite=true");
-    assertThat(names(output()))
-        .containsExactly(shard(0), shard(1), "pytorch_model.bin", "reshard-manifest.json");
-
-    Files.writeString(output().resolve("thesis.tex"), "the only copy");
-    assertThatThrownBy(() -> reshard(user, 2, "overwrite=true"))
-        .isInstanceOf(OutputException.class)
-        .hasMessageContaining("thesis.tex");
-    assertThat(output().resolve("thesis.tex")).exists();
-    assertThat(names(directory)).containsExactly("output");
-  }
-
-  @Test
-  void aRerunRepairsACrashWhilePublishing() throws IOException {
-    Path user = CASES.resolve("z2-bf16/user");
-    reshard(user, 3);
-    // As after a crash between the two renames of a run with --overwrite.
-    Files.move(output(), directory.resolve(".reshard-output.replaced"));
-    Files.createFile(directory.resolve(".reshard-output.publishing"));
-    Files.createDirectories(directory.resolve(".reshard-output.unpublished/killed"));
-    reshard(user, 2);
-    assertThat(names(directory)).containsExactly("output");
-    // As after a crash behind them.
-    Files.createFile(directory.resolve(".reshard-output.publishing"));
-    reshard(user, 2);
-    assertThat(names(directory)).containsExactly("output");
-    assertThat(names(output())).contains(shard(0), shard(1)).doesNotContain(shard(2));
   }
 }
