@@ -177,12 +177,9 @@ record SavedOptimizer(List<Group> groups) {
                 .formatted(entry.crc32(), entry.name(), (int) crc.getValue()));
       }
       int width = tensor.dtype().bytes();
-      ByteBuffer element =
-          ByteBuffer.allocate(width)
-              .put(bytes.array(), Math.toIntExact(tensor.storageOffset() * width), width);
+      ByteBuffer element = bytes.slice(Math.toIntExact(tensor.storageOffset() * width), width);
       try {
-        return OptionalDouble.of(
-            Double.parseDouble(ElementText.of(tensor.dtype(), element.flip(), 0)));
+        return OptionalDouble.of(Double.parseDouble(ElementText.of(tensor.dtype(), element, 0)));
       } catch (NumberFormatException e) {
         throw value.refused("expected a number, found a tensor of %s.".formatted(tensor.dtype()));
       }
