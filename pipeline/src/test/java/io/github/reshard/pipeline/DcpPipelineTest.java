@@ -4,11 +4,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.dcp.DcpDialect;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.storage.TargetStore;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Map;
-import java.util.Set;
 import java.util.SortedMap;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -56,7 +56,8 @@ class DcpPipelineTest {
 
   private static Map<String, String> contents(Path root) {
     SortedMap<String, String> contents = Scratch.contents(root);
-    contents.keySet().removeAll(Set.of(MANIFEST, "latest", "latest_dcp"));
+    contents.remove(MANIFEST);
+    contents.keySet().removeAll(TargetStore.POINTERS);
     return contents;
   }
 
