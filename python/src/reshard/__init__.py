@@ -13,6 +13,10 @@ from ._api import Verdict, doctor, ensure, inspect, reshard, verify
 from ._errors import OutputError, Refused, ReshardError, UsageError
 from ._program import version
 
+for _error in (OutputError, Refused, ReshardError, UsageError):
+    # As users write it, and so a traceback does.
+    _error.__module__ = __name__
+
 __all__ = [
     "OutputError",
     "Refused",

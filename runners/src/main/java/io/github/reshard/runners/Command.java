@@ -120,7 +120,12 @@ enum Command {
                       || line.has(Options.FORMAT_NAME, Options.UNIVERSAL)));
       if (option.isRequiredBy(this) && !given) {
         throw new UsageException(
-            "--" + name + " is missing; " + typed() + "--help shows an example");
+            "--"
+                + name
+                + (name.equals(Options.RANKS) ? " or --" + Options.GPUS : "")
+                + " is missing; "
+                + typed()
+                + "--help shows an example");
       }
     }
     for (String name : line.options().keySet()) {

@@ -53,7 +53,7 @@ class MainTest {
   @CsvSource({
     "'', --input is missing; --help shows an example",
     "--input=in, --output is missing; --help shows an example",
-    "--input=in --output=out, --targetWorldSize is missing; --help shows an example",
+    "--input=in --output=out, --targetWorldSize or --gpus is missing; --help shows an example",
     "--input=in --output=out --targetWorldSize=0, '--targetWorldSize is at least 1, not 0'",
     "--input=in --output=out --gpus=0, '--gpus is at least 1, not 0'",
     "--input=in --output=out --gpus=2 --targetWorldSize=2, "
