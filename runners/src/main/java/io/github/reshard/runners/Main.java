@@ -3,6 +3,7 @@ package io.github.reshard.runners;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.pipeline.CommandName;
 import io.github.reshard.pipeline.CommandOptions;
+import io.github.reshard.pipeline.DcpInspection;
 import io.github.reshard.pipeline.Ensure;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.JobStagedException;
@@ -22,6 +23,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import org.apache.beam.sdk.options.ApplicationNameOptions;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
 import org.apache.beam.sdk.util.ReleaseInfo;
@@ -235,6 +237,11 @@ public final class Main {
   }
 
   private int inspect(CommandOptions options) {
+    Optional<DcpInspection> dcp = DcpInspection.of(options);
+    if (dcp.isPresent()) {
+      out.println(options.getJson() ? dcp.get().json() : Tables.of(dcp.get()));
+      return 0;
+    }
     Inspection inspection = Inspection.of(options);
     out.println(options.getJson() ? inspection.json() : Tables.of(inspection));
     if (options.getHtml() != null) {

@@ -51,7 +51,10 @@ final class Options {
               .requiredBy(
                   "The directory that save_checkpoint was given, the one that holds the file `latest`. It may also be what Hugging Face Trainer, Accelerate or Lightning wrote around it. It is only ever read. May be gs://BUCKET/PATH or s3://BUCKET/PATH, and so may --output.",
                   RESHARD)
-              .requiredBy("The directory that save_checkpoint was given.", INSPECT, DOCTOR, PLAN)
+              .requiredBy("The directory that save_checkpoint was given.", DOCTOR, PLAN)
+              .requiredBy(
+                  "The directory that save_checkpoint was given, or that of a distributed checkpoint of PyTorch.",
+                  INSPECT)
               .requiredBy(
                   "One directory that save_checkpoint was given. One of the two may be a distributed checkpoint of PyTorch: the directory that has .metadata.",
                   VERIFY)

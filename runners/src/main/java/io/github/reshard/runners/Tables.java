@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.Leftovers;
+import io.github.reshard.pipeline.DcpInspection;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.PlanReport;
 import io.github.reshard.pipeline.VerifyReport;
@@ -73,6 +74,40 @@ final class Tables {
       rows("", inspection.plan().notes(), lines);
     }
     row("refused", inspection.refusal(), lines);
+    return String.join("\n", lines);
+  }
+
+  static String of(DcpInspection inspection) {
+    List<String> lines = new ArrayList<>();
+    lines.add(inspection.name());
+    row("what", "a distributed checkpoint of PyTorch", lines);
+    rows(
+        "keys",
+        inspection.parts().stream()
+            .map(
+                part ->
+                    (part.word().isEmpty() ? "at the top" : part.word())
+                        + ": "
+                        + (part.tensors() == 0
+                            ? ""
+                            : "%s of %s, %s%s"
+                                .formatted(
+                                    Quantity.count(part.tensors(), "tensor"),
+                                    Quantity.count(part.elements(), "element"),
+                                    String.join(" and ", part.elementsByType().keySet()),
+                                    part.objects() == 0 ? "" : "; "))
+                        + (part.objects() == 0 ? "" : Quantity.count(part.objects(), "object")))
+            .toList(),
+        lines);
+    row("chunks", "up to " + inspection.mostChunks() + " a tensor", lines);
+    row(
+        "size",
+        Quantity.bytes(inspection.bytes()) + " in " + Quantity.count(inspection.files(), "file"),
+        lines);
+    row(
+        "note",
+        "any number of FSDP ranks loads it as it is; DeepSpeed's files are made of it with --template",
+        lines);
     return String.join("\n", lines);
   }
 

@@ -1,0 +1,51 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import io.github.reshard.checkpoint.RefusedException;
+import java.nio.file.Path;
+import java.util.Map;
+import org.apache.beam.sdk.options.PipelineOptionsFactory;
+import org.junit.jupiter.api.Test;
+
+class DcpInspectionTest {
+  private static final Path TESTDATA = Path.of(System.getProperty("reshard.testdata"));
+
+  private static CommandOptions options(Path input) {
+    CommandOptions options = PipelineOptionsFactory.as(CommandOptions.class);
+    options.setInput(input.toString());
+    return options;
+  }
+
+  @Test
+  void whatKeysBeginWith() {
+    DcpInspection found =
+        DcpInspection.of(options(TESTDATA.resolve("dcp/fsdp2/two-groups-at-3"))).orElseThrow();
+
+    assertThat(found.parts())
+        .containsExactly(
+            new DcpInspection.Part("model", 13, 3175, Map.of("float32", 3175L), 0),
+            new DcpInspection.Part("optim.state", 36, 6360, Map.of("float32", 6360L), 0),
+            new DcpInspection.Part("optim.param_groups", 0, 0, Map.of(), 24),
+            new DcpInspection.Part("", 0, 0, Map.of(), 1));
+    assertThat(found.mostChunks()).isEqualTo(3);
+    assertThat(found.files()).isEqualTo(4);
+    assertThat(found.json()).contains("\"mostChunks\" : 3");
+  }
+
+  @Test
+  void aCheckpointOfDeepSpeedIsNone() {
+    assertThat(DcpInspection.of(options(TESTDATA.resolve("corpus/z1-bf16/source")))).isEmpty();
+    assertThat(DcpInspection.of(options(TESTDATA.resolve("corpus/nowhere")))).isEmpty();
+  }
+
+  @Test
+  void aPictureOfRanksIsRefused() {
+    CommandOptions options = options(TESTDATA.resolve("dcp/torch-2.15.0/flat"));
+    options.setHtml("page.html");
+    assertThatThrownBy(() -> DcpInspection.of(options))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("--html draws the ranks");
+  }
+}
