@@ -17,7 +17,7 @@ class StagedClasspathTest {
   @Test
   void underMavenTheProgramIsStagedAndNotMaven() throws Exception {
     List<URL> program = new ArrayList<>();
-    for (String entry : System.getProperty("java.class.path").split(File.pathSeparator)) {
+    for (String entry : System.getProperty("java.class.path").split(File.pathSeparator, -1)) {
       program.add(Path.of(entry).toUri().toURL());
     }
     for (Class<?> of : List.of(StagedClasspath.class, PipelineOptions.class)) {

@@ -37,6 +37,8 @@ public final class FlatModelRewrite {
   public record Group(FlatLayout source, FlatLayout target, int group) {}
 
   /**
+   * What the file says at the target's size and stage.
+   *
    * @param groups the param groups of the file
    * @param stage the ZeRO stage of the target, or {@link ZeroStage#AS_SAVED}
    */

@@ -110,6 +110,8 @@ public final class MuonMomentum {
   }
 
   /**
+   * Checks that no param group is trained with Muon.
+   *
    * @param because what is said of the optimizer
    * @throws RefusedException if a group uses Muon
    */

@@ -31,6 +31,8 @@ public final class ShardedModelRewrite {
   private ShardedModelRewrite() {}
 
   /**
+   * What the file says at the target's size.
+   *
    * @param template the source rank's file
    * @param source how the trainable parameters lie in it
    * @param target how they lie at the target's size
