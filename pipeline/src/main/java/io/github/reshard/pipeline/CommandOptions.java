@@ -3,7 +3,7 @@ package io.github.reshard.pipeline;
 import org.apache.beam.sdk.options.Default;
 
 /** What the commands beside the main job are asked for. */
-public interface CommandOptions extends ReshardOptions {
+public interface CommandOptions extends ExportOptions {
   /** Print JSON instead of a table. */
   @Default.Boolean(false)
   boolean getJson();

@@ -39,6 +39,12 @@ enum Command {
       "Says what a reshard would write: files, bytes, parts and memory. Takes the options of the main job. Checks all metadata, as the job does, and touches nothing.",
       "What would be written?",
       "--input=ckpt --output=ckpt-on-2 --targetWorldSize=2"),
+  EXPORT(
+      "Writes the weights of a checkpoint of any stage and any number of ranks as safetensors that from_pretrained loads: model.safetensors, or several with model.safetensors.index.json, and the configuration and tokenizer that lie beside the tag. Straight from the shards, with the proofs of the main job; no element is gathered in memory. An adapter's weights become adapter_model.safetensors, as PEFT has them.",
+      "Weights for from_pretrained",
+      "--input=ckpt --output=model",
+      "--input=ckpt --output=model-fp32 --dtype=fp32",
+      "--input=ckpt --output=model --stripPrefix=_forward_module.model. --shardBytes=2GiB"),
   CLEANUP(
       "Removes what runs that died, or could not clean up, left in an output: .reshard-TAG.unpublished with the parts of files, and what else begins with .reshard-TAG. Published tags and `latest` are never touched. No run may be writing to the output meanwhile. If a run died in the middle of publishing, nothing is removed: run the same reshard again, which repairs that.",
       "Remove what dead runs left",

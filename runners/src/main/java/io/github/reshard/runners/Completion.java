@@ -23,7 +23,9 @@ final class Completion {
               Option.Kind.FORMAT,
               String.join(" ", Options.words(Option.Kind.FORMAT)),
               Option.Kind.DIALECT,
-              String.join(" ", Options.words(Option.Kind.DIALECT))));
+              String.join(" ", Options.words(Option.Kind.DIALECT)),
+              Option.Kind.DTYPE,
+              String.join(" ", Options.words(Option.Kind.DTYPE))));
 
   private Completion() {}
 
@@ -142,7 +144,7 @@ final class Completion {
             switch (option.kind()) {
               case DIRECTORY -> "_files -/";
               case FILE -> "_files";
-              case RUNNER, STAGE, FORMAT, DIALECT -> "(" + WORDS.get(option.kind()) + ")";
+              case RUNNER, STAGE, FORMAT, DIALECT, DTYPE -> "(" + WORDS.get(option.kind()) + ")";
               case FLAG, TEXT, COUNT, BYTES -> " ";
             };
         spec += ":" + option.value() + ":" + action;

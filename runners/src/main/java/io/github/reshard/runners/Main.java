@@ -5,6 +5,7 @@ import io.github.reshard.pipeline.CommandName;
 import io.github.reshard.pipeline.CommandOptions;
 import io.github.reshard.pipeline.DcpInspection;
 import io.github.reshard.pipeline.Ensure;
+import io.github.reshard.pipeline.ExportPipeline;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.JobStagedException;
 import io.github.reshard.pipeline.PlanReport;
@@ -117,6 +118,7 @@ public final class Main {
         case ENSURE -> ensure(options);
         case VERIFY -> verify(options);
         case PLAN -> plan(options);
+        case EXPORT -> export(options);
         case CLEANUP -> cleanup(options);
       };
     } catch (Exception | LinkageError | OutOfMemoryError | StackOverflowError e) {
@@ -221,6 +223,18 @@ public final class Main {
       report = ReshardPipeline.check(options, progress);
     }
     out.println(options.getJson() ? report.json() : Summary.ofCheck(report));
+    return 0;
+  }
+
+  private int export(CommandOptions options) {
+    ReshardReport report;
+    try (Progress progress = progress()) {
+      report = ExportPipeline.run(options, progress);
+    } catch (JobStagedException e) {
+      out.println(e.getMessage());
+      return 0;
+    }
+    out.println(options.getJson() ? report.json() : Summary.ofExport(report));
     return 0;
   }
 

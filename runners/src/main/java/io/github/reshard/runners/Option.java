@@ -46,6 +46,8 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
     FORMAT,
     /** Of a distributed checkpoint. */
     DIALECT,
+    /** An element type, or that of the input. */
+    DTYPE,
     BYTES
   }
 
@@ -55,6 +57,7 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
     SHARDS(
         "Shards that you saved yourself: torch.save(optimizer.state_dict(), ...) on every rank",
         "A directory of files such as optimizer.00.pt needs nothing more than --input; the output holds the same names for M ranks. docs/user-shards.md is the guide."),
+    WEIGHTS("Which weights, and how", ""),
     CARE("How careful to be", ""),
     RUN("How to run", "");
 
@@ -137,7 +140,7 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
         }
         yield Integer.toString(stage);
       }
-      case FORMAT, DIALECT -> {
+      case FORMAT, DIALECT, DTYPE -> {
         List<String> words = Options.words(kind);
         if (!words.contains(given)) {
           throw new UsageException(

@@ -3,6 +3,7 @@ package io.github.reshard.runners;
 import static io.github.reshard.runners.Command.CLEANUP;
 import static io.github.reshard.runners.Command.DOCTOR;
 import static io.github.reshard.runners.Command.ENSURE;
+import static io.github.reshard.runners.Command.EXPORT;
 import static io.github.reshard.runners.Command.INSPECT;
 import static io.github.reshard.runners.Command.PLAN;
 import static io.github.reshard.runners.Command.RESHARD;
@@ -10,11 +11,13 @@ import static io.github.reshard.runners.Command.VERIFY;
 import static io.github.reshard.runners.Option.Group.CARE;
 import static io.github.reshard.runners.Option.Group.RUN;
 import static io.github.reshard.runners.Option.Group.SHARDS;
+import static io.github.reshard.runners.Option.Group.WEIGHTS;
 import static io.github.reshard.runners.Option.Group.WHAT;
 import static io.github.reshard.runners.Option.Kind.BYTES;
 import static io.github.reshard.runners.Option.Kind.COUNT;
 import static io.github.reshard.runners.Option.Kind.DIALECT;
 import static io.github.reshard.runners.Option.Kind.DIRECTORY;
+import static io.github.reshard.runners.Option.Kind.DTYPE;
 import static io.github.reshard.runners.Option.Kind.FILE;
 import static io.github.reshard.runners.Option.Kind.FLAG;
 import static io.github.reshard.runners.Option.Kind.FORMAT;
@@ -51,7 +54,7 @@ final class Options {
               .requiredBy(
                   "The directory that save_checkpoint was given, the one that holds the file `latest`. It may also be what Hugging Face Trainer, Accelerate or Lightning wrote around it. It is only ever read. May be gs://BUCKET/PATH or s3://BUCKET/PATH, and so may --output.",
                   RESHARD)
-              .requiredBy("The directory that save_checkpoint was given.", DOCTOR, PLAN)
+              .requiredBy("The directory that save_checkpoint was given.", DOCTOR, PLAN, EXPORT)
               .requiredBy(
                   "The directory that save_checkpoint was given, or that of a distributed checkpoint of PyTorch.",
                   INSPECT)
@@ -66,6 +69,8 @@ final class Options {
                   "The directory to write to: --output/TAG/... and, last, `latest`. It is made if it is not there. It may not be --input.",
                   RESHARD)
               .requiredBy("The other one. It is only read.", VERIFY)
+              .requiredBy(
+                  "The directory that gets the weights; all of it appears at once.", EXPORT)
               .requiredBy("The --output of those runs.", CLEANUP)
               .takenBy("Where to make it. Default: INPUT-world-M.", ENSURE)
               .takenBy("The directory to write to; looked at, not touched. Default: none.", PLAN),
@@ -93,7 +98,8 @@ final class Options {
                   DOCTOR,
                   ENSURE,
                   VERIFY,
-                  PLAN),
+                  PLAN,
+                  EXPORT),
           Option.of("outputTag", TEXT, "TAG", WHAT)
               .takenBy(
                   "Which checkpoint inside --output. Default: what its `latest` says.", VERIFY),
@@ -156,16 +162,33 @@ final class Options {
                   "Write dicts and numbers in the place of DeepSpeed's own objects, so that torch.load(weights_only=True) reads the shards anywhere. The guide shows how to put the objects back. Default: as saved.",
                   RESHARD)
               .takenBy("As in the main job. Default: off.", PLAN),
+          Option.of("dtype", DTYPE, "TYPE", WEIGHTS)
+              .takenBy(
+                  "The type of parameters in the output: bf16, fp16, fp32, or asSaved for the one that the run computed with. fp32 are the master weights; other types that the run did not have are their casts, rounded to nearest even. Buffers and quantised weights stay as they are. Default: asSaved.",
+                  EXPORT),
+          Option.of("shardBytes", BYTES, "SIZE", WEIGHTS)
+              .takenBy(
+                  "How many bytes of tensors one file holds at most; one that is larger has a file of its own. Default: 5000000000, the 5GB of save_pretrained.",
+                  EXPORT),
+          Option.of("stripPrefix", TEXT, "PREFIX", WEIGHTS)
+              .takenBy(
+                  "What to take off the names that begin with it, such as Lightning's _forward_module. or torch.compile's _orig_mod. Default: none.",
+                  EXPORT),
+          Option.of("only", TEXT, "PATTERN", WEIGHTS)
+              .takenBy(
+                  "Export only tensors with such names in the checkpoint; * and ? stand for any text and any character, commas separate several. Quote it. Default: all.",
+                  EXPORT),
           Option.of("overwrite", FLAG, "", CARE)
               .takenBy(
                   "Replace the tag if --output already holds it. Default: refuse, and touch nothing.",
                   RESHARD)
+              .takenBy("Replace an earlier export. Default: refuse, and touch nothing.", EXPORT)
               .takenBy("As in the main job. Default: off.", PLAN),
           Option.of("trustMasters", FLAG, "", CARE)
               .takenBy(
                   "Go on when the fp32 master weights do not give the module weights, because somebody edited the weights on purpose; the result follows the masters. Default: refuse, and name the parameter.",
                   RESHARD)
-              .takenBy("As in the main job. Default: off.", DOCTOR, ENSURE, PLAN),
+              .takenBy("As in the main job. Default: off.", DOCTOR, ENSURE, PLAN, EXPORT),
           Option.of(RUNNER_NAME, RUNNER, "RUNNER", RUN)
               .takenBy("Where the work is done. Default: DirectRunner.", ALL)
               .takenBy(
@@ -178,11 +201,11 @@ final class Options {
               .takenBy(
                   "How much one worker writes in one go, such as 16MiB or 1GiB. Less spreads the work of few large files better. Default: 64MiB; 16MiB with FlinkRunner and a local --output.",
                   RESHARD)
-              .takenBy("How much one worker writes in one go. Default: 64MiB.", ENSURE, PLAN)
+              .takenBy("How much one worker writes in one go. Default: 64MiB.", ENSURE, PLAN, EXPORT)
               .takenBy("How much one worker reads in one go. Default: 64MiB.", DOCTOR)
               .takenBy("How much one worker compares in one go. Default: 64MiB.", VERIFY),
           Option.of("json", FLAG, "", RUN)
-              .takenBy("Print JSON. Default: a summary.", RESHARD, DOCTOR)
+              .takenBy("Print JSON. Default: a summary.", RESHARD, DOCTOR, EXPORT)
               .takenBy(
                   "Print JSON, which also says where every element is. Default: a table.", INSPECT)
               .takenBy(
@@ -204,6 +227,7 @@ final class Options {
   static List<String> words(Option.Kind kind) {
     return switch (kind) {
       case FORMAT -> List.of(NATIVE, UNIVERSAL, DCP);
+      case DTYPE -> List.of("asSaved", "bf16", "fp16", "fp32");
       case DIALECT -> Arrays.stream(DcpDialect.values()).map(DcpDialect::optionName).toList();
       default -> List.of();
     };

@@ -29,6 +29,25 @@ final class Summary {
       lines.add(row("GPUs", gpus(report)));
     }
     lines.add(parameters(report));
+    written(report, lines);
+    return String.join("\n", lines);
+  }
+
+  /** Of a run that wrote weights. */
+  static String ofExport(ReshardReport report) {
+    List<String> lines = new ArrayList<>();
+    lines.add("Exported " + report.tag());
+    lines.add(
+        row(
+            "tensors",
+            Quantity.count(report.parameters())
+                + ", "
+                + Quantity.count(report.elements(), "element")));
+    written(report, lines);
+    return String.join("\n", lines);
+  }
+
+  private static void written(ReshardReport report, List<String> lines) {
     lines.add(
         row(
             "bytes",
@@ -47,7 +66,6 @@ final class Summary {
     lines.add(row("output", report.output()));
     rows("proven", report.proven(), lines);
     rows("note", report.notes(), lines);
-    return String.join("\n", lines);
   }
 
   private static String parameters(ReshardReport report) {

@@ -3,6 +3,7 @@ package io.github.reshard.runners;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.pipeline.CommandOptions;
+import io.github.reshard.pipeline.ExportOptions;
 import io.github.reshard.pipeline.ReshardOptions;
 import java.beans.Introspector;
 import java.io.ByteArrayOutputStream;
@@ -152,7 +153,7 @@ class MainTest {
       }
     }
     Map<String, Class<?>> inPipeline = new TreeMap<>();
-    for (Class<?> options : List.of(ReshardOptions.class, CommandOptions.class)) {
+    for (Class<?> options : List.of(ReshardOptions.class, ExportOptions.class, CommandOptions.class)) {
       for (Method method : options.getDeclaredMethods()) {
         if (method.getName().startsWith("get")) {
           inPipeline.put(
@@ -169,7 +170,7 @@ class MainTest {
       case FLAG -> boolean.class;
       case COUNT, STAGE -> Integer.class;
       case BYTES -> long.class;
-      case TEXT, DIRECTORY, FILE, RUNNER, FORMAT, DIALECT -> String.class;
+      case TEXT, DIRECTORY, FILE, RUNNER, FORMAT, DIALECT, DTYPE -> String.class;
     };
   }
 

@@ -7,8 +7,11 @@ import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.torch.DType;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 
 /**
  * What a job that ran to its end has proven, and what it could not.
@@ -50,6 +53,10 @@ public record Proofs(
           copies += Math.max(0, holders.size() - 1);
         }
         ModuleWeight weight = model.weights().get(p);
+        Map<String, DType> states = model.statesOf(p);
+        if (!states.containsKey(States.MASTER) && !states.containsKey(States.FROZEN)) {
+          continue; // the module's own
+        }
         if (weight == null || weight.isDerived()) {
           withoutWeights.add(model.id(plan.checkpoint(), p).toString());
         } else {
@@ -72,7 +79,7 @@ public record Proofs(
             .map(file -> file.stat().name())
             .toList(),
         plan.sources().stream()
-            .filter(file -> file.entries().isEmpty())
+            .filter(file -> file.entries().isEmpty() && !file.hasCrcs())
             .map(file -> file.stat().name())
             .toList(),
         weights,

@@ -173,6 +173,7 @@ public final class Repartition {
   /** The states of {@code parameter} that the target gets, with their types, derived ones too. */
   public static Map<String, DType> movedStates(PartitionedModel model, int parameter) {
     Map<String, DType> states = expectedStates(model, parameter);
+    states.replaceAll((state, type) -> model.written(parameter, state, type));
     ModuleWeight weight = model.weights().get(parameter);
     if (weight != null && weight.isDerived()) {
       states.put(States.MODULE, weight.dtype());

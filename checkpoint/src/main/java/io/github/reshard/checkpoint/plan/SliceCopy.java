@@ -71,6 +71,16 @@ public record SliceCopy(
   }
 
   /**
+   * Elements of a parameter that are cast while they move.
+   *
+   * @param bytes how many are written
+   */
+  public static SliceCopy castOfTensor(
+      Address source, Address target, long bytes, TensorRun tensor, Conversion conversion) {
+    return new SliceCopy(source, target, bytes, true, 0, 1, null, tensor, conversion);
+  }
+
+  /**
    * Elements of a parameter that are written a second time, as another of its tensors. The first
    * copy proves them.
    *
@@ -100,6 +110,34 @@ public record SliceCopy(
    */
   static SliceCopy copyOf(Address source, Address target, long bytes, CastCheck cast) {
     return new SliceCopy(source, target, bytes, true, 0, 1, cast, null, null);
+  }
+
+  /** Elements that are only compared: they are proven, and copied, by another slice. */
+  public static SliceCopy compared(Address source, long bytes, CastCheck cast) {
+    return new SliceCopy(source, null, bytes, false, 0, 1, cast, null, null);
+  }
+
+  /** The same slice where the files of the source have other numbers. */
+  public SliceCopy readFrom(Address from, Address weights) {
+    return new SliceCopy(
+        from,
+        target,
+        bytes,
+        proves,
+        fill,
+        fillBytes,
+        cast == null
+            ? null
+            : new CastCheck(
+                cast.parameter(),
+                cast.start(),
+                cast.master(),
+                cast.module(),
+                weights,
+                cast.copies()),
+        tensor,
+        conversion,
+        rows);
   }
 
   /** Padding: {@code bytes} bytes of repeated elements. */

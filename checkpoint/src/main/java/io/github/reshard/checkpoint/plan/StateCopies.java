@@ -72,20 +72,26 @@ final class StateCopies {
       castOfMasters(dtype, from, out);
     }
     boolean module = state.equals(States.MODULE);
-    List<List<Placed>> to = module ? weights(weight.targets()) : partitions(state, dtype.bytes());
+    boolean moves = module && weight != null;
+    DType written = model.written(parameter, state, dtype);
+    List<List<Placed>> to =
+        moves ? weights(weight.targets()) : partitions(state, written.bytes());
     boolean claims = masters && !weight.isDerived();
     move(
         from,
         to,
         dtype.bytes(),
-        (source, shared, s, t) ->
-            SliceCopy.ofTensor(
-                    s,
-                    t,
-                    shared.elements() * dtype.bytes(),
-                    claims ? claim(source, shared, dtype) : null,
-                    new TensorRun(id, state, shared.tensor() * dtype.bytes()))
-                .in(shared.rows()),
+        written.bytes(),
+        (source, shared, s, t) -> {
+          long bytes = shared.elements() * written.bytes();
+          TensorRun run = new TensorRun(id, state, shared.tensor() * written.bytes());
+          SliceCopy slice =
+              written == dtype
+                  ? SliceCopy.ofTensor(
+                      s, t, bytes, claims ? claim(source, shared, dtype) : null, run)
+                  : SliceCopy.castOfTensor(s, t, bytes, run, new Conversion(dtype, written));
+          return slice.in(shared.rows());
+        },
         out);
     if (model.source().isReplicated(parameter)) {
       for (int holder = 1; holder < from.size(); holder++) {
@@ -159,15 +165,6 @@ final class StateCopies {
      * @param holder whose local tensor it is read of
      */
     SliceCopy slice(int holder, Overlap.Shared shared, Address source, Address target);
-  }
-
-  private void move(
-      List<List<Placed>> from,
-      List<List<Placed>> to,
-      int width,
-      Shares shares,
-      Consumer<SliceCopy> out) {
-    move(from, to, width, width, shares, out);
   }
 
   /** Of a parameter that each holder has whole, the first one's is copied to all. */

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.safetensors;
 
 import io.github.reshard.checkpoint.torch.DType;
+import java.io.Serializable;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
@@ -42,7 +43,7 @@ public final class SafetensorsLayout {
    * @param dtype the type of an element
    * @param shape elements per dimension
    */
-  public record Tensor(String name, DType dtype, List<Long> shape) {
+  public record Tensor(String name, DType dtype, List<Long> shape) implements Serializable {
     public Tensor {
       shape = List.copyOf(shape);
     }

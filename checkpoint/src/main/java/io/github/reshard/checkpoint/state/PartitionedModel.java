@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.state;
 
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.Serializable;
+import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
@@ -23,6 +24,7 @@ import java.util.stream.Collectors;
  * @param targetPartitions where each target partition begins
  * @param weights for each parameter where the module's weight is, or null where no file holds it
  * @param whole the states that are not cut along the partitions, see {@link WholeParameters}
+ * @param casts what is written as another type than it is read as
  */
 public record PartitionedModel(
     int mpRank,
@@ -33,8 +35,33 @@ public record PartitionedModel(
     Map<Partition, Address> sourcePartitions,
     Map<Partition, Address> targetPartitions,
     List<ModuleWeight> weights,
-    Set<GroupState> whole)
+    Set<GroupState> whole,
+    Map<ParameterState, DType> casts)
     implements Serializable {
+
+  /** A model whose states keep their types, until one is added that does not. */
+  public PartitionedModel(
+      int mpRank,
+      int expertRank,
+      ZeroLayout source,
+      ZeroLayout target,
+      List<Map<String, DType>> states,
+      Map<Partition, Address> sourcePartitions,
+      Map<Partition, Address> targetPartitions,
+      List<ModuleWeight> weights,
+      Set<GroupState> whole) {
+    this(
+        mpRank,
+        expertRank,
+        source,
+        target,
+        states,
+        sourcePartitions,
+        targetPartitions,
+        weights,
+        whole,
+        new HashMap<>());
+  }
 
   /** A model all of whose states are cut along the partitions, until one is added that is not. */
   public PartitionedModel(
@@ -65,6 +92,14 @@ public record PartitionedModel(
    * @param state the state
    */
   public record GroupState(int group, String state) implements Serializable {}
+
+  /**
+   * One state of a parameter.
+   *
+   * @param parameter its index
+   * @param state the state
+   */
+  public record ParameterState(int parameter, String state) implements Serializable {}
 
   /**
    * One state of one rank's partition.
@@ -159,6 +194,11 @@ public record PartitionedModel(
   /** Who holds which elements of {@code state} of {@code group} in the target. */
   public StateLayout targetOf(int group, String state) {
     return isWhole(group, state) ? new WholeParameters(target) : target;
+  }
+
+  /** The type that {@code state} of {@code parameter} is written as, which is read as {@code type}. */
+  public DType written(int parameter, String state, DType type) {
+    return casts.getOrDefault(new ParameterState(parameter, state), type);
   }
 
   /** All parameters. */

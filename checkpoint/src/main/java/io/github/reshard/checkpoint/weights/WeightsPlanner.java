@@ -1,0 +1,282 @@
+package io.github.reshard.checkpoint.weights;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.copy.WeightCast;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.plan.Conversion;
+import io.github.reshard.checkpoint.plan.NewFile;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.safetensors.SafetensorsLayout;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.weights.PlannedTensor.Origin;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.SavedModule;
+import io.github.reshard.checkpoint.deepspeed.SavedModule.Kind;
+import io.github.reshard.checkpoint.deepspeed.SavedModule.SavedTensor;
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.regex.Pattern;
+
+/** Plans the consolidated weights of a checkpoint, whatever its stage and number of ranks. */
+public final class WeightsPlanner {
+  /** What {@code from_pretrained} reads beside the weights. */
+  private static final Pattern BESIDE =
+      Pattern.compile(
+          "(?:config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map"
+              + "|added_tokens|vocab|chat_template|preprocessor_config|processor_config"
+              + "|video_preprocessor_config|image_processor_config|feature_extractor)\\.json"
+              + "|merges\\.txt|vocab\\.txt|chat_template\\.jinja|.*\\.(?:model|tiktoken)");
+
+  private final ReshardPlan source;
+  private final CheckpointFiles files;
+  private final List<SavedModule> modules;
+  private final ExportRequest request;
+  private final Map<String, PlannedTensor> tensors = new LinkedHashMap<>();
+  private final Map<String, String> tied = new LinkedHashMap<>();
+  private final List<String> notes = new ArrayList<>();
+
+  private WeightsPlanner(
+      ReshardPlan source,
+      CheckpointFiles files,
+      List<SavedModule> modules,
+      ExportRequest request) {
+    this.source = source;
+    this.files = files;
+    this.modules = modules;
+    this.request = request;
+  }
+
+  /**
+   * Plans the export of {@code files}.
+   *
+   * @param source the plan of the same files for the ranks that saved them
+   * @throws RefusedException if the checkpoint is not whole, contradicts itself, or holds what is
+   *     not understood, or if it has not what was asked for
+   */
+  public static ReshardPlan plan(
+      SourceStore store, CheckpointFiles files, ReshardPlan source, ExportRequest request)
+      throws IOException {
+    List<SavedModule> modules = SavedModule.of(source, store, files);
+    return new WeightsPlanner(source, files, modules, request).plan(store);
+  }
+
+  private ReshardPlan plan(SourceStore store) throws IOException {
+    Map<String, Parameter> parameters = parameters();
+    for (SavedModule module : modules) {
+      tied.putAll(module.tied());
+      for (SavedTensor saved : module.tensors()) {
+        add(saved, module, parameters);
+      }
+    }
+    for (Parameter parameter : List.copyOf(parameters.values())) {
+      if (!tensors.containsKey(parameter.name())) {
+        tensors.put(parameter.name(), ofParameter(parameter, null));
+      }
+    }
+    if (request.only().isPresent()) {
+      tensors.keySet().removeIf(name -> !WeightNames.matches(request.only().get(), name));
+    }
+    if (tensors.isEmpty()) {
+      throw new RefusedException(
+          source.checkpoint(),
+          request.only().isPresent()
+              ? "no name of a tensor is as --only=%s says.".formatted(request.only().get())
+              : "holds no tensor.");
+    }
+    boolean adapter = WeightNames.areAdapter(tensors.keySet());
+    List<FileStat> beside =
+        files.beside().stream()
+            .filter(file -> BESIDE.matcher(file.path()).matches())
+            .map(CheckpointFiles.Carried::stat)
+            .toList();
+    ModelConfig.read(store, beside).requireTied(source.checkpoint(), tensors.keySet(), tied);
+    return written(adapter, beside);
+  }
+
+  private ReshardPlan written(boolean adapter, List<FileStat> beside) {
+    Map<String, String> names =
+        WeightNames.of(
+            source.checkpoint(),
+            List.copyOf(tensors.keySet()),
+            request.stripPrefix(),
+            adapter);
+    Map<String, PlannedTensor> byNewName = new HashMap<>();
+    List<SafetensorsLayout.Tensor> laidOut = new ArrayList<>();
+    names.forEach(
+        (name, to) -> {
+          PlannedTensor tensor = tensors.get(name);
+          if (!SafetensorsLayout.supports(tensor.to())) {
+            throw new RefusedException(
+                source.checkpoint(),
+                "%s is of type %s, for which safetensors has no name. Leave it out with --only."
+                    .formatted(name, tensor.to().torchName()));
+          }
+          byNewName.put(to, tensor);
+          laidOut.add(new SafetensorsLayout.Tensor(to, tensor.to(), tensor.shape()));
+        });
+    TensorPlan plan = new TensorPlan(source);
+    String stem = adapter ? "adapter_model" : "model";
+    // PEFT reads one file.
+    WeightShards shards =
+        WeightShards.of(stem, laidOut, adapter ? Long.MAX_VALUE : request.shardBytes());
+    shards
+        .files()
+        .forEach(
+            (path, inFile) -> {
+              SafetensorsRecipe recipe =
+                  new SafetensorsRecipe(inFile, SafetensorsLayout.OF_PYTORCH);
+              SafetensorsLayout layout = recipe.layout();
+              int file = plan.addFile(path, layout.bytes(), recipe, layout.header().length);
+              for (SafetensorsLayout.Tensor tensor : inFile) {
+                plan.add(
+                    byNewName.get(tensor.name()),
+                    new Address(file, 0, layout.offsets().get(tensor.name())));
+              }
+            });
+    beside.forEach(plan::copyFile);
+    if (shards.needIndex()) {
+      byte[] index = shards.index();
+      plan.addFile(stem + ".safetensors.index.json", index.length, new NewFile(index), index.length);
+    }
+    addNotes(adapter, beside);
+    return plan.plan(notes, request.partBytes());
+  }
+
+  private void addNotes(boolean adapter, List<FileStat> beside) {
+    Map<String, Integer> casts = new LinkedHashMap<>();
+    for (PlannedTensor tensor : tensors.values()) {
+      if (tensor.from() != tensor.to()) {
+        casts.merge(
+            "%s cast from %s to %s"
+                .formatted(
+                    tensor.to().bytes() < tensor.from().bytes() ? "rounded to nearest even," : "exactly",
+                    tensor.from().torchName(),
+                    tensor.to().torchName()),
+            1,
+            Integer::sum);
+      }
+    }
+    casts.forEach((how, count) -> notes.add("%d tensors are %s".formatted(count, how)));
+    if (adapter) {
+      notes.add(
+          "these are an adapter's weights, with the names that PEFT gives them; the base model's are not in the output");
+    }
+    tied.forEach(
+        (other, kept) ->
+            notes.add("%s is tied to %s and not written again".formatted(other, kept)));
+    String config = adapter ? "adapter_config.json" : "config.json";
+    if (beside.stream().noneMatch(stat -> stat.name().equals(config))) {
+      notes.add(
+          "no %s lies beside the tag; from_pretrained needs one in the output".formatted(config));
+    }
+  }
+
+  /**
+   * A parameter that ranks partition.
+   *
+   * @param name in the module
+   * @param model index into the source's models
+   * @param index its index in that model
+   */
+  private record Parameter(String name, int model, int index) {}
+
+  /** All parameters that ranks partition, by name. */
+  private Map<String, Parameter> parameters() {
+    Map<String, Parameter> parameters = new LinkedHashMap<>();
+    for (int m = 0; m < source.models().size(); m++) {
+      PartitionedModel model = source.models().get(m);
+      for (int p = 0; p < model.parameters().size(); p++) {
+        String name = SavedModule.nameOf(model, p);
+        Parameter other = parameters.put(name, new Parameter(name, m, p));
+        if (other != null) {
+          throw twice(name);
+        }
+      }
+    }
+    return parameters;
+  }
+
+  private RefusedException twice(String name) {
+    return new RefusedException(
+        source.checkpoint(),
+        "more than one model-parallel rank holds %s, and it is not known how the parts belong together."
+            .formatted(name));
+  }
+
+  private void add(SavedTensor saved, SavedModule module, Map<String, Parameter> parameters) {
+    PlannedTensor planned;
+    if (saved.address() == null) {
+      Parameter parameter = parameters.get(saved.name());
+      if (parameter == null) {
+        throw new IllegalStateException(saved.where() + " is in no model");
+      }
+      planned = ofParameter(parameter, saved.dtype());
+    } else {
+      boolean isParameter = saved.kind() == Kind.FROZEN;
+      planned =
+          new PlannedTensor(
+              saved.name(),
+              new Origin.Stored(module.mpRank(), saved.address()),
+              saved.dtype(),
+              isParameter ? asked(saved.dtype()) : saved.dtype(),
+              saved.shape());
+    }
+    if (tensors.put(saved.name(), planned) != null) {
+      throw twice(saved.name());
+    }
+  }
+
+  /**
+   * @param inModule the type that the module has it in, or null if that is not known
+   */
+  private PlannedTensor ofParameter(Parameter parameter, DType inModule) {
+    PartitionedModel model = source.models().get(parameter.model());
+    List<Long> shape = model.parameters().get(parameter.index()).shape();
+    boolean frozen = SavedModule.isFrozen(model);
+    String state = frozen ? States.FROZEN : States.MASTER;
+    DType held = model.statesOf(parameter.index()).get(state);
+    ModuleWeight weight = model.weights().get(parameter.index());
+    DType asSaved = weight != null ? weight.dtype() : frozen ? held : inModule;
+    if (request.dtype().isEmpty() && asSaved == null) {
+      throw new RefusedException(
+          source.checkpoint(),
+          "no file says in which type the module has %s. Say it: --dtype=bf16, fp16 or fp32."
+              .formatted(parameter.name()));
+    }
+    DType to = frozen ? asked(held) : request.dtype().orElse(asSaved);
+    if (weight != null && weight.source() != null && weight.dtype() == to) {
+      // Nothing has to be known of partitions where the module's own weight is what is wanted.
+      return new PlannedTensor(
+          parameter.name(), new Origin.Stored(model.mpRank(), weight.source()), to, to, shape);
+    }
+    if (held != to && !WeightCast.supports(new Conversion(held, to))) {
+      throw new RefusedException(
+          source.checkpoint(),
+          "%s is held as %s, which cannot be cast to %s."
+              .formatted(parameter.name(), held.torchName(), to.torchName()));
+    }
+    return new PlannedTensor(
+        parameter.name(),
+        new Origin.State(parameter.model(), parameter.index(), state),
+        held,
+        to,
+        shape);
+  }
+
+  /** The type that a parameter is written as which has no masters: quantised ones stay. */
+  private DType asked(DType saved) {
+    return request
+        .dtype()
+        .filter(to -> WeightCast.supports(new Conversion(saved, to)))
+        .orElse(saved);
+  }
+}

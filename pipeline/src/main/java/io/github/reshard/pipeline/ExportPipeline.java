@@ -1,0 +1,96 @@
+package io.github.reshard.pipeline;
+
+import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.storage.LocalShardsStore;
+import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.weights.ExportRequest;
+import io.github.reshard.checkpoint.weights.WeightsPlanner;
+import io.github.reshard.pipeline.storage.Stores;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.util.HashSet;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
+
+/**
+ * Takes a checkpoint out of ZeRO: its weights as one directory that {@code from_pretrained} loads.
+ * The graph is the main job's, and so are its proofs; only the plan is another one.
+ */
+public final class ExportPipeline {
+  /** What a manifest calls such an output. */
+  static final String FORM = "safetensors";
+
+  /** How a type may be asked for. */
+  private static final Map<String, DType> TYPES =
+      Map.of("bf16", DType.BFLOAT16, "fp16", DType.FLOAT16, "fp32", DType.FLOAT32);
+
+  /** Files that an earlier export to the same directory may have left. */
+  private static final String REPLACEABLE = "*.safetensors";
+
+  private ExportPipeline() {}
+
+  /**
+   * Runs the job to its end and returns what it did.
+   *
+   * @throws RefusedException if the input is refused
+   * @throws OutputException if the output cannot be written
+   * @throws JobStagedException if the runner wrote the job down instead of running it
+   */
+  public static ReshardReport run(ExportOptions options, ProgressListener progress) {
+    long begin = System.nanoTime();
+    progress.phase("reading headers", 0);
+    try {
+      Job job = job(options);
+      TargetStore target = target(job.plan(), options);
+      target.begin();
+      return ReshardPipeline.move(job, target, "moving bytes", options, progress, begin);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private static Job job(ExportOptions options) throws IOException {
+    Job.requireDistinct(options.getInput(), options.getOutput());
+    Source source = Source.ofInput(options);
+    if (source.user().isPresent()) {
+      throw new RefusedException(
+          source.location(),
+          "shards that were saved one by one hold no names and shapes of weights; export the checkpoint of save_checkpoint, or the state dict that was saved beside them.");
+    }
+    if (Stores.isLocal(source.location()) && Stores.isLocal(options.getOutput())) {
+      Job.requireApart(source.files(), options.getOutput());
+    }
+    return new Job(source, plan(source, options), FORM, Optional.of(options.getOutput()));
+  }
+
+  static ReshardPlan plan(Source source, ExportOptions options) throws IOException {
+    return WeightsPlanner.plan(
+        source.store(),
+        source.files(),
+        source.plan(source.dataParallelRanks(), ZeroStage.AS_SAVED, options.getPartBytes()),
+        new ExportRequest(
+            Optional.ofNullable(options.getDtype()).map(TYPES::get),
+            options.getShardBytes(),
+            Optional.ofNullable(options.getStripPrefix()),
+            Optional.ofNullable(options.getOnly()),
+            options.getPartBytes()));
+  }
+
+  private static TargetStore target(ReshardPlan plan, ExportOptions options) {
+    if (!Stores.isLocal(options.getOutput())) {
+      throw new OutputException(
+          options.getOutput(),
+          "weights can only be written to a local directory: in an object store nothing could make all of them visible at once. Write them locally and upload them.");
+    }
+    Set<String> names = new HashSet<>(Set.of(CheckpointFiles.MANIFEST));
+    plan.targets().forEach(file -> names.add(file.path()));
+    return new LocalShardsStore(
+        Stores.directory(options.getOutput()), names, REPLACEABLE, options.getOverwrite());
+  }
+}
