@@ -33,6 +33,8 @@ public final class ExportPipeline {
   /** Files that an earlier export to the same directory may have left. */
   private static final String REPLACEABLE = "*.safetensors";
 
+  private static final String INDEX = "model.safetensors.index.json";
+
   private ExportPipeline() {}
 
   /**
@@ -88,7 +90,7 @@ public final class ExportPipeline {
           options.getOutput(),
           "weights can only be written to a local directory: in an object store nothing could make all of them visible at once. Write them locally and upload them.");
     }
-    Set<String> names = new HashSet<>(Set.of(CheckpointFiles.MANIFEST));
+    Set<String> names = new HashSet<>(Set.of(CheckpointFiles.MANIFEST, INDEX));
     plan.targets().forEach(file -> names.add(file.path()));
     return new LocalShardsStore(
         Stores.directory(options.getOutput()), names, REPLACEABLE, options.getOverwrite());

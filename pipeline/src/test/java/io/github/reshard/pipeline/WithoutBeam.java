@@ -139,11 +139,12 @@ final class WithoutBeam {
         output);
   }
 
-  private interface Planning {
+  interface Planning {
     ReshardPlan plan(LocalSourceStore source) throws IOException;
   }
 
-  private static ReshardPlan run(Planning planning, Path output) {
+  /** Does what {@code planning} plans; what that was. */
+  static ReshardPlan run(Planning planning, Path output) {
     try {
       WithoutBeam job = new WithoutBeam(planning, output);
       try {

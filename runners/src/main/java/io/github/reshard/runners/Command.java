@@ -44,7 +44,7 @@ enum Command {
       "Weights for from_pretrained",
       "--input=ckpt --output=model",
       "--input=ckpt --output=model-fp32 --dtype=fp32",
-      "--input=ckpt --output=model --stripPrefix=_forward_module.model. --shardBytes=2GiB"),
+      "--input=ckpt --output=model --stripPrefix=_forward_module."),
   CLEANUP(
       "Removes what runs that died, or could not clean up, left in an output: .reshard-TAG.unpublished with the parts of files, and what else begins with .reshard-TAG. Published tags and `latest` are never touched. No run may be writing to the output meanwhile. If a run died in the middle of publishing, nothing is removed: run the same reshard again, which repairs that.",
       "Remove what dead runs left",

@@ -69,8 +69,7 @@ final class Options {
                   "The directory to write to: --output/TAG/... and, last, `latest`. It is made if it is not there. It may not be --input.",
                   RESHARD)
               .requiredBy("The other one. It is only read.", VERIFY)
-              .requiredBy(
-                  "The directory that gets the weights; all of it appears at once.", EXPORT)
+              .requiredBy("The directory that gets the weights; all of it appears at once.", EXPORT)
               .requiredBy("The --output of those runs.", CLEANUP)
               .takenBy("Where to make it. Default: INPUT-world-M.", ENSURE)
               .takenBy("The directory to write to; looked at, not touched. Default: none.", PLAN),
@@ -201,7 +200,8 @@ final class Options {
               .takenBy(
                   "How much one worker writes in one go, such as 16MiB or 1GiB. Less spreads the work of few large files better. Default: 64MiB; 16MiB with FlinkRunner and a local --output.",
                   RESHARD)
-              .takenBy("How much one worker writes in one go. Default: 64MiB.", ENSURE, PLAN, EXPORT)
+              .takenBy(
+                  "How much one worker writes in one go. Default: 64MiB.", ENSURE, PLAN, EXPORT)
               .takenBy("How much one worker reads in one go. Default: 64MiB.", DOCTOR)
               .takenBy("How much one worker compares in one go. Default: 64MiB.", VERIFY),
           Option.of("json", FLAG, "", RUN)

@@ -153,7 +153,8 @@ class MainTest {
       }
     }
     Map<String, Class<?>> inPipeline = new TreeMap<>();
-    for (Class<?> options : List.of(ReshardOptions.class, ExportOptions.class, CommandOptions.class)) {
+    for (Class<?> options :
+        List.of(ReshardOptions.class, ExportOptions.class, CommandOptions.class)) {
       for (Method method : options.getDeclaredMethods()) {
         if (method.getName().startsWith("get")) {
           inPipeline.put(

@@ -74,8 +74,7 @@ final class StateCopies {
     boolean module = state.equals(States.MODULE);
     boolean moves = module && weight != null;
     DType written = model.written(parameter, state, dtype);
-    List<List<Placed>> to =
-        moves ? weights(weight.targets()) : partitions(state, written.bytes());
+    List<List<Placed>> to = moves ? weights(weight.targets()) : partitions(state, written.bytes());
     boolean claims = masters && !weight.isDerived();
     move(
         from,

@@ -196,7 +196,9 @@ public record PartitionedModel(
     return isWhole(group, state) ? new WholeParameters(target) : target;
   }
 
-  /** The type that {@code state} of {@code parameter} is written as, which is read as {@code type}. */
+  /**
+   * The type that {@code state} of {@code parameter} is written as, which is read as {@code type}.
+   */
   public DType written(int parameter, String state, DType type) {
     return casts.getOrDefault(new ParameterState(parameter, state), type);
   }

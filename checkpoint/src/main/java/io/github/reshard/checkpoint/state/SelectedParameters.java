@@ -74,7 +74,12 @@ public final class SelectedParameters implements ZeroLayout {
       if (parameter != null) {
         numbered.add(
             new Extent(
-                parameter, e.parameterStart(), e.rank(), e.bucket(), e.bucketStart(), e.elements()));
+                parameter,
+                e.parameterStart(),
+                e.rank(),
+                e.bucket(),
+                e.bucketStart(),
+                e.elements()));
       }
     }
     return numbered;

@@ -1,26 +1,26 @@
 package io.github.reshard.checkpoint.weights;
 
-import io.github.reshard.checkpoint.state.Extent;
-import io.github.reshard.checkpoint.state.Box;
-import io.github.reshard.checkpoint.state.Parameter;
-import io.github.reshard.checkpoint.state.SelectedParameters;
-import io.github.reshard.checkpoint.state.WholeTensors;
-import io.github.reshard.checkpoint.state.ZeroLayout;
-import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.plan.CastCheck;
 import io.github.reshard.checkpoint.plan.Conversion;
-import io.github.reshard.checkpoint.state.ParamId;
-import io.github.reshard.checkpoint.state.PartitionedModel;
-import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
-import io.github.reshard.checkpoint.state.PartitionedModel.ParameterState;
-import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.plan.Recipe;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.SourceFile;
-import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.plan.WholeFile;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.Box;
+import io.github.reshard.checkpoint.state.Extent;
+import io.github.reshard.checkpoint.state.ParamId;
+import io.github.reshard.checkpoint.state.Parameter;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.state.PartitionedModel.ParameterState;
+import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.SelectedParameters;
+import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.state.WholeTensors;
+import io.github.reshard.checkpoint.state.ZeroLayout;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -144,10 +144,7 @@ final class TensorPlan {
       if (stat.bytes() > 0) {
         all.add(
             SliceCopy.of(
-                new Address(source, NO_ENTRY, 0),
-                new Address(target, 0, 0),
-                stat.bytes(),
-                false));
+                new Address(source, NO_ENTRY, 0), new Address(target, 0, 0), stat.bytes(), false));
       }
     }
     return new ReshardPlan(
@@ -190,8 +187,7 @@ final class TensorPlan {
           casts.put(new ParameterState(p, state.getKey()), to.dtype());
         }
       }
-      boolean claims =
-          weight != null && !weight.isDerived() && written.containsKey(States.MASTER);
+      boolean claims = weight != null && !weight.isDerived() && written.containsKey(States.MASTER);
       boolean isCast = casts.containsKey(new ParameterState(p, States.MASTER));
       weights.add(claims && !isCast ? weight.dropped() : null);
       if (claims && isCast) {
@@ -331,8 +327,7 @@ final class TensorPlan {
 
     SliceCopy numbered(SliceCopy slice) {
       return slice.readFrom(
-          numbered(slice.source()),
-          slice.cast() == null ? null : numbered(slice.cast().weights()));
+          numbered(slice.source()), slice.cast() == null ? null : numbered(slice.cast().weights()));
     }
 
     PartitionedModel numbered(PartitionedModel model) {

@@ -34,7 +34,8 @@ final class WeightNames {
 
   /** Whether {@code name} is one that {@code patterns} names. */
   static boolean matches(String patterns, String name) {
-    return Arrays.stream(patterns.split(",")).anyMatch(p -> regex(p.strip()).matcher(name).matches());
+    return Arrays.stream(patterns.split(","))
+        .anyMatch(p -> regex(p.strip()).matcher(name).matches());
   }
 
   private static Pattern regex(String pattern) {
@@ -118,7 +119,8 @@ final class WeightNames {
       throw new RefusedException(
           where,
           "no name begins with --stripPrefix=%s; they are such as %s."
-              .formatted(prefix.get(), String.join(", ", names.subList(0, Math.min(3, names.size())))));
+              .formatted(
+                  prefix.get(), String.join(", ", names.subList(0, Math.min(3, names.size())))));
     }
     return exported;
   }

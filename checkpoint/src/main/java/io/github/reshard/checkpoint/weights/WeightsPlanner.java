@@ -2,22 +2,22 @@ package io.github.reshard.checkpoint.weights;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.copy.WeightCast;
-import io.github.reshard.checkpoint.state.Address;
-import io.github.reshard.checkpoint.plan.Conversion;
-import io.github.reshard.checkpoint.plan.NewFile;
-import io.github.reshard.checkpoint.state.PartitionedModel;
-import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
-import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.state.States;
-import io.github.reshard.checkpoint.safetensors.SafetensorsLayout;
-import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.storage.SourceStore;
-import io.github.reshard.checkpoint.torch.DType;
-import io.github.reshard.checkpoint.weights.PlannedTensor.Origin;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
 import io.github.reshard.checkpoint.deepspeed.SavedModule.Kind;
 import io.github.reshard.checkpoint.deepspeed.SavedModule.SavedTensor;
+import io.github.reshard.checkpoint.plan.Conversion;
+import io.github.reshard.checkpoint.plan.NewFile;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.safetensors.SafetensorsLayout;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.weights.PlannedTensor.Origin;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -45,10 +45,7 @@ public final class WeightsPlanner {
   private final List<String> notes = new ArrayList<>();
 
   private WeightsPlanner(
-      ReshardPlan source,
-      CheckpointFiles files,
-      List<SavedModule> modules,
-      ExportRequest request) {
+      ReshardPlan source, CheckpointFiles files, List<SavedModule> modules, ExportRequest request) {
     this.source = source;
     this.files = files;
     this.modules = modules;
@@ -105,10 +102,7 @@ public final class WeightsPlanner {
   private ReshardPlan written(boolean adapter, List<FileStat> beside) {
     Map<String, String> names =
         WeightNames.of(
-            source.checkpoint(),
-            List.copyOf(tensors.keySet()),
-            request.stripPrefix(),
-            adapter);
+            source.checkpoint(), List.copyOf(tensors.keySet()), request.stripPrefix(), adapter);
     Map<String, PlannedTensor> byNewName = new HashMap<>();
     List<SafetensorsLayout.Tensor> laidOut = new ArrayList<>();
     names.forEach(
@@ -145,7 +139,8 @@ public final class WeightsPlanner {
     beside.forEach(plan::copyFile);
     if (shards.needIndex()) {
       byte[] index = shards.index();
-      plan.addFile(stem + ".safetensors.index.json", index.length, new NewFile(index), index.length);
+      plan.addFile(
+          stem + ".safetensors.index.json", index.length, new NewFile(index), index.length);
     }
     addNotes(adapter, beside);
     return plan.plan(notes, request.partBytes());
@@ -158,7 +153,9 @@ public final class WeightsPlanner {
         casts.merge(
             "%s cast from %s to %s"
                 .formatted(
-                    tensor.to().bytes() < tensor.from().bytes() ? "rounded to nearest even," : "exactly",
+                    tensor.to().bytes() < tensor.from().bytes()
+                        ? "rounded to nearest even,"
+                        : "exactly",
                     tensor.from().torchName(),
                     tensor.to().torchName()),
             1,
