@@ -66,6 +66,11 @@ public final class Ensure {
   private String run() throws IOException {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
+    if (Stores.isSeveral(options.getInput())) {
+      throw new RefusedException(
+          options.getInput(),
+          "is several directories, and one is printed. Reshard them into one first.");
+    }
     SourceStore store = Stores.source(options.getInput(), options);
     ResumeInput input = ResumeInput.of(store, options.getInput(), options.getTag() != null);
     if (!input.broken().isEmpty()) {

@@ -153,13 +153,14 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
 
   /** Whatever links there are on the way: nothing of the source may be replaced. */
   static void requireApart(CheckpointFiles files, String output) throws IOException {
-    Path source = Path.of(files.directory()).toRealPath();
-    Path sourceTag = source.resolve(files.tag()).toRealPath();
     Path target = real(Path.of(Stores.directory(output)));
     Path targetTag = real(target.resolve(files.tag()));
-    if (target.startsWith(sourceTag) || sourceTag.startsWith(targetTag)) {
-      throw new OutputException(
-          output, "--output and the checkpoint lie in one another; name another directory.");
+    for (String directory : Stores.directories(files.directory())) {
+      Path sourceTag = real(Path.of(directory).resolve(files.tag()));
+      if (target.startsWith(sourceTag) || sourceTag.startsWith(targetTag)) {
+        throw new OutputException(
+            output, "--output and the checkpoint lie in one another; name another directory.");
+      }
     }
   }
 

@@ -52,7 +52,7 @@ final class Options {
       List.of(
           Option.of("input", DIRECTORY, "DIR", WHAT)
               .requiredBy(
-                  "The directory that save_checkpoint was given, the one that holds the file `latest`. It may also be what Hugging Face Trainer, Accelerate or Lightning wrote around it. It is only ever read. May be gs://BUCKET/PATH or s3://BUCKET/PATH, and so may --output.",
+                  "The directory that save_checkpoint was given, the one that holds the file `latest`. It may also be what Hugging Face Trainer, Accelerate or Lightning wrote around it. It is only ever read. May be gs://BUCKET/PATH or s3://BUCKET/PATH, and so may --output; or, where nodes wrote to disks of their own, all of them at once: '/mnt/node*/ckpt'.",
                   RESHARD)
               .requiredBy("The directory that save_checkpoint was given.", DOCTOR, PLAN, EXPORT)
               .requiredBy(

@@ -45,9 +45,27 @@ public final class Stores {
       return false;
     }
     if (isLocal(inner)) {
-      return localPath(inner).startsWith(localPath(outer));
+      return directories(outer).stream()
+          .anyMatch(each -> localPath(inner).startsWith(localPath(each)));
     }
     return (ObjectName.parse(inner) + "/").startsWith(ObjectName.parse(outer) + "/");
+  }
+
+  /** Whether {@code location} is a pattern of directories, as of the disks of several nodes. */
+  public static boolean isSeveral(String location) {
+    return isLocal(location) && NodeDisks.isPattern(local(location));
+  }
+
+  /** The directories that a path of this machine stands for: itself, if it is no pattern. */
+  public static List<String> directories(String location) {
+    if (!isSeveral(location)) {
+      return List.of(directory(location));
+    }
+    try {
+      return NodeDisks.directories(directory(location)).stream().map(Path::toString).toList();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
   }
 
   /** The real path of what is there, and below it what is not there yet. */
@@ -77,7 +95,7 @@ public final class Stores {
    */
   public static SourceStore source(String input, PipelineOptions options) {
     return switch (scheme(input)) {
-      case "" -> new LocalSourceStore();
+      case "" -> isSeveral(input) ? new NodeDisks() : new LocalSourceStore();
       case GOOGLE -> {
         requireGoogleClient(input);
         yield Google.source();
