@@ -53,7 +53,7 @@ public final class RanksPresent {
       String like = stats.isEmpty() ? "" : stats.get(stats.firstKey()).name();
       throw new RefusedException(
           plan.where(),
-          "%s says dp_world_size %d, but of mp rank %d the %s of ranks %s are missing%s. If nodes wrote to disks of their own, copy the files of all nodes into one directory."
+          "%s says dp_world_size %d, but of mp rank %d the %s of ranks %s are missing%s. If nodes wrote to disks of their own, copy the files of all nodes into one directory, or give all of these: --input='/mnt/node*/ckpt'."
               .formatted(
                   saysSo,
                   ranks,

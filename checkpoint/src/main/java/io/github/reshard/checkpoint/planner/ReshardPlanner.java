@@ -187,18 +187,18 @@ public final class ReshardPlanner {
       requireZero(store, models.get(models.firstKey()));
       throw new RefusedException(
           where,
-          "has model files and no optimizer files (zero_pp_rank_*_mp_rank_*_optim_states.pt). If nodes wrote to disks of their own, copy the files of all nodes into one directory.");
+          "has model files and no optimizer files (zero_pp_rank_*_mp_rank_*_optim_states.pt). If nodes wrote to disks of their own, copy the files of all nodes into one directory, or give all of these: --input='/mnt/node*/ckpt'.");
     }
     if (models.isEmpty()) {
       throw new RefusedException(
           where,
-          "has optimizer files and no model file (%s_model_states.pt). If nodes wrote to disks of their own, copy the files of all nodes into one directory."
+          "has optimizer files and no model file (%s_model_states.pt). If nodes wrote to disks of their own, copy the files of all nodes into one directory, or give all of these: --input='/mnt/node*/ckpt'."
               .formatted(modelName));
     }
     if (!models.keySet().equals(optimizers)) {
       throw new RefusedException(
           where,
-          "model files are there of the mp ranks %s, optimizer files of %s; they must be the same. If nodes wrote to disks of their own, copy the files of all nodes into one directory."
+          "model files are there of the mp ranks %s, optimizer files of %s; they must be the same. If nodes wrote to disks of their own, copy the files of all nodes into one directory, or give all of these: --input='/mnt/node*/ckpt'."
               .formatted(models.keySet(), optimizers));
     }
   }
