@@ -24,6 +24,12 @@ public interface TargetStore extends Serializable {
    */
   String LATEST_DCP = "latest_dcp";
 
+  /**
+   * The file that says that all others beside it are whole: that of a distributed checkpoint of
+   * PyTorch (torch/distributed/checkpoint/filesystem.py, {@code finish}). It appears last.
+   */
+  String COMMIT = ".metadata";
+
   /** All files that name a tag. */
   List<String> POINTERS = List.of(LATEST, LATEST_UNIVERSAL, LATEST_DCP);
 

@@ -210,7 +210,13 @@ final class ObjectTargetStore implements TargetStore {
     List<Found> old = new ArrayList<>(store.list(base + tag + "/"));
     old.removeIf(object -> finals.contains(object.name()));
     store.delete(old);
+    // No commit mark of an earlier output may stand beside files of this one.
+    store.delete(
+        store.list(base + tag + "/").stream().filter(object -> isCommit(object.name())).toList());
+    List<Copy> commits = copies.stream().filter(copy -> isCommit(copy.to())).toList();
+    copies.removeAll(commits);
     InParallel.forEach(copies, copy -> store.copy(copy.from(), copy.to()));
+    InParallel.forEach(commits, copy -> store.copy(copy.from(), copy.to()));
     store.put(base + manifest, content);
     store.put(base + latest, tag.getBytes(StandardCharsets.UTF_8));
     return clear();
@@ -246,6 +252,10 @@ final class ObjectTargetStore implements TargetStore {
       store.delete(store.list(mine()));
     }
     lock().release(run);
+  }
+
+  private static boolean isCommit(String name) {
+    return name.endsWith("/" + COMMIT);
   }
 
   private record Copy(Found from, String to) {}
