@@ -7,7 +7,9 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.shards.UserHints;
 import io.github.reshard.checkpoint.shards.UserShards;
+import io.github.reshard.checkpoint.storage.ComposedStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.universal.UniversalSource;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.util.LinkedHashMap;
@@ -87,7 +89,16 @@ record Source(
             Optional.ofNullable(options.getParamGroups()),
             options.getTrustMasters(),
             options.getSanitize());
+    if (user.isEmpty() && UniversalSource.is(files)) {
+      UniversalSource universal = UniversalSource.of(store, files);
+      return new Source(location, universal.store(), universal.files(), user, hints);
+    }
     return new Source(location, store, files, user, hints);
+  }
+
+  /** Whether it is a Universal Checkpoint, which is read as if one rank had saved it. */
+  boolean isUniversal() {
+    return store instanceof ComposedStore;
   }
 
   /**
@@ -131,12 +142,14 @@ record Source(
 
   /** Whether {@code ranks} data-parallel ranks saved it, and every one of them. */
   boolean isOf(int ranks) throws IOException {
-    return dataParallelRanks() == ranks
+    return !isUniversal()
+        && dataParallelRanks() == ranks
         && files.optimizers().values().stream().allMatch(byRank -> byRank.size() == ranks);
   }
 
   CheckpointFacts facts() throws IOException {
-    return CheckpointFacts.read(store, files);
+    CheckpointFacts facts = CheckpointFacts.read(store, files);
+    return isUniversal() ? facts.withOddity(UniversalSource.ODDITY) : facts;
   }
 
   /**
@@ -149,6 +162,8 @@ record Source(
   ReshardPlan plan(int targetWorldSize, int targetStage, long partBytes) throws IOException {
     return user.isPresent()
         ? ReshardPlanner.plan(store, user.get(), hints, targetWorldSize, partBytes)
-        : ReshardPlanner.plan(store, files, targetWorldSize, targetStage, partBytes);
+        : isUniversal()
+            ? ReshardPlanner.planOfUniversal(store, files, targetWorldSize, targetStage, partBytes)
+            : ReshardPlanner.plan(store, files, targetWorldSize, targetStage, partBytes);
   }
 }

@@ -110,6 +110,27 @@ public record CheckpointFacts(
     return new Reading(store, files, new TensorText(store, Long.MAX_VALUE)).run();
   }
 
+  /** The same with one more thing that is unusual about it. */
+  public CheckpointFacts withOddity(String oddity) {
+    List<String> all = new ArrayList<>(List.of(oddity));
+    all.addAll(oddities);
+    return new CheckpointFacts(
+        stage,
+        wrapper,
+        optimizer,
+        dtype,
+        deepspeed,
+        dataParallelRanks,
+        pipelineDegree,
+        tensorDegree,
+        buffers,
+        frozen,
+        modelValues,
+        optimizerValues,
+        moduleTensors,
+        List.copyOf(all));
+  }
+
   /** The same with other {@link #moduleTensors}. */
   public CheckpointFacts withModuleTensors(SortedMap<String, String> tensors) {
     return new CheckpointFacts(

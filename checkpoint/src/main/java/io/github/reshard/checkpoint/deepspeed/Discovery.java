@@ -204,14 +204,16 @@ public final class Discovery {
   }
 
   private String latest(SourceStore.Listing top) throws IOException {
-    for (FileStat file : top.files()) {
-      if (file.name().equals(LATEST)) {
-        String tag = readText(file).strip();
-        if (tag.isEmpty()) {
-          throw new RefusedException(
-              file.path(), "expected the name of a tag, found nothing. Name the tag with --tag.");
+    for (String pointer : List.of(LATEST, TargetStore.LATEST_UNIVERSAL)) {
+      for (FileStat file : top.files()) {
+        if (file.name().equals(pointer)) {
+          String tag = readText(file).strip();
+          if (tag.isEmpty()) {
+            throw new RefusedException(
+                file.path(), "expected the name of a tag, found nothing. Name the tag with --tag.");
+          }
+          return tag;
         }
-        return tag;
       }
     }
     List<String> tags = new ArrayList<>();

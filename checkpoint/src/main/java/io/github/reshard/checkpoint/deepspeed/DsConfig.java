@@ -161,6 +161,12 @@ public record DsConfig(PickledValue value) {
     return stage == 1 && bf16 && floatGradients && !offloaded;
   }
 
+  /** Whether the model computes in bfloat16. */
+  public boolean usesBf16() {
+    return find("bf16", "enabled").or(() -> find("bfloat16", "enabled")).stream()
+        .anyMatch(PickledValue::isTrue);
+  }
+
   /** {@code parameter_alignment} (DeepSpeed 0.19.7 and later). */
   public boolean alignsParameters() {
     return zero("parameter_alignment").map(PickledValue::isTrue).orElse(false);

@@ -33,7 +33,7 @@ public final class ZeroStage {
    *
    * @throws io.github.reshard.checkpoint.RefusedException if {@code value} is none
    */
-  static int of(PickledValue value) {
+  public static int of(PickledValue value) {
     Optional<PyInt> number = numberOf(value.node());
     if (number.isPresent()) {
       return new PickledValue(value.file(), value.path(), number.get()).asInt();

@@ -23,10 +23,17 @@ public record Evidence(String claim, String by, int files, List<String> without,
     return new Evidence(claim, by, files, List.of(), "");
   }
 
+  private static final String IDENTITY = "each file is the one that its name says";
+
+  /** Whether it is what {@link #identity} says. */
+  public boolean isOfIdentity() {
+    return claim.equals(IDENTITY);
+  }
+
   /** That each file is of the rank, layer or expert, and of the kind, that its name says. */
   public static Evidence identity(String by, int files, List<String> without) {
     return new Evidence(
-        "each file is the one that its name says",
+        IDENTITY,
         by,
         files,
         without,

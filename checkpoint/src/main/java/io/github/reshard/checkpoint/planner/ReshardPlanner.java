@@ -86,6 +86,25 @@ public final class ReshardPlanner {
   }
 
   /**
+   * Plans DeepSpeed's own files of a Universal Checkpoint.
+   *
+   * @param store reads it
+   * @param files as {@link io.github.reshard.checkpoint.universal.UniversalSource} sees them
+   * @param targetStage 1, 2 or 3, or {@link ZeroStage#AS_SAVED}
+   * @param partBytes the size of a part of a target file
+   * @throws RefusedException as the others
+   */
+  public static ReshardPlan planOfUniversal(
+      SourceStore store,
+      CheckpointFiles files,
+      int targetWorldSize,
+      int targetStage,
+      long partBytes)
+      throws IOException {
+    return UniversalPlan.named(plan(store, files, targetWorldSize, targetStage, partBytes));
+  }
+
+  /**
    * Plans a Universal Checkpoint of {@code files}.
    *
    * @param ranks how many data-parallel ranks will load it, if that is known

@@ -8,7 +8,7 @@ import java.nio.charset.StandardCharsets;
  * TAG/zero/optimizer_state.pt}, and for each parameter a folder of its name with a file for each
  * state.
  */
-final class UniversalFiles {
+public final class UniversalFiles {
   static final String FOLDER = "zero";
   static final String OPTIMIZER = "optimizer_state.pt";
   static final String SUFFIX = ".pt";
@@ -16,13 +16,21 @@ final class UniversalFiles {
   /** The state that is no tensor of the parameter's shape. */
   static final String STEP = "step";
 
+  private static final String ENDING = "_universal";
   private static final int LONGEST_NAME_BYTES = 255;
 
   private UniversalFiles() {}
 
   /** The tag that gets the Universal Checkpoint of {@code tag}. */
   static String tag(String tag) {
-    return tag + "_universal";
+    return tag + ENDING;
+  }
+
+  /** The tag that gets the native files of the Universal Checkpoint {@code tag}. */
+  public static String nativeTag(String tag) {
+    return tag.endsWith(ENDING) && tag.length() > ENDING.length()
+        ? tag.substring(0, tag.length() - ENDING.length())
+        : tag;
   }
 
   /** What all parameters share. */

@@ -248,7 +248,7 @@ public final class ShardedPlanner {
    * base weights) are in the module in full, and whole on every rank (runtime/engine.py, {@code
    * _get_zero_frozen_param_attributes}).
    */
-  private static List<Parameter> partitionedFrozen(ModelStates model) {
+  public static List<Parameter> partitionedFrozen(ModelStates model) {
     Map<String, TensorNode> module = model.module();
     Map<String, PickledValue> fragments = model.frozenFragments();
     List<Parameter> partitioned = new ArrayList<>();

@@ -19,19 +19,27 @@ public record SubGroups(List<Parameter> parameters, List<Integer> firsts, Pickle
   /** {@code sub_group_size} where ds_config is silent (runtime/zero/config.py). */
   /** Reads the boundaries off {@code param_shapes} and the groups off the optimizer's params. */
   static SubGroups of(ModelStates model, ShardedStates optimizer) {
+    return of(model, optimizer.subGroups(), optimizer.paramGroups());
+  }
+
+  /**
+   * The same.
+   *
+   * @param groups the numbers of the sub-groups of each param group
+   * @param paramGroups what says them
+   */
+  public static SubGroups of(
+      ModelStates model, List<List<Integer>> groups, PickledValue paramGroups) {
     List<List<Parameter>> subGroups = model.flatGroups();
     PickledValue shapes = model.root().get(ModelStates.PARAM_SHAPES);
     List<Parameter> parameters = new ArrayList<>();
     List<Integer> firsts = new ArrayList<>();
-    List<List<Integer>> groups = optimizer.subGroups();
     for (int g = 0; g < groups.size(); g++) {
       for (int subGroup : groups.get(g)) {
         if (subGroup != firsts.size() || subGroup >= subGroups.size()) {
-          throw optimizer
-              .paramGroups()
-              .refused(
-                  "expected the params to number the %d sub-groups of param_shapes, found %s."
-                      .formatted(subGroups.size(), groups));
+          throw paramGroups.refused(
+              "expected the params to number the %d sub-groups of param_shapes, found %s."
+                  .formatted(subGroups.size(), groups));
         }
         firsts.add(parameters.size());
         for (Parameter parameter : subGroups.get(subGroup)) {
@@ -68,7 +76,7 @@ public record SubGroups(List<Parameter> parameters, List<Integer> firsts, Pickle
    * The {@code sub_group_size} that makes these boundaries at {@code ranks} ranks, from ds_config
    * or, where that is not stored, from the boundaries themselves.
    */
-  long size(ModelStates model, int ranks, int targetRanks, List<String> notes) {
+  public long size(ModelStates model, int ranks, int targetRanks, List<String> notes) {
     Optional<DsConfig> config = model.config();
     if (config.isPresent()) {
       long size = config.get().subGroupSize();
