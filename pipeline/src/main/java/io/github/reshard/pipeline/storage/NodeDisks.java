@@ -45,7 +45,7 @@ final class NodeDisks implements SourceStore {
   /** The directories that {@code pattern} stands for, sorted. */
   static List<Path> directories(String pattern) throws IOException {
     List<Path> found = List.of(Path.of(pattern.startsWith("/") ? "/" : ""));
-    for (String step : pattern.split("/")) {
+    for (String step : pattern.split("/", -1)) {
       if (step.isEmpty()) {
         continue;
       }
