@@ -97,14 +97,34 @@ class DcpInputTest {
   }
 
   /** A template of another stage, and ranks that it was not saved by. */
-  @Test
-  void toAnotherStage() throws IOException {
-    GoldenCase golden = GoldenCase.of("z2-fp32-twogroups");
-    Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", "two-groups-at-3");
+  @ParameterizedTest
+  @CsvSource({
+    "two-groups-at-3, z2-fp32-twogroups, 3",
+    "freeze-tie-at-2, z2-freeze-tie, 3",
+    "freeze-tie-at-2, z2-freeze-tie, 1"
+  })
+  void toAnotherStage(String saved, String name, int stage) throws IOException {
+    GoldenCase golden = GoldenCase.of(name);
+    Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", saved);
     Path back = scratch.resolve("back");
-    WithoutBeam.fromDcp(dcp, template(golden, scratch.resolve("template")), back, 2, 3);
+    WithoutBeam.fromDcp(dcp, template(golden, scratch.resolve("template")), back, 2, stage);
     Path direct = scratch.resolve("direct");
-    WithoutBeam.reshard(golden.source(), direct, 2, 3);
+    WithoutBeam.reshard(golden.source(), direct, 2, stage);
+
+    assertThat(CheckpointComparison.with(direct).firstDifference(back)).isEmpty();
+  }
+
+  /** What ZeRO-3 saved goes through a distributed checkpoint to ZeRO-2, frozen weights too. */
+  @Test
+  void fromStage3ToStage2() throws IOException {
+    GoldenCase golden = GoldenCase.of("z3-freeze-tie");
+    Path dcp = scratch.resolve("dcp");
+    WithoutBeam.toDcp(golden.source(), dcp, DcpDialect.TORCH, 1);
+    Path back = scratch.resolve("back");
+    WithoutBeam.fromDcp(
+        dcp.resolve(golden.tag()), template(golden, scratch.resolve("template")), back, 3, 2);
+    Path direct = scratch.resolve("direct");
+    WithoutBeam.reshard(golden.source(), direct, 3, 2);
 
     assertThat(CheckpointComparison.with(direct).firstDifference(back)).isEmpty();
   }
