@@ -279,7 +279,7 @@ final class TensorPlan {
     private final Map<Place, Integer> entryNumbers = new HashMap<>();
 
     Sources(List<PartitionedModel> models, List<SliceCopy> carried) {
-      SortedMap<Integer, TreeMap<Integer, Boolean>> used = new TreeMap<>();
+      SortedMap<Integer, SortedMap<Integer, Boolean>> used = new TreeMap<>();
       for (PartitionedModel model : models) {
         model.sourcePartitions().values().forEach(address -> use(used, address, true));
         for (ModuleWeight weight : model.weights()) {
@@ -311,7 +311,7 @@ final class TensorPlan {
     }
 
     private static void use(
-        SortedMap<Integer, TreeMap<Integer, Boolean>> used, Address at, boolean proven) {
+        SortedMap<Integer, SortedMap<Integer, Boolean>> used, Address at, boolean proven) {
       used.computeIfAbsent(at.file(), file -> new TreeMap<>())
           .merge(at.entry(), proven, Boolean::logicalOr);
     }
