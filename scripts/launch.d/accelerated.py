@@ -28,7 +28,7 @@ def load_state(directory):
 accelerator.load_state = load_state
 # RECIPE: Accelerate
 network.say("loaded", path, model.global_steps, model.module)
-for _ in range(network.STEPS):
+while model.global_steps < network.STEPS:
     mine = network.batch(model.global_steps, accelerator.process_index, world)
     accelerator.backward(model(mine).square().mean())
     optimizer.step()
