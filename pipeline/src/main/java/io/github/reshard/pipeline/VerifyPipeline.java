@@ -13,6 +13,7 @@ import io.github.reshard.checkpoint.planner.FrozenWeights;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.pipeline.storage.Stores;
 import io.github.reshard.transforms.CompareTensors;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
@@ -157,6 +158,12 @@ public final class VerifyPipeline {
       throw new RefusedException(
           options.getInput(),
           "both are distributed checkpoints of PyTorch. One of the two has to be a checkpoint of DeepSpeed, whose names say what is what.");
+    }
+    if ((dcpA.isPresent() || dcpB.isPresent())
+        && Stores.isLocal(options.getInput()) != Stores.isLocal(options.getOutput())) {
+      throw new RefusedException(
+          options.getInput(),
+          "one is local and the other one is not, and a distributed checkpoint is read with the store of the other side. Copy one of the two.");
     }
     if (dcpA.isPresent()) {
       Side b = Side.of(Source.find(options.getOutput(), options.getOutputTag(), options), options);

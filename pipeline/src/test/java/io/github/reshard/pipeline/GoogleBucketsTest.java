@@ -103,6 +103,32 @@ class GoogleBucketsTest {
     assertSameFiles(withoutManifest(actual), withoutManifest(expected));
   }
 
+  @Test
+  void aDistributedCheckpointInABucketIsTheLocalOne() throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-freeze-tie");
+    bucket.upload(golden.source(), name + "/source");
+    ReshardOptions options = options(gs(name + "/source"), gs(name + "/dcp"), 1);
+    options.setTargetWorldSize(null);
+    options.setOutputFormat(ReshardOptions.DCP);
+    Resharding.run(options);
+
+    options = options(golden.source().toString(), directory.resolve("dcp").toString(), 1);
+    options.setTargetWorldSize(null);
+    options.setOutputFormat(ReshardOptions.DCP);
+    Resharding.run(options);
+    Map<String, byte[]> expected = GcsTree.local(directory.resolve("dcp"));
+    assertThat(expected).containsKeys("latest_dcp", golden.tag() + "/.metadata");
+    assertSameFiles(withoutManifest(bucket.under(name + "/dcp")), withoutManifest(expected));
+
+    CommandOptions both = options(gs(name + "/source"), null, 1).as(CommandOptions.class);
+    both.setOutput(gs(name + "/dcp/" + golden.tag()));
+    assertThat(VerifyPipeline.run(both, Resharding.SILENT).equal()).isTrue();
+    both.setInput(golden.source().toString());
+    assertThatThrownBy(() -> VerifyPipeline.run(both, Resharding.SILENT))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("one is local and the other one is not");
+  }
+
   @ParameterizedTest
   @ValueSource(strings = {"z2-fp32-twogroups", "z2-freeze-tie", "pp2-z1"})
   void fromBucketToBucketToLocalAndBackGivesTheSameBytes(String caseName) throws IOException {
