@@ -16,6 +16,12 @@ public interface ExportOptions extends ReshardOptions {
 
   void setShardBytes(long shardBytes);
 
+  /** Write the optimizer's states too. */
+  @Default.Boolean(false)
+  boolean getOptimizer();
+
+  void setOptimizer(boolean optimizer);
+
   /** What is taken off names; {@code null} for nothing. */
   String getStripPrefix();
 

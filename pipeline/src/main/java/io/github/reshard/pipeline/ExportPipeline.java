@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.OptimizerOptions;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.DType;
@@ -33,7 +34,12 @@ public final class ExportPipeline {
   /** Files that an earlier export to the same directory may have left. */
   private static final String REPLACEABLE = "*.safetensors";
 
-  private static final String INDEX = "model.safetensors.index.json";
+  private static final Set<String> ALSO_REPLACEABLE =
+      Set.of(
+          CheckpointFiles.MANIFEST,
+          "model.safetensors.index.json",
+          "optimizer.safetensors.index.json",
+          "optimizer.json");
 
   private ExportPipeline() {}
 
@@ -81,6 +87,9 @@ public final class ExportPipeline {
             options.getShardBytes(),
             Optional.ofNullable(options.getStripPrefix()),
             Optional.ofNullable(options.getOnly()),
+            options.getOptimizer()
+                ? Optional.of(OptimizerOptions.of(source.store(), source.files()))
+                : Optional.empty(),
             options.getPartBytes()));
   }
 
@@ -90,7 +99,7 @@ public final class ExportPipeline {
           options.getOutput(),
           "weights can only be written to a local directory: in an object store nothing could make all of them visible at once. Write them locally and upload them.");
     }
-    Set<String> names = new HashSet<>(Set.of(CheckpointFiles.MANIFEST, INDEX));
+    Set<String> names = new HashSet<>(ALSO_REPLACEABLE);
     plan.targets().forEach(file -> names.add(file.path()));
     return new LocalShardsStore(
         Stores.directory(options.getOutput()), names, REPLACEABLE, options.getOverwrite());

@@ -3,6 +3,8 @@ package io.github.reshard.pipeline;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
@@ -90,6 +92,7 @@ class ExportTest {
             ExportRequest.DEFAULT_SHARD_BYTES,
             Optional.empty(),
             Optional.empty(),
+            Optional.empty(),
             PART_BYTES));
   }
 
@@ -109,6 +112,70 @@ class ExportTest {
                   .as(name)
                   .isEqualTo(-1));
     }
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "z1-bf16, asSaved",
+    "z2-fp32-twogroups, asSaved",
+    "z2-fp16-dynamic, bf16",
+    "z2-freeze-tie, asSaved",
+    "z3-bf16-subgroups, asSaved",
+    "z3-freeze-tie, fp16",
+    "z1-sgd, fp32"
+  })
+  void everyStateOfTheOptimizerIsThatOfDeepSpeed(String name, String dtype) throws IOException {
+    GoldenCase golden = GoldenCase.of(name);
+
+    export(
+        golden.source(),
+        options -> {
+          options.setDtype(dtype);
+          options.setOptimizer(true);
+        });
+
+    Map<String, byte[]> tensors = new TreeMap<>(written());
+    tensors.putAll(Safetensors.read(directory.resolve("out/optimizer.safetensors")));
+    JsonNode state = new ObjectMapper().readTree(directory.resolve("out/optimizer.json").toFile());
+    Map<String, byte[]> found = new TreeMap<>();
+    state
+        .get("parameters")
+        .properties()
+        .forEach(
+            parameter ->
+                parameter
+                    .getValue()
+                    .get("states")
+                    .properties()
+                    .forEach(
+                        of ->
+                            found.put(
+                                parameter.getKey() + "." + of.getKey(),
+                                tensors.get(of.getValue().asText()))));
+    Map<String, byte[]> truth = Safetensors.read(golden.directory().resolve("truth.safetensors"));
+    assertThat(found).containsOnlyKeys(truth.keySet());
+    truth.forEach((tensor, bytes) -> assertThat(found.get(tensor)).as(tensor).isEqualTo(bytes));
+    assertThat(state.get("version").asInt()).isEqualTo(1);
+    assertThat(state.get("param_groups").get(0).get("options").get("lr").asDouble()).isPositive();
+  }
+
+  @Test
+  void anOptimizerThatCannotBeWrittenIsRefused() {
+    assertThatThrownBy(
+            () ->
+                export(GoldenCase.of("moe-z2-ep2").source(), options -> options.setOptimizer(true)))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("states of experts");
+    assertThatThrownBy(
+            () ->
+                export(
+                    GoldenCase.of("z1-bf16").source(),
+                    options -> {
+                      options.setOptimizer(true);
+                      options.setOnly("blocks*");
+                    }))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("--only leaves some out");
   }
 
   @ParameterizedTest

@@ -169,6 +169,10 @@ final class Options {
               .takenBy(
                   "How many bytes of tensors one file holds at most; one that is larger has a file of its own. Default: 5000000000, the 5GB of save_pretrained.",
                   EXPORT),
+          Option.of("optimizer", FLAG, "", WEIGHTS)
+              .takenBy(
+                  "Also write the optimizer's states, one tensor for each parameter and state, and the fp32 masters, as optimizer.safetensors with optimizer.json: docs/open-state.md. Default: weights only.",
+                  EXPORT),
           Option.of("stripPrefix", TEXT, "PREFIX", WEIGHTS)
               .takenBy(
                   "What to take off the names that begin with it, such as Lightning's _forward_module. or torch.compile's _orig_mod. Default: none.",

@@ -240,7 +240,7 @@ public record SavedModule(
       if (!tensor.isContiguous()) {
         throw new RefusedException(
             where,
-            "has shape %s and strides %s: its elements do not follow one another, and so cannot be copied as they are. Leave it out with --only, or save the checkpoint again after .contiguous()."
+            "has shape %s and strides %s: its elements do not follow one another, and so cannot be copied as they are. Save the checkpoint again after .contiguous()."
                 .formatted(Arrays.toString(tensor.shape()), Arrays.toString(tensor.stride())));
       }
       tensor.requireInBounds(where);

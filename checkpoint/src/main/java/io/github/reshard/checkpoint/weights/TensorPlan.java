@@ -166,7 +166,10 @@ final class TensorPlan {
   private static PartitionedModel model(
       PartitionedModel from, SortedMap<Integer, Selected> parameters, List<SliceCopy> carried) {
     List<Integer> indices = List.copyOf(parameters.keySet());
-    ZeroLayout source = new SelectedParameters(from.source(), indices);
+    ZeroLayout source =
+        indices.size() == from.parameters().size()
+            ? from.source()
+            : new SelectedParameters(from.source(), indices);
     List<Map<String, DType>> states = new ArrayList<>();
     from.states().forEach(group -> states.add(new LinkedHashMap<>()));
     Map<Partition, Address> targets = new HashMap<>();
@@ -189,7 +192,15 @@ final class TensorPlan {
       }
       boolean claims = weight != null && !weight.isDerived() && written.containsKey(States.MASTER);
       boolean isCast = casts.containsKey(new ParameterState(p, States.MASTER));
-      weights.add(claims && !isCast ? weight.dropped() : null);
+      Written module = written.get(States.MODULE);
+      if (module == null) {
+        weights.add(claims && !isCast ? weight.dropped() : null);
+      } else {
+        List<Address> to = List.of(module.address());
+        boolean moves = weight != null && !weight.isDerived() && weight.dtype() == module.dtype();
+        weights.add(new ModuleWeight(module.dtype(), moves ? weight.sources() : List.of(), to));
+        isCast = !moves;
+      }
       if (claims && isCast) {
         addClaims(from, indices.get(p), weight, carried);
       }

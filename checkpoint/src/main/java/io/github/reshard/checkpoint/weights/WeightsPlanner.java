@@ -67,6 +67,9 @@ public final class WeightsPlanner {
   }
 
   private ReshardPlan plan(SourceStore store) throws IOException {
+    if (request.paramGroups().isPresent()) {
+      OpenState.requireSupported(source, request);
+    }
     Map<String, Parameter> parameters = parameters();
     for (SavedModule module : modules) {
       tied.putAll(module.tied());
@@ -96,10 +99,11 @@ public final class WeightsPlanner {
             .map(CheckpointFiles.Carried::stat)
             .toList();
     ModelConfig.read(store, beside).requireTied(source.checkpoint(), tensors.keySet(), tied);
-    return written(adapter, beside);
+    return written(adapter, beside, parameters);
   }
 
-  private ReshardPlan written(boolean adapter, List<FileStat> beside) {
+  private ReshardPlan written(
+      boolean adapter, List<FileStat> beside, Map<String, Parameter> parameters) {
     Map<String, String> names =
         WeightNames.of(
             source.checkpoint(), List.copyOf(tensors.keySet()), request.stripPrefix(), adapter);
@@ -122,6 +126,28 @@ public final class WeightsPlanner {
     // PEFT reads one file.
     WeightShards shards =
         WeightShards.of(stem, laidOut, adapter ? Long.MAX_VALUE : request.shardBytes());
+    add(plan, stem, shards, byNewName);
+    beside.forEach(plan::copyFile);
+    if (request.paramGroups().isPresent()) {
+      OpenState state = new OpenState(source, tensors, names, request.paramGroups().get());
+      parameters.forEach((name, p) -> state.add(name, p.model(), p.index()));
+      add(
+          plan,
+          OpenState.STEM,
+          WeightShards.of(OpenState.STEM, state.laidOut(), request.shardBytes()),
+          state.tensors());
+      addSmall(plan, OpenState.JSON, state.json());
+    }
+    addNotes(adapter, beside);
+    return plan.plan(notes, request.partBytes());
+  }
+
+  private static void addSmall(TensorPlan plan, String path, byte[] content) {
+    plan.addFile(path, content.length, new NewFile(content), content.length);
+  }
+
+  private static void add(
+      TensorPlan plan, String stem, WeightShards shards, Map<String, PlannedTensor> byName) {
     shards
         .files()
         .forEach(
@@ -132,18 +158,13 @@ public final class WeightsPlanner {
               int file = plan.addFile(path, layout.bytes(), recipe, layout.header().length);
               for (SafetensorsLayout.Tensor tensor : inFile) {
                 plan.add(
-                    byNewName.get(tensor.name()),
+                    byName.get(tensor.name()),
                     new Address(file, 0, layout.offsets().get(tensor.name())));
               }
             });
-    beside.forEach(plan::copyFile);
     if (shards.needIndex()) {
-      byte[] index = shards.index();
-      plan.addFile(
-          stem + ".safetensors.index.json", index.length, new NewFile(index), index.length);
+      addSmall(plan, stem + ".safetensors.index.json", shards.index());
     }
-    addNotes(adapter, beside);
-    return plan.plan(notes, request.partBytes());
   }
 
   private void addNotes(boolean adapter, List<FileStat> beside) {
@@ -250,23 +271,38 @@ public final class WeightsPlanner {
               .formatted(parameter.name()));
     }
     DType to = frozen ? asked(held) : request.dtype().orElse(asSaved);
-    if (weight != null && weight.source() != null && weight.dtype() == to) {
+    boolean saved = weight != null && weight.source() != null && weight.dtype() == to;
+    if (request.paramGroups().isPresent() && !frozen && held != to) {
+      // The masters go beside the optimizer's states: the weight is the module's, or a second copy.
+      requireCast(parameter.name(), held, to);
+      return new PlannedTensor(
+          parameter.name(),
+          new Origin.State(parameter.model(), parameter.index(), States.MODULE),
+          saved ? to : held,
+          to,
+          shape);
+    }
+    if (saved && request.paramGroups().isEmpty()) {
       // Nothing has to be known of partitions where the module's own weight is what is wanted.
       return new PlannedTensor(
           parameter.name(), new Origin.Stored(model.mpRank(), weight.source()), to, to, shape);
     }
-    if (held != to && !WeightCast.supports(new Conversion(held, to))) {
-      throw new RefusedException(
-          source.checkpoint(),
-          "%s is held as %s, which cannot be cast to %s."
-              .formatted(parameter.name(), held.torchName(), to.torchName()));
-    }
+    requireCast(parameter.name(), held, to);
     return new PlannedTensor(
         parameter.name(),
         new Origin.State(parameter.model(), parameter.index(), state),
         held,
         to,
         shape);
+  }
+
+  private void requireCast(String name, DType held, DType to) {
+    if (held != to && !WeightCast.supports(new Conversion(held, to))) {
+      throw new RefusedException(
+          source.checkpoint(),
+          "%s is held as %s, which cannot be cast to %s."
+              .formatted(name, held.torchName(), to.torchName()));
+    }
   }
 
   /** The type that a parameter is written as which has no masters: quantised ones stay. */
