@@ -21,7 +21,8 @@ class Case:
     saved to, the checkpoint lies. `stock_error` says that DeepSpeed itself cannot resume what it
     wrote, at any size, and with which words: the resharded checkpoint must then fail alike.
     `reshard` are more options for the reshard command, and `resume` more of the script for the run
-    that goes on, such as another stage.
+    that goes on, such as another stage. `convert` has DeepSpeed's own converter make a Universal
+    Checkpoint first, which is then what is resharded.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Case:
     stock_error: str = None
     reshard: tuple = ()
     resume: str = ""
+    convert: bool = False
 
 
 def turned(name, source, targets, arguments, stage, **more):
@@ -149,14 +151,18 @@ CASES = (
     universal("universal-1-bf16-optimizer-to-3", 2, (3,), "--stage 1 --dtype bf16 --gad fp32", 3,
               dtype="bf16"),
     universal("universal-3-to-2", 4, (2,), "--stage 3", 2, small=(3,)),
-    universal("universal-3-to-3-sub-groups-bf16", 2, (1, 3, 4), "--stage 3 --dtype bf16 --sub 400",
-              3, dtype="bf16"),
+    # With several sub-groups DeepSpeed gives all one step, and each adds to it.
+    universal("universal-3-to-3-bf16", 2, (1, 3, 4), "--stage 3 --dtype bf16", 3, dtype="bf16"),
     universal("universal-3-to-1", 3, (4,), "--stage 3 --two", 1),
     universal("universal-fp16-dynamic", 3, (2, 4), "--stage 2 --dtype fp16 --two --sched", 2,
               dtype="fp16"),
     universal("universal-sgd", 2, (3,), "--stage 1 --opt sgd", 2),
     universal("universal-adagrad", 3, (2,), "--stage 2 --opt adagrad", 2),
     universal("universal-amsgrad", 4, (3,), "--stage 2 --opt amsgrad --two", 1),
+    Case("from-universal-2", 4, (3,), "--stage 2 --two", small=(2,), convert=True),
+    Case("from-universal-3", 2, (3,), "--stage 3 --two --sub 400", convert=True),
+    turned("from-universal-3-to-2", 2, (3,), "--stage 3 --dtype bf16 --two", 2, dtype="bf16",
+           convert=True),
     turned("stage-2-to-3", 4, (2, 4), "--stage 2 --two", 3, small=(3,)),
     turned("stage-3-to-2", 2, (2, 4), "--stage 3 --two", 2, small=(3,)),
     turned("stage-1-to-3", 2, (3,), "--stage 1 --two --freeze --tie --sched", 3),

@@ -134,6 +134,8 @@ def _run(case, targets, work, reshard, save_again=False):
         yield from (Row(case.name, case.source, t, seconds, failure=failure) for t in targets)
         return
     training = time.monotonic() - start
+    if case.convert:
+        saved = _converted(saved, os.path.join(home, "universal"))
     checkpoint = os.path.join(saved, case.checkpoint)
     before = _digests(checkpoint)
     for target in targets:
@@ -173,6 +175,22 @@ def _train_source(case, home, saved):
         shutil.rmtree(home)
         os.makedirs(home)
     raise Mismatch(f"three runs that never stopped have losses that are not finite, such as {losses}")
+
+
+def _converted(saved, universal):
+    """What DeepSpeed's own converter makes of the tag that `latest` names."""
+    tag = open(os.path.join(saved, "latest")).read().strip()
+    os.makedirs(universal)
+    with open(f"{universal}.log", "w") as log:
+        code = subprocess.run(
+            [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal",
+             "--input_folder", os.path.join(saved, tag),
+             "--output_folder", os.path.join(universal, f"{tag}_universal"),
+             "--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"],
+            stdout=log, stderr=subprocess.STDOUT).returncode
+    if code:
+        raise Mismatch(f"ds_to_universal exited with {code}, see {universal}.log")
+    return universal
 
 
 def _resume(case, target, there, output, losses, snapshot, row):
@@ -257,6 +275,11 @@ def _check_files(source, output):
         found = open(os.path.join(output, "latest_universal" if universal else "latest")).read()
         if found != latest:
             raise Mismatch(f"latest says {found!r}, the source's {latest!r}")
+    elif os.path.exists(os.path.join(source, "latest_universal")):
+        latest = open(os.path.join(source, "latest_universal")).read().removesuffix("_universal")
+        universal = True
+        if open(os.path.join(output, "latest")).read() != latest:
+            raise Mismatch("latest does not name the tag that was converted")
     else:
         latest = ""  # shards that a user saved, without a tag
     archives = sorted(glob.glob(os.path.join(output, latest.strip(), "**", "*.pt"), recursive=True))
@@ -269,7 +292,7 @@ def _check_files(source, output):
             raise Mismatch(f"{path}: the CRC of {bad} is wrong")
         torch.load(path, map_location="cpu", weights_only=False)
     for entry in sorted(os.listdir(source)):
-        if (not latest and entry.endswith(".pt")) or (universal and entry == "latest"):
+        if (not latest and entry.endswith(".pt")) or (universal and entry.startswith("latest")):
             continue  # these are what is resharded
         one, two = os.path.join(source, entry), os.path.join(output, entry)
         if os.path.isfile(one) and (not os.path.isfile(two) or _digest(one) != _digest(two)):

@@ -239,6 +239,7 @@ class UniversalOutputTest {
         .hasMessageContaining("param group 0 has [sum, fp32]");
     assertThat(refusal("z2-fp32-twogroups", 2, 12))
         .hasMessageContaining("on 12 ranks one holds nothing of param group 1");
+    assertThat(refusal("z3-bf16-subgroups", 3, 4)).hasMessageContaining("weight_decay");
     assertThat(refusal("moe-z2-ep2", null, null)).hasMessageContaining("mixture of experts");
   }
 
@@ -256,5 +257,10 @@ class UniversalOutputTest {
             WithoutBeam.toUniversal(GoldenCase.of("z2-elastic").source(), temp.resolve("elastic"))
                 .notes())
         .anyMatch(note -> note.contains("elastic_checkpoint saves no hyper-parameters"));
+    assertThat(
+            WithoutBeam.toUniversal(
+                    GoldenCase.of("z3-bf16-subgroups").source(), temp.resolve("sub-groups"))
+                .notes())
+        .anyMatch(note -> note.contains("sub-groups one and the same step"));
   }
 }

@@ -17,6 +17,7 @@ import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.zero12.FlatLayout;
+import io.github.reshard.checkpoint.zero3.ShardedLayout;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
@@ -83,6 +84,7 @@ public final class UniversalLoad {
     checkOthers(model, parameters);
     checkHyperParameters(state);
     checkStates(parameters, state);
+    checkSubGroups(model, parameters, state);
     checkSmallGroups(parameters);
   }
 
@@ -172,6 +174,25 @@ public final class UniversalLoad {
           return;
         }
       }
+    }
+  }
+
+  /**
+   * Every sub-group gets the same tensor as its step, and {@code torch.optim} adds to each in place
+   * (seen with DeepSpeed 0.19.8: states right after the load, then other losses).
+   */
+  private void checkSubGroups(
+      ModelStates model, PartitionedModel parameters, UniversalState state) {
+    boolean tensor =
+        state.common().stream()
+            .map(common -> common.get(UniversalFiles.STEP))
+            .anyMatch(step -> step != null && TensorNode.of(step).isPresent());
+    long size = model.config().map(DsConfig::subGroupSize).orElse(DsConfig.DEFAULT_SUB_GROUP_SIZE);
+    int subGroups = new ShardedLayout(ranks.orElse(1), parameters.parameters(), size).buckets();
+    if (tensor && subGroups > 1) {
+      wrongAt3(
+          "load_universal at stage 3 gives all %d sub-groups one and the same step, to which each adds: it runs ahead from the first step on. Load with a sub_group_size that makes one sub-group, or reshard natively"
+              .formatted(subGroups));
     }
   }
 

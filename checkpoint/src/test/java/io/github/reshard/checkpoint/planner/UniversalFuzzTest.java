@@ -1,0 +1,149 @@
+package io.github.reshard.checkpoint.planner;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.code_intelligence.jazzer.junit.FuzzTest;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.universal.UniversalSource;
+import java.io.EOFException;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.ByteBuffer;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Optional;
+import java.util.stream.Stream;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/**
+ * Any bytes in the place of one file of a Universal Checkpoint are refused, or planned to files of
+ * two ranks. The first byte says of which checkpoint and file.
+ */
+class UniversalFuzzTest {
+  private static final Path UNIVERSAL =
+      Path.of(System.getProperty("reshard.testdata"), "universal", "0.19.8");
+  private static final String TAG = "global_step3_universal/";
+  private static final List<List<String>> PLACES =
+      List.of(
+          List.of("z2-fp32-twogroups", "zero/optimizer_state.pt"),
+          List.of("z2-fp32-twogroups", "zero/head.weight/exp_avg.pt"),
+          List.of("z2-fp32-twogroups", "zero/head.weight/step.pt"),
+          List.of("z2-fp32-twogroups", "mp_rank_00_model_states.pt"),
+          List.of("z3-freeze-tie", "zero/optimizer_state.pt"),
+          List.of("z3-freeze-tie", "zero/emb.weight/fp32.pt"),
+          List.of("z3-freeze-tie", "zero_pp_rank_1_mp_rank_00_model_states.pt"));
+
+  static Stream<byte[]> seeds() {
+    return Stream.iterate(0, place -> place + 1)
+        .limit(PLACES.size())
+        .map(
+            place -> {
+              try {
+                byte[] file =
+                    Files.readAllBytes(
+                        UNIVERSAL
+                            .resolve(PLACES.get(place).get(0))
+                            .resolve(TAG + PLACES.get(place).get(1)));
+                byte[] seed = new byte[file.length + 1];
+                seed[0] = place.byteValue();
+                System.arraycopy(file, 0, seed, 1, file.length);
+                return seed;
+              } catch (IOException e) {
+                throw new UncheckedIOException(e);
+              }
+            });
+  }
+
+  @MethodSource("seeds")
+  @FuzzTest
+  void plansOrRefuses(byte[] bytes) throws IOException {
+    if (bytes.length == 0) {
+      return;
+    }
+    List<String> place = PLACES.get(Math.floorMod(bytes[0], PLACES.size()));
+    SourceStore store =
+        new Replaced(TAG + place.get(1), Arrays.copyOfRange(bytes, 1, bytes.length));
+    try {
+      CheckpointFiles files =
+          CheckpointFiles.discover(
+              store, UNIVERSAL.resolve(place.get(0)).toString(), Optional.empty());
+      UniversalSource source = UniversalSource.of(store, files);
+      ReshardPlan plan =
+          ReshardPlanner.planOfUniversal(
+              source.store(), source.files(), 2, ZeroStage.AS_SAVED, 1 << 20);
+      assertThat(plan.targets()).isNotEmpty();
+    } catch (RefusedException expected) {
+      // Said in words, which is all that is asked.
+    }
+  }
+
+  /** The files of a directory, with other bytes in the place of one. */
+  private static final class Replaced implements SourceStore {
+    private static final long serialVersionUID = 1L;
+    private final LocalSourceStore below = new LocalSourceStore();
+    private final String path;
+    private final byte[] bytes;
+
+    Replaced(String path, byte[] bytes) {
+      this.path = path;
+      this.bytes = bytes;
+    }
+
+    @Override
+    public Listing list(String directory) throws IOException {
+      Listing listing = below.list(directory);
+      return new Listing(
+          listing.files().stream()
+              .map(
+                  file ->
+                      file.path().endsWith(path)
+                          ? new FileStat(file.path(), file.name(), bytes.length, "replaced", false)
+                          : file)
+              .toList(),
+          listing.directories());
+    }
+
+    @Override
+    public String child(String directory, String name) {
+      return below.child(directory, name);
+    }
+
+    @Override
+    public RangedFile open(FileStat file) throws IOException {
+      if (!file.path().endsWith(path)) {
+        return below.open(file);
+      }
+      return new RangedFile() {
+        @Override
+        public String path() {
+          return file.path();
+        }
+
+        @Override
+        public long size() {
+          return bytes.length;
+        }
+
+        @Override
+        public void readFully(long position, ByteBuffer target) throws IOException {
+          if (position < 0 || position + target.remaining() > bytes.length) {
+            throw new EOFException();
+          }
+          target.put(bytes, (int) position, target.remaining());
+        }
+
+        @Override
+        public void close() {}
+      };
+    }
+  }
+}
