@@ -10,6 +10,7 @@ import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
 import io.github.reshard.checkpoint.deepspeed.RanksPresent;
 import io.github.reshard.checkpoint.deepspeed.ReplicaComparison;
+import io.github.reshard.checkpoint.deepspeed.SavedKinds;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
@@ -133,6 +134,7 @@ public final class FlatPlanner {
             });
     List<Shard> shards = readShards(mpRank, modelStat, ranks);
     OptimizerStates states = shards.get(0).states();
+    SavedKinds.requireSupported(plan, model, states.stateDict());
     DsConfig.ifStored(model.root(), states.root())
         .ifPresent(config -> config.requireSupported(states.stage()));
     ParamGroups recorded =

@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
+import io.github.reshard.checkpoint.deepspeed.SavedKinds;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
@@ -18,17 +19,7 @@ final class ShardedKinds {
           optimizer.root().file(),
           "zero_stage is %d beside model files of ZeRO-3.".formatted(optimizer.stage()));
     }
-    if (optimizer.stateDict().find("ds_zero_partition_groups").isPresent()
-        || model.root().findPresent("ds_autoep_layers").isPresent()) {
-      throw new RefusedException(
-          model.root().file(),
-          "this is a checkpoint of AutoEP experts, which is not supported. Save it from a run without expert parallelism.");
-    }
-    if (plan.files.others().stream().anyMatch(o -> o.path().contains("/offloaded_tensors/"))) {
-      throw new RefusedException(
-          plan.where(),
-          "has the directory offloaded_tensors: the optimizer is offloaded to NVMe, whose files are not read. Load the checkpoint once with offload_optimizer on cpu or without, and save it again.");
-    }
+    SavedKinds.requireSupported(plan, model, optimizer.stateDict());
     DsConfig.ifStored(model.root()).ifPresent(config -> requireSupported(plan, model, config));
   }
 

@@ -11,6 +11,7 @@ import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
+import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
@@ -97,6 +98,33 @@ class ReshardPlannerRefusalTest {
         .hasMessageContaining("dp_world_size 4")
         .hasMessageContaining("optimizer files of ranks [2] are missing (" + RANK_2 + ")")
         .hasMessageContaining("copy the files of all nodes into one directory");
+  }
+
+  @Test
+  void expertsOfAutoEpAreNotRead() throws IOException {
+    edit(MODEL, root -> root.entries().add(new PyStr("ds_autoep_layers"), new PyList()));
+
+    assertRefused()
+        .hasMessageContaining(MODEL)
+        .hasMessageContaining("a checkpoint of AutoEP experts, which is not supported")
+        .hasMessageContaining("Save it from a run without expert parallelism");
+  }
+
+  @Test
+  void aRunWithoutAutoEpSaysNone() throws IOException {
+    edit(MODEL, root -> root.entries().add(new PyStr("ds_autoep_layers"), PyNone.NONE));
+
+    assertThat(plan().targets()).hasSize(4);
+  }
+
+  @Test
+  void optimizersOnNvmeAreNotRead() throws IOException {
+    Files.createDirectories(file("offloaded_tensors"));
+    Files.writeString(file("offloaded_tensors/0.swp"), "elements");
+
+    assertRefused()
+        .hasMessageContaining("has the directory offloaded_tensors")
+        .hasMessageContaining("Load the checkpoint once with offload_optimizer on cpu");
   }
 
   @Test
