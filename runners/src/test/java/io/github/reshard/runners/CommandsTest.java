@@ -322,6 +322,23 @@ class CommandsTest {
   }
 
   @Test
+  void exportWritesWeightsAndSaysSo() {
+    Path output = scratch.resolve("model");
+
+    assertThat(run("export", "--input=" + ZERO2, "--output=" + output, "--dtype=bf16"))
+        .isEqualTo(0);
+    assertThat(printed()).startsWith("Exported ").contains("tensors");
+    assertThat(output.resolve("model.safetensors")).isNotEmptyFile();
+
+    assertThat(run("export", "--input=" + ZERO2, "--output=" + output)).isEqualTo(4);
+    assertThat(run("export", "--input=" + ZERO2, "--output=" + output, "--dtype=fp8")).isEqualTo(2);
+    assertThat(run("export", "--input=" + ZERO2, "--output=" + output + "2", "--only=none"))
+        .isEqualTo(3);
+    assertThat(run("--input=" + ZERO2, "--output=" + output + "2", "--only=x", "--gpus=1"))
+        .isEqualTo(2);
+  }
+
+  @Test
   void cleanupRemovesWhatADeadRunLeftAndSaysSo() throws IOException {
     Path output = copyOf(ZERO2);
     Path left = Files.createDirectories(output.resolve(".reshard-global_step3.unpublished/1234"));
