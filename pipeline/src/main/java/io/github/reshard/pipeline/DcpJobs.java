@@ -81,10 +81,10 @@ final class DcpJobs {
           options.getInput(),
           "--template is for an --input that is a distributed checkpoint, and from one of these to another no tool is needed: every loader cuts it for its own ranks.");
     }
-    if (!Stores.isLocal(options.getInput()) || !Stores.isLocal(options.getTemplate())) {
+    if (Stores.isLocal(options.getInput()) != Stores.isLocal(options.getTemplate())) {
       throw new RefusedException(
           options.getInput(),
-          "a distributed checkpoint and its --template are read from local directories only; copy them to one.");
+          "--input is local and --template is not, or the other way round, and one store reads both. Copy one of the two.");
     }
     Source template = Source.find(options.getTemplate(), null, options);
     Optional<String> output = Optional.ofNullable(options.getOutput());

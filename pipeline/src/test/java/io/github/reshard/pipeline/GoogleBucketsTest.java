@@ -127,6 +127,20 @@ class GoogleBucketsTest {
     assertThatThrownBy(() -> VerifyPipeline.run(both, Resharding.SILENT))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("one is local and the other one is not");
+
+    options = options(gs(name + "/dcp/" + golden.tag()), gs(name + "/back"), 2);
+    options.setTemplate(gs(name + "/source"));
+    Resharding.run(options);
+    Path localDcp = directory.resolve("dcp").resolve(golden.tag());
+    ReshardOptions local = options(localDcp.toString(), directory.resolve("back").toString(), 2);
+    local.setTemplate(golden.source().toString());
+    Resharding.run(local);
+    assertSameFiles(
+        withoutManifest(bucket.under(name + "/back")),
+        withoutManifest(GcsTree.local(directory.resolve("back"))));
+
+    options.setTemplate(golden.source().toString());
+    assertThat(Scratch.refusal(options)).contains("one store reads both");
   }
 
   @ParameterizedTest
