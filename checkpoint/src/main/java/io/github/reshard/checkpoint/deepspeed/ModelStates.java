@@ -1,15 +1,23 @@
 package io.github.reshard.checkpoint.deepspeed;
 
+import io.github.reshard.checkpoint.pickle.DictBuilder;
+import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyInstance;
+import io.github.reshard.checkpoint.pickle.PyList;
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
+import java.util.function.IntFunction;
 import java.util.stream.Collectors;
 
 /**
@@ -121,5 +129,28 @@ public record ModelStates(PickledValue root) {
         .flatMap(all -> all.children().stream())
         .forEach(entry -> fragments.put(entry.key(), entry.value()));
     return fragments;
+  }
+
+  /**
+   * Lists the same shapes anew.
+   *
+   * @param buckets how many groups the list has
+   * @param namesOf the names in each of them, in order
+   */
+  public void setShapes(int buckets, IntFunction<List<String>> namesOf) {
+    PickledValue shapes = root.get(PARAM_SHAPES);
+    Map<String, PyEntries.Entry> byName = new HashMap<>();
+    for (PickledValue group : shapes.items()) {
+      for (PyEntries.Entry entry : group.entries()) {
+        byName.put(((PyStr) entry.key()).value(), entry);
+      }
+    }
+    List<PyObject> list = ((PyList) shapes.node()).items();
+    list.clear();
+    for (int b = 0; b < buckets; b++) {
+      PyInstance bucket = DictBuilder.orderedDict();
+      namesOf.apply(b).forEach(name -> bucket.dictItems().list().add(byName.get(name)));
+      list.add(bucket);
+    }
   }
 }

@@ -22,6 +22,7 @@ import java.util.Optional;
  * the byte.
  */
 public final class TensorNode {
+  private static final PyGlobal SIZE = new PyGlobal("torch", "Size");
   private static final String WHERE = "a tensor in data.pkl";
   private static final String UTILS = "torch._utils";
 
@@ -384,5 +385,10 @@ public final class TensorNode {
 
   private static RefusedException refused(String problem) {
     return new RefusedException(WHERE, problem);
+  }
+
+  /** A {@code torch.Size}. */
+  public static PyObject size(long[] shape) {
+    return PyInstance.reduce(SIZE, PyTuple.of(tupleOf(shape)));
   }
 }

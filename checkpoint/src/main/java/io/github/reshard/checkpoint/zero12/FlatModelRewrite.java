@@ -14,7 +14,6 @@ import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.checkpoint.zero3.StageRewrite;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HashSet;
@@ -75,7 +74,7 @@ public final class FlatModelRewrite {
     }
     OtherViews.keep(template, root, flat, moved);
     if (stage != ZeroStage.AS_SAVED) {
-      StageRewrite.setFlatStage(states, stage);
+      FlatStage.set(states, stage);
     }
     return StorageList.of(template, root, moved);
   }

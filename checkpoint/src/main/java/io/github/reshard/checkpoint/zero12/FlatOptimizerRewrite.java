@@ -24,7 +24,6 @@ import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.checkpoint.zero3.StageRewrite;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
@@ -159,7 +158,7 @@ public final class FlatOptimizerRewrite {
               }
             });
     if (stage != ZeroStage.AS_SAVED) {
-      StageRewrite.setFlatStage(states, stage);
+      FlatStage.set(states, stage);
     }
     return StorageList.of(template, root, moved);
   }

@@ -30,8 +30,9 @@ import java.util.stream.IntStream;
 public record OptimizerStates(PickledValue root) {
   public static final String GROUP_PADDINGS = "group_paddings";
   public static final String PARAM_SLICE_MAPPINGS = "param_slice_mappings";
-  private static final String MASTERS = "single_partition_of_fp32_groups";
-  private static final String BASE_STATE = "base_optimizer_state";
+  static final String CLIP = "clip_grad";
+  static final String MASTERS = "single_partition_of_fp32_groups";
+  static final String BASE_STATE = "base_optimizer_state";
   private static final Pattern EXPERT_GROUP = Pattern.compile("ep_size_([1-9]\\d{0,6})");
 
   private static final Pattern VERSION = Pattern.compile("(\\d{1,6})\\.(\\d{1,6})\\.(\\d{1,6})");

@@ -7,7 +7,7 @@ import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.List;
 
 /**
- * A model file of ZeRO-3 made from one of ZeRO-1 or 2.
+ * A model file of ZeRO-3 made from one of another stage.
  *
  * @param template the source's file
  * @param rank the target rank
@@ -18,7 +18,7 @@ import java.util.List;
 record NewShardedModelRecipe(int template, int rank, int model, int frozen) implements TorchRecipe {
   @Override
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
-    return StageRewrite.shardedModel(
+    return NewShardedFiles.model(
         template,
         ShardedLayout.of(models.get(model).target()),
         ShardedModelRecipe.frozen(models, frozen, 1),

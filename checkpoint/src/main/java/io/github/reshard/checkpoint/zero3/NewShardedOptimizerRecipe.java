@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.zero3;
 
+import io.github.reshard.checkpoint.deepspeed.OptimizerValues;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -7,13 +8,15 @@ import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.List;
 
 /**
- * An optimizer file of ZeRO-3 made from one of ZeRO-1 or 2.
+ * An optimizer file of ZeRO-3 made from one of another stage.
  *
  * @param template the source rank's file
  * @param model index into {@link io.github.reshard.checkpoint.plan.ReshardPlan#models()}
  * @param dsIds the {@code ds_id} of each sub-group
+ * @param reading how the template is read
  */
-record NewShardedOptimizerRecipe(int template, int model, List<String> dsIds)
+record NewShardedOptimizerRecipe(
+    int template, int model, List<String> dsIds, OptimizerValues.Reading reading)
     implements TorchRecipe {
   NewShardedOptimizerRecipe {
     dsIds = List.copyOf(dsIds);
@@ -21,8 +24,12 @@ record NewShardedOptimizerRecipe(int template, int model, List<String> dsIds)
 
   @Override
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
-    return StageRewrite.shardedOptimizer(
-        template, ShardedLayout.of(models.get(model).target()), dsIds);
+    PartitionedModel partitioned = models.get(model);
+    return NewShardedFiles.optimizer(
+        template,
+        reading.read(template, partitioned.source()),
+        ShardedLayout.of(partitioned.target()),
+        dsIds);
   }
 
   @Override

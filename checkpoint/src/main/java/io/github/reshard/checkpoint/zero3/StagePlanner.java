@@ -29,6 +29,7 @@ import io.github.reshard.checkpoint.zero12.FlatLayout;
 import io.github.reshard.checkpoint.zero12.FlatPaddings;
 import io.github.reshard.checkpoint.zero12.FlatPlanner;
 import io.github.reshard.checkpoint.zero12.FlatShards;
+import io.github.reshard.checkpoint.zero12.FlatValues;
 import io.github.reshard.checkpoint.zero12.GroupRef;
 import io.github.reshard.checkpoint.zero12.NewFlatModelRecipe;
 import io.github.reshard.checkpoint.zero12.NewFlatOptimizerRecipe;
@@ -257,7 +258,8 @@ public final class StagePlanner {
           frozen);
       int templateRank = rank < ranks ? rank : 0;
       Shard shard = from.shards().get(templateRank);
-      TorchRecipe ofOptimizer = new NewShardedOptimizerRecipe(shard.source(), trained, dsIds);
+      TorchRecipe ofOptimizer =
+          new NewShardedOptimizerRecipe(shard.source(), trained, dsIds, new FlatValues());
       writer.planFile(
           new ShardedPlanner.RankFile(shard.source(), shard.file()),
           rank,
@@ -335,7 +337,8 @@ public final class StagePlanner {
       int templateRank = rank < from.optimizers().size() ? rank : 0;
       ShardedPlanner.RankFile template = from.optimizers().get(templateRank);
       TorchRecipe recipe =
-          new NewFlatOptimizerRecipe(template.source(), rank, from.trained(), plan.targetStage);
+          new NewFlatOptimizerRecipe(
+              template.source(), rank, from.trained(), plan.targetStage, new ShardedValues());
       writer.planFile(
           template,
           rank,

@@ -1,0 +1,45 @@
+package io.github.reshard.checkpoint.deepspeed;
+
+import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.state.ZeroLayout;
+import io.github.reshard.checkpoint.torch.PickledValue;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.Serializable;
+import java.util.List;
+import java.util.Optional;
+
+/**
+ * What an optimizer file says beside its partitions, in the one form that all stages have in
+ * common. The nodes are those of the file; who edits them edits {@code root}.
+ *
+ * @param root the pickled dict
+ * @param stateDict the ZeRO optimizer's own {@code state_dict()}
+ * @param inner the inner optimizer's {@code state_dict()}: {@code state} and {@code param_groups}
+ * @param groups for each param group what one of its parameters has
+ */
+public record OptimizerValues(
+    PickledValue root, PickledValue stateDict, PickledValue inner, List<Group> groups) {
+  /**
+   * One param group.
+   *
+   * @param master the tensor of the master weights, without attributes
+   * @param state the group's state, in which tensors of {@code cut} are to be replaced
+   * @param cut the names of the states of which each rank has a partition, without the masters
+   */
+  public record Group(PyObject master, Optional<PyObject> state, List<String> cut) {}
+
+  /** How the files of one format are read; recipes carry it to the workers. */
+  public interface Reading extends Serializable {
+    /**
+     * Reads a file anew.
+     *
+     * @param source how its parameters lie
+     */
+    OptimizerValues read(TorchFile file, ZeroLayout source);
+  }
+
+  /** The param groups' hyper-parameters. */
+  public List<PickledValue> paramGroups() {
+    return inner.get("param_groups").items();
+  }
+}
