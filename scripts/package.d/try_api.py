@@ -24,6 +24,7 @@ report = reshard.reshard(checkpoint, "by python", world_size=3)
 assert (report["sourceWorldSize"], report["targetWorldSize"]) == (4, 3) and report["proven"], report
 assert reshard.inspect(checkpoint)["dataParallelRanks"] == 4
 assert "Whole" in reshard.doctor(checkpoint)
+assert reshard.export(checkpoint, "exported by python", dtype="fp32")["proven"]
 verdict = reshard.verify(checkpoint, same)
 assert verdict and verdict.equal and verdict.report["verdicts"]
 assert reshard.version()

@@ -9,7 +9,7 @@ Everything here runs the command ``reshard``, a Java program that comes with thi
 passes through Python, and neither PyTorch nor DeepSpeed is needed.
 """
 
-from ._api import Verdict, doctor, ensure, inspect, reshard, verify
+from ._api import Verdict, doctor, ensure, export, inspect, reshard, verify
 from ._errors import OutputError, Refused, ReshardError, UsageError
 from ._program import version
 
@@ -25,6 +25,7 @@ __all__ = [
     "Verdict",
     "doctor",
     "ensure",
+    "export",
     "inspect",
     "reshard",
     "verify",

@@ -101,6 +101,39 @@ def reshard(
     return _json(_run([*arguments, "--json"], progress))
 
 
+def export(
+    input: PathLike,
+    output: PathLike,
+    *,
+    tag: Optional[str] = None,
+    dtype: Optional[str] = None,
+    overwrite: bool = False,
+    trust_masters: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Dict[str, Any]:
+    """Writes the weights of a checkpoint as safetensors that ``from_pretrained`` loads.
+
+    :param input: what ``save_checkpoint`` was given
+    :param output: the directory that gets the weights
+    :param dtype: ``bf16``, ``fp16``, ``fp32``, or by default the type that the run computed with
+    :returns: what was done and proven: what ``reshard export --json`` prints
+    :raises Refused: if the checkpoint is refused
+    :raises OutputError: if the output cannot be written
+    """
+    arguments = _arguments(
+        {"input": input, "output": output},
+        {
+            "tag": tag,
+            "dtype": dtype,
+            "overwrite": overwrite,
+            "trustMasters": trust_masters,
+            **options,
+        },
+    )
+    return _json(_run(["export", *arguments, "--json"], progress))
+
+
 def inspect(input: PathLike, *, tag: Optional[str] = None, **options: Any) -> Dict[str, Any]:
     """What a checkpoint is, from its metadata: what ``reshard inspect --json`` prints."""
     arguments = _arguments({"input": input}, {"tag": tag, **options})
