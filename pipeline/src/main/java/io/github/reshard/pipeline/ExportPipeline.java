@@ -1,5 +1,8 @@
 package io.github.reshard.pipeline;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
@@ -14,6 +17,8 @@ import io.github.reshard.checkpoint.weights.WeightsPlanner;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.HashSet;
 import java.util.Map;
 import java.util.Optional;
@@ -30,16 +35,6 @@ public final class ExportPipeline {
   /** How a type may be asked for. */
   private static final Map<String, DType> TYPES =
       Map.of("bf16", DType.BFLOAT16, "fp16", DType.FLOAT16, "fp32", DType.FLOAT32);
-
-  /** Files that an earlier export to the same directory may have left. */
-  private static final String REPLACEABLE = "*.safetensors";
-
-  private static final Set<String> ALSO_REPLACEABLE =
-      Set.of(
-          CheckpointFiles.MANIFEST,
-          "model.safetensors.index.json",
-          "optimizer.safetensors.index.json",
-          "optimizer.json");
 
   private ExportPipeline() {}
 
@@ -93,15 +88,33 @@ public final class ExportPipeline {
             options.getPartBytes()));
   }
 
-  private static TargetStore target(ReshardPlan plan, ExportOptions options) {
+  private static TargetStore target(ReshardPlan plan, ExportOptions options) throws IOException {
     if (!Stores.isLocal(options.getOutput())) {
       throw new OutputException(
           options.getOutput(),
           "weights can only be written to a local directory: in an object store nothing could make all of them visible at once. Write them locally and upload them.");
     }
-    Set<String> names = new HashSet<>(ALSO_REPLACEABLE);
+    Path directory = Path.of(Stores.directory(options.getOutput()));
+    Set<String> names = earlier(directory.resolve(CheckpointFiles.MANIFEST));
     plan.targets().forEach(file -> names.add(file.path()));
     return new LocalShardsStore(
-        Stores.directory(options.getOutput()), names, REPLACEABLE, options.getOverwrite());
+        directory.toString(), names, CheckpointFiles.MANIFEST + "*", options.getOverwrite());
+  }
+
+  /** The files of an earlier export, which may be replaced: nobody else's are. */
+  private static Set<String> earlier(Path manifest) throws IOException {
+    Set<String> names = new HashSet<>();
+    if (Files.exists(manifest)) {
+      JsonNode root;
+      try {
+        root = new ObjectMapper().readTree(manifest.toFile());
+      } catch (JsonProcessingException e) {
+        return names; // not as this program writes it
+      }
+      if (root.path("output").path("form").asText().equals(FORM)) {
+        root.path("output").path("files").forEach(file -> names.add(file.path("path").asText()));
+      }
+    }
+    return names;
   }
 }

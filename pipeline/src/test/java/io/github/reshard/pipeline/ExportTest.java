@@ -10,7 +10,9 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
+import io.github.reshard.checkpoint.safetensors.SafetensorsFile;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.weights.ExportRequest;
 import io.github.reshard.checkpoint.weights.WeightsPlanner;
@@ -21,6 +23,7 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 import java.util.TreeMap;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
@@ -112,6 +115,51 @@ class ExportTest {
                   .as(name)
                   .isEqualTo(-1));
     }
+  }
+
+  /** How masters are cut among ranks and how the module's weights lie have nothing in common. */
+  static Stream<GoldenCase> withWeightsOfTheirOwn() {
+    Set<String> refused = Set.of("tp2-z1", "view-in-module-z2");
+    return GoldenCase.all().stream()
+        .filter(golden -> !golden.isSharded() && !refused.contains(golden.name()));
+  }
+
+  @ParameterizedTest
+  @MethodSource("withWeightsOfTheirOwn")
+  void theModulesWeightsAreTheMastersCast(GoldenCase golden) throws IOException {
+    Path weights = directory.resolve("weights");
+    Path masters = directory.resolve("masters");
+    WithoutBeam.run(source -> plan(source, golden, Optional.empty()), weights);
+    exportWithoutBeam(golden, masters, DType.FLOAT32);
+
+    Path file = weights.resolve("model.safetensors");
+    Map<String, byte[]> found = Safetensors.read(file);
+    Map<String, byte[]> expected = Safetensors.read(masters.resolve("model.safetensors"));
+    assertThat(found).containsOnlyKeys(expected.keySet());
+    SafetensorsFile header;
+    LocalSourceStore store = new LocalSourceStore();
+    try (RangedFile open =
+        store.open(
+            store.list(weights.toString()).files().stream()
+                .filter(stat -> stat.name().equals("model.safetensors"))
+                .findFirst()
+                .orElseThrow())) {
+      header = SafetensorsFile.read(open);
+    }
+    int compared = 0;
+    for (Map.Entry<String, byte[]> tensor : found.entrySet()) {
+      DType dtype = header.tensors().get(tensor.getKey()).dtype();
+      byte[] master = expected.get(tensor.getKey());
+      if (dtype.bytes() == 2 || dtype == DType.FLOAT32) {
+        assertThat(NearestEven.firstThatIsNot(dtype, tensor.getValue(), master))
+            .as(tensor.getKey())
+            .isEqualTo(-1);
+        compared++;
+      } else {
+        assertThat(tensor.getValue()).as(tensor.getKey()).isEqualTo(master);
+      }
+    }
+    assertThat(compared).isPositive();
   }
 
   @ParameterizedTest
@@ -280,6 +328,11 @@ class ExportTest {
     assertThatThrownBy(() -> export(source, options -> {}))
         .isInstanceOf(OutputException.class)
         .hasMessageContaining("is not empty");
+    Path own = Files.writeString(directory.resolve("out/my.safetensors"), "mine");
+    assertThatThrownBy(() -> export(source, options -> options.setOverwrite(true)))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("my.safetensors");
+    Files.delete(own);
     export(source, options -> options.setOverwrite(true));
     assertThat(directory.resolve("out/model.safetensors")).exists();
     assertThat(directory.resolve("out/model.safetensors.index.json")).doesNotExist();
