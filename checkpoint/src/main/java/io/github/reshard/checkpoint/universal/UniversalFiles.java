@@ -23,7 +23,7 @@ public final class UniversalFiles {
 
   /** The tag that gets the Universal Checkpoint of {@code tag}. */
   static String tag(String tag) {
-    return tag + ENDING;
+    return nativeTag(tag) + ENDING;
   }
 
   /** The tag that gets the native files of the Universal Checkpoint {@code tag}. */

@@ -65,7 +65,7 @@ class UniversalFuzzTest {
 
   @MethodSource("seeds")
   @FuzzTest
-  void plansOrRefuses(byte[] bytes) throws IOException {
+  void readsOrRefuses(byte[] bytes) throws IOException {
     if (bytes.length == 0) {
       return;
     }
