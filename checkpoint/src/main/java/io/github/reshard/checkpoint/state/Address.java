@@ -1,12 +1,11 @@
 package io.github.reshard.checkpoint.state;
 
-import io.github.reshard.checkpoint.plan.ReshardPlan;
 import java.io.Serializable;
 
 /**
  * A byte in a file.
  *
- * @param file index into {@link ReshardPlan#sources()} or {@link ReshardPlan#targets()}
+ * @param file index into the plan's sources or targets
  * @param entry index into that file's entries
  * @param offset counted from the beginning of the file, in bytes
  */
