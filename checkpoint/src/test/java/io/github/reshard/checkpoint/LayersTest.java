@@ -72,10 +72,7 @@ class LayersTest {
    * Nothing is added here.
    */
   private static final Set<String> KNOWN =
-      Set.of(
-          "zero12/FlatPlanner -> zero3.OtherWriter",
-          "zero12/FlatPlanner -> zero3.StagePlanner",
-          "zero12/MuonMomentum -> zero3.ShardedStates");
+      Set.of("zero12/FlatPlanner -> zero3.OtherWriter", "zero12/FlatPlanner -> zero3.StagePlanner");
 
   private static final Pattern IMPORT =
       Pattern.compile(

@@ -101,6 +101,11 @@ public record DsConfig(PickledValue value) {
     return zero(offload, DEVICE).map(PickledValue::asString).orElse("none");
   }
 
+  /** Whether the optimizer is Muon. */
+  public boolean usesMuon() {
+    return optimizerType().filter(type -> type.equalsIgnoreCase("muon")).isPresent();
+  }
+
   /** The name of the optimizer that it asks for, if it does. */
   public Optional<String> optimizerType() {
     return find("optimizer", "type")

@@ -186,7 +186,7 @@ public final class UserShardsPlanner {
           user.directory() + "/" + user.pattern(),
           "these are shards of ZeRO-3, which hold neither the names nor the shapes of the parameters. Say --model=FILE, the model's state dict at the same step (torch or safetensors).");
     }
-    MuonMomentum.requireNoneAtStage3(new ShardedStates(any.states().root()));
+    new ShardedStates(any.states().root()).requireNoMuon(Optional.empty());
     List<Shard> shards = List.copyOf(byRank.values());
     ShardedReading reading = new ShardedReading(plan, shards, model);
     SubGroups subGroups =

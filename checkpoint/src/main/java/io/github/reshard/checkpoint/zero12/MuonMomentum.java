@@ -12,7 +12,6 @@ import io.github.reshard.checkpoint.state.WholeParameters;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
-import io.github.reshard.checkpoint.zero3.ShardedStates;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
@@ -66,39 +65,8 @@ public final class MuonMomentum {
     return state.equals(STATE) && states.usesMuon(group);
   }
 
-  /** The same for a state of ZeRO-3, which says it in the same way. */
   private static boolean isNamed(PickledValue root) {
-    return DsConfig.ifStored(root)
-        .flatMap(DsConfig::optimizerType)
-        .filter(type -> type.equalsIgnoreCase("muon"))
-        .isPresent();
-  }
-
-  /**
-   * Checks that a checkpoint of ZeRO-3 is none of Muon.
-   *
-   * @throws RefusedException if it is one: its momentum is kept by sub-group
-   *     (runtime/zero/stage3.py, {@code _apply_distributed_muon_update}), which is not proven
-   */
-  public static void requireNoneAtStage3(PickledValue modelRoot, ShardedStates states) {
-    requireNoneAtStage3(states);
-    if (modelRoot.isDict() && isNamed(modelRoot)) {
-      throw refusedAtStage3(modelRoot);
-    }
-  }
-
-  /** The same for shards without a model file. */
-  public static void requireNoneAtStage3(ShardedStates states) {
-    for (PickledValue group : states.paramGroups().items()) {
-      if (OptimizerStates.usesMuon(group)) {
-        throw refusedAtStage3(group);
-      }
-    }
-  }
-
-  private static RefusedException refusedAtStage3(PickledValue where) {
-    return where.refused(
-        "checkpoints of the optimizer Muon are not supported at ZeRO-3, only at ZeRO-1 and 2: there its momentum is kept by sub-group.");
+    return DsConfig.ifStored(root).filter(DsConfig::usesMuon).isPresent();
   }
 
   /**

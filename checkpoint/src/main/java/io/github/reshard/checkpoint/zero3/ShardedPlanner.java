@@ -27,7 +27,6 @@ import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.checkpoint.zero12.MuonMomentum;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.util.ArrayList;
@@ -141,7 +140,7 @@ public final class ShardedPlanner {
     List<RankFile> optimizers = read(optimizerStats.values());
     ShardedStates states = new ShardedStates(root(optimizers.get(0)));
     ShardedKinds.requireSupported(plan, first, states);
-    MuonMomentum.requireNoneAtStage3(first.root(), states);
+    states.requireNoMuon(Optional.of(first.root()));
 
     SubGroups subGroups = SubGroups.of(first, states);
     long subGroupSize = subGroups.size(first, ranks, plan.targetWorldSize, plan.notes);

@@ -1,5 +1,7 @@
 package io.github.reshard.checkpoint.zero3;
 
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.DsConfig;
 import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
 import io.github.reshard.checkpoint.deepspeed.StateTensors;
 import io.github.reshard.checkpoint.pickle.PyDict;
@@ -165,5 +167,32 @@ public record ShardedStates(PickledValue root) {
             && args.get(3) instanceof PyDict attributes
         ? Optional.of(attributes)
         : Optional.empty();
+  }
+
+  /**
+   * Checks that the optimizer is not Muon.
+   *
+   * @param model what the model file says, if there is one
+   * @throws RefusedException if it is: its momentum is kept by sub-group (runtime/zero/stage3.py,
+   *     {@code _apply_distributed_muon_update}), which is not proven
+   */
+  public void requireNoMuon(Optional<PickledValue> model) {
+    for (PickledValue group : paramGroups().items()) {
+      if (group.findPresent("use_muon").map(PickledValue::isTrue).orElse(false)) {
+        throw refusedMuon(group);
+      }
+    }
+    model
+        .filter(PickledValue::isDict)
+        .filter(root -> DsConfig.ifStored(root).filter(DsConfig::usesMuon).isPresent())
+        .ifPresent(
+            root -> {
+              throw refusedMuon(root);
+            });
+  }
+
+  private static RefusedException refusedMuon(PickledValue where) {
+    return where.refused(
+        "checkpoints of the optimizer Muon are not supported at ZeRO-3, only at ZeRO-1 and 2: there its momentum is kept by sub-group.");
   }
 }
