@@ -90,6 +90,11 @@ public interface ReshardOptions extends PipelineOptions {
 
   void setParamGroups(String paramGroups);
 
+  /** For how many seconds a run may still be saving the input; {@code null} for none. */
+  Long getWait();
+
+  void setWait(Long seconds);
+
   /** Replace the tag if the output already holds it. */
   @Default.Boolean(false)
   boolean getOverwrite();

@@ -3,6 +3,7 @@ package io.github.reshard.pipeline;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.follow.Look;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
@@ -56,12 +57,28 @@ public final class ReshardPipeline {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
     try {
-      Job job = Job.of(options);
+      Job job = planned(options, progress);
       TargetStore target = job.target(options.getOverwrite(), options);
       target.begin();
       return move(job, target, "moving bytes", options, progress, begin);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
+    }
+  }
+
+  /** What is being saved at this moment is waited for, or refused with what grows. */
+  private static Job planned(ReshardOptions options, ProgressListener progress) throws IOException {
+    Saving saving = Saving.of(options);
+    if (options.getWait() != null) {
+      progress.phase("waiting until it is whole", 0);
+      saving.await(options.getWait());
+      progress.phase("reading headers", 0);
+    }
+    Optional<Look> before = saving.look();
+    try {
+      return Job.of(options);
+    } catch (RefusedException e) {
+      throw saving.because(before, e);
     }
   }
 

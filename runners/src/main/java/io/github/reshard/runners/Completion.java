@@ -145,7 +145,7 @@ final class Completion {
               case DIRECTORY -> "_files -/";
               case FILE -> "_files";
               case RUNNER, STAGE, FORMAT, DIALECT, DTYPE -> "(" + WORDS.get(option.kind()) + ")";
-              case FLAG, TEXT, COUNT, BYTES -> " ";
+              case FLAG, TEXT, COUNT, BYTES, SECONDS -> " ";
             };
         spec += ":" + option.value() + ":" + action;
       }

@@ -18,6 +18,7 @@ import java.util.regex.Pattern;
  * @param uses what it is for, by the commands that take it
  */
 record Option(String name, Kind kind, String value, Group group, Map<Command, Use> uses) {
+  private static final Pattern TIME = Pattern.compile("(\\d{1,9})([smh])");
   private static final Pattern SIZE = Pattern.compile("(\\d+)([KMGT]i?B?)?");
 
   Option {
@@ -48,7 +49,9 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
     DIALECT,
     /** An element type, or that of the input. */
     DTYPE,
-    BYTES
+    BYTES,
+    /** A time, such as 60s. */
+    SECONDS
   }
 
   /** The parts of the main job's help. */
@@ -149,11 +152,21 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
         yield given;
       }
       case BYTES -> Long.toString(atLeastOne(bytes(given)));
+      case SECONDS -> Long.toString(seconds(given));
     };
   }
 
   static boolean isTruth(String value) {
     return value.equals("true") || value.equals("false");
+  }
+
+  private long seconds(String given) {
+    Matcher matcher = TIME.matcher(given);
+    if (!matcher.matches()) {
+      throw new UsageException("--" + name + " is a time such as 60s or 10m, not '" + given + "'");
+    }
+    long unit = matcher.group(2).equals("s") ? 1 : matcher.group(2).equals("m") ? 60 : 3600;
+    return Long.parseLong(matcher.group(1)) * unit;
   }
 
   private int number(String given) {

@@ -22,6 +22,7 @@ import static io.github.reshard.runners.Option.Kind.FILE;
 import static io.github.reshard.runners.Option.Kind.FLAG;
 import static io.github.reshard.runners.Option.Kind.FORMAT;
 import static io.github.reshard.runners.Option.Kind.RUNNER;
+import static io.github.reshard.runners.Option.Kind.SECONDS;
 import static io.github.reshard.runners.Option.Kind.STAGE;
 import static io.github.reshard.runners.Option.Kind.TEXT;
 
@@ -181,6 +182,10 @@ final class Options {
               .takenBy(
                   "Export only tensors with such names in the checkpoint; * and ? stand for any text and any character, commas separate several. Quote it. Default: all.",
                   EXPORT),
+          Option.of("wait", SECONDS, "TIME", CARE)
+              .takenBy(
+                  "For how long to wait for a checkpoint that a run is still saving, such as 60s or 10m: until every file of every rank is there to its end and nothing changes. Default: refuse, and name what is missing or grows.",
+                  RESHARD),
           Option.of("overwrite", FLAG, "", CARE)
               .takenBy(
                   "Replace the tag if --output already holds it. Default: refuse, and touch nothing.",

@@ -170,6 +170,7 @@ class MainTest {
     return switch (kind) {
       case FLAG -> boolean.class;
       case COUNT, STAGE -> Integer.class;
+      case SECONDS -> Long.class;
       case BYTES -> long.class;
       case TEXT, DIRECTORY, FILE, RUNNER, FORMAT, DIALECT, DTYPE -> String.class;
     };
