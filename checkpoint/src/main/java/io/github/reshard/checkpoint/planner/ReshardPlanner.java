@@ -19,6 +19,7 @@ import io.github.reshard.checkpoint.universal.UniversalWriter;
 import io.github.reshard.checkpoint.zero12.FlatPlanner;
 import io.github.reshard.checkpoint.zero3.OtherWriter;
 import io.github.reshard.checkpoint.zero3.ShardedPlanner;
+import io.github.reshard.checkpoint.zero3.StagePlanner;
 import java.io.IOException;
 import java.util.Optional;
 import java.util.Set;
@@ -68,7 +69,8 @@ public final class ReshardPlanner {
       throws IOException {
     requireKnownKind(plan.store, plan.files);
     if (plan.files.rankModels().isEmpty()) {
-      FlatPlanner.plan(plan, writer);
+      FlatPlanner.plan(
+          plan, writer, (mpRank, reader, from) -> StagePlanner.toSharded(plan, reader, from));
     } else {
       ShardedPlanner.plan(plan, writer);
     }

@@ -29,6 +29,7 @@ import io.github.reshard.checkpoint.zero12.FlatShards;
 import io.github.reshard.checkpoint.zero12.GroupRef;
 import io.github.reshard.checkpoint.zero12.MuonMomentum;
 import io.github.reshard.checkpoint.zero12.ParamGroups;
+import io.github.reshard.checkpoint.zero12.SavedFlat;
 import io.github.reshard.checkpoint.zero3.OtherWriter;
 import io.github.reshard.checkpoint.zero3.ShardedLayout;
 import io.github.reshard.checkpoint.zero3.ShardedModelRecipe;
@@ -81,7 +82,7 @@ public final class UniversalWriter implements OtherWriter {
   }
 
   @Override
-  public void addFlat(int mpRank, FlatPlanner reader, StagePlanner.Flat from) throws IOException {
+  public void addFlat(int mpRank, FlatPlanner reader, SavedFlat from) throws IOException {
     ParamGroups groups = from.groups();
     if (groups.expertParallelSizes().stream().anyMatch(size -> size != ParamGroups.DENSE)) {
       throw new RefusedException(
@@ -129,7 +130,7 @@ public final class UniversalWriter implements OtherWriter {
 
   /** Adds both model files; where the flat weights of each group begin, if they lie flat. */
   private Map<Integer, Address> addFlatModelFiles(
-      int mpRank, StagePlanner.Flat from, FlatLayout source, FlatLayout alone) {
+      int mpRank, SavedFlat from, FlatLayout source, FlatLayout alone) {
     List<FlatModelRewrite.Group> both = new ArrayList<>();
     for (int g = 0; g < source.buckets(); g++) {
       both.add(new FlatModelRewrite.Group(source, alone, g));

@@ -30,8 +30,6 @@ import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.checkpoint.zero3.OtherWriter;
-import io.github.reshard.checkpoint.zero3.StagePlanner;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -58,7 +56,8 @@ public final class FlatPlanner {
   /** The ZeRO stage of the target, or as saved. */
   private int stage = ZeroStage.AS_SAVED;
 
-  private Optional<OtherWriter> other = Optional.empty();
+  private Optional<? extends FlatOutput> other = Optional.empty();
+  private FlatOutput toStage3;
 
   public FlatPlanner(PlanBuilder plan) {
     this.plan = plan;
@@ -68,11 +67,15 @@ public final class FlatPlanner {
    * Adds what every mp rank needs.
    *
    * @param other what writes it, if that is not files of ZeRO
+   * @param toStage3 what writes it if it is turned to ZeRO-3
    * @throws RefusedException if the files contradict each other
    */
-  public static void plan(PlanBuilder plan, Optional<OtherWriter> other) throws IOException {
+  public static void plan(
+      PlanBuilder plan, Optional<? extends FlatOutput> other, FlatOutput toStage3)
+      throws IOException {
     FlatPlanner planner = new FlatPlanner(plan);
     planner.other = other;
+    planner.toStage3 = toStage3;
     planner.carryWhole(plan.files.layers(), planner.layers);
     planner.carryWhole(plan.files.experts(), planner.experts);
     for (Map.Entry<Integer, FileStat> model : plan.files.models().entrySet()) {
@@ -149,17 +152,16 @@ public final class FlatPlanner {
     if (other.isPresent()) {
       other
           .get()
-          .addFlat(
-              mpRank, this, new StagePlanner.Flat(model, modelFile, modelSource, shards, groups));
+          .addFlat(mpRank, this, new SavedFlat(model, modelFile, modelSource, shards, groups));
       return;
     }
-    if (StagePlanner.isConversion(plan, states)) {
-      StagePlanner.requireConvertible(plan, model, states);
+    if (FlatConversion.isConversion(plan, states)) {
+      FlatConversion.requireConvertible(plan, model, states);
       MuonMomentum.requireNoneToConvert(states);
       stage = plan.targetStage;
       if (stage == 3) {
-        StagePlanner.toSharded(
-            plan, this, new StagePlanner.Flat(model, modelFile, modelSource, shards, groups));
+        toStage3.addFlat(
+            mpRank, this, new SavedFlat(model, modelFile, modelSource, shards, groups));
         return;
       }
     }
