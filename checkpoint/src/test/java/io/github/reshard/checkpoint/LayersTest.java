@@ -33,6 +33,7 @@ class LayersTest {
           "json",
           "torch",
           "state",
+          "parallel",
           "safetensors",
           "plan",
           "format",
