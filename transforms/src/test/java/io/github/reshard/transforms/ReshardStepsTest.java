@@ -7,6 +7,7 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.plan.PartId;
 import io.github.reshard.checkpoint.plan.RankSlice;
+import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.TargetFile;
@@ -42,6 +43,8 @@ import org.joda.time.Duration;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** Each step on a real checkpoint, with the DirectRunner's checks of coders and mutations on. */
 class ReshardStepsTest {
@@ -245,5 +248,31 @@ class ReshardStepsTest {
     pipeline.run().waitUntilFinish();
 
     assertThat(content("stream")).isEqualTo(content("bounded"));
+  }
+
+  /** By this a group on a stream is known to be whole. */
+  @ParameterizedTest
+  @ValueSource(
+      strings = {"z1-bf16", "z2-roundrobin", "z3-bf16-subgroups", "pp2-z1", "tp2-z1", "moe-z2-ep2"})
+  void thePlanKnowsHowManySlicesThereAre(String name) throws IOException {
+    Path checkpoint = Path.of(System.getProperty("reshard.testdata"), "corpus", name, "source");
+    ReshardPlan of =
+        ReshardPlanner.plan(
+            source,
+            CheckpointFiles.discover(source, checkpoint.toString(), Optional.empty()),
+            2,
+            PART_BYTES);
+    for (PartitionedModel model : of.models()) {
+      int[] slices = new int[model.parameters().size()];
+      for (int p = 0; p < slices.length; p++) {
+        slices[p] = Repartition.moduleSlices(model, p).size();
+      }
+      for (int rank = 0; rank < model.source().worldSize(); rank++) {
+        Repartition.slicesOfRank(model, rank, (slice, p) -> slices[p]++);
+      }
+      for (int p = 0; p < slices.length; p++) {
+        assertThat(Repartition.slices(model, p)).as(name + " " + p).isEqualTo(slices[p]);
+      }
+    }
   }
 }
