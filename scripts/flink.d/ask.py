@@ -56,7 +56,7 @@ def tasks(job):
         sent = [task["metrics"]["write-records"] for task in detail]
         found = ask(f"/jobs/{job}/vertices/{step['id']}/subtasks/accumulators")["subtasks"]
         written = [counter(task, "bytesWritten") for task in found]
-        line = f"{step['name'][:90]}: {read} | {sent}"
+        line = f"{step['name'][:150]}: {read} | {sent}"
         if any(written):
             line += f" | {[round(bytes_ / 2**20, 1) for bytes_ in written]}"
         print(line)
