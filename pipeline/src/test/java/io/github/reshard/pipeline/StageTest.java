@@ -52,7 +52,10 @@ class StageTest {
     Path output = temp.resolve("turned");
     ReshardOptions options = Resharding.options(saved(name, from), output, ranks(name));
     options.setTargetStage(to);
-    assertThat(Resharding.run(options).notes()).contains("stage " + from + " → stage " + to);
+    ReshardReport report = Resharding.run(options);
+    assertThat(report.notes()).contains("stage " + from + " → stage " + to);
+    assertThat(report.proven())
+        .anyMatch(proof -> proof.startsWith("all optimizer files are of one step"));
 
     assertThat(CheckpointComparison.ofStructure(saved(name, to)).firstDifference(output)).isEmpty();
   }

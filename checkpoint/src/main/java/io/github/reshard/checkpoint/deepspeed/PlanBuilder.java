@@ -100,6 +100,23 @@ public final class PlanBuilder {
     return plainObjects ? new PlainObjectsRecipe(recipe) : recipe;
   }
 
+  /** Whether the target is for another ZeRO stage than {@code stage}, the source's. */
+  public boolean isConversionOf(int stage) {
+    return targetStage != ZeroStage.AS_SAVED && targetStage != stage;
+  }
+
+  /**
+   * What is thrown where a checkpoint cannot be turned to the target's stage.
+   *
+   * @param problem what the checkpoint has or lacks, a sentence without its end
+   */
+  public RefusedException notConvertible(String problem) {
+    return new RefusedException(
+        where(),
+        "%s, so it cannot be turned to stage %d. Leave --targetStage out, or choose another."
+            .formatted(problem, targetStage));
+  }
+
   /** Where the checkpoint is, for messages. */
   public String where() {
     return files.tag().isEmpty() ? files.directory() : files.directory() + "/" + files.tag();

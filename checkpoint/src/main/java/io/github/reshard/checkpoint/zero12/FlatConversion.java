@@ -5,25 +5,12 @@ import io.github.reshard.checkpoint.deepspeed.DsConfig;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.ModuleParameters;
 import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
-import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import java.util.List;
 
 /** Whether files of ZeRO-1 or 2 can be turned to another stage. */
 final class FlatConversion {
   private FlatConversion() {}
-
-  /** Whether the target is for another stage than the one that saved {@code states}. */
-  static boolean isConversion(PlanBuilder plan, OptimizerStates states) {
-    return plan.targetStage != ZeroStage.AS_SAVED && plan.targetStage != states.stage();
-  }
-
-  private static RefusedException refused(PlanBuilder plan, String problem) {
-    return new RefusedException(
-        plan.where(),
-        "%s, so it cannot be turned to stage %d. Leave --targetStage out, or choose another."
-            .formatted(problem, plan.targetStage));
-  }
 
   /**
    * Checks that another stage can be made of it.
@@ -33,23 +20,21 @@ final class FlatConversion {
    */
   static void requireConvertible(PlanBuilder plan, ModelStates model, OptimizerStates states) {
     if (!model.hasShapes()) {
-      throw refused(
-          plan,
+      throw plan.notConvertible(
           "it is a mixture of experts that DeepSpeed before 0.19.3 saved, without its configuration in the model file");
     }
     DsConfig config = DsConfig.of(model.root());
     boolean experts =
         !plan.files.experts().isEmpty() || model.root().findPresent("num_experts").isPresent();
     if (plan.targetStage > 1 && !plan.files.layers().isEmpty()) {
-      throw refused(plan, "pipeline modules do not work with ZeRO-2 and 3 in DeepSpeed");
+      throw plan.notConvertible("pipeline modules do not work with ZeRO-2 and 3 in DeepSpeed");
     }
     if (experts && plan.targetStage == 2 && !ModuleParameters.of(model).frozen().isEmpty()) {
-      throw refused(plan, "it has both a mixture of experts and frozen parameters");
+      throw plan.notConvertible("it has both a mixture of experts and frozen parameters");
     }
     if (states.isElastic()
         && (plan.targetStage == 3 || config.makesBf16Optimizer(plan.targetStage))) {
-      throw refused(
-          plan,
+      throw plan.notConvertible(
           "it was saved with elastic_checkpoint, which neither ZeRO-3 nor BF16_Optimizer has");
     }
     plan.notes.add("stage %d → stage %d".formatted(states.stage(), plan.targetStage));
@@ -57,13 +42,13 @@ final class FlatConversion {
       return;
     }
     if (experts) {
-      throw refused(plan, "native mixtures of experts do not work with ZeRO-3 in DeepSpeed");
+      throw plan.notConvertible("native mixtures of experts do not work with ZeRO-3 in DeepSpeed");
     }
     if (plan.files.optimizers().size() > 1) {
-      throw refused(plan, "it has more than one model-parallel rank");
+      throw plan.notConvertible("it has more than one model-parallel rank");
     }
     if (states.stateDict().findPresent("universal_checkpoint_info").isPresent()) {
-      throw refused(plan, "it was saved with automatic tensor parallelism");
+      throw plan.notConvertible("it was saved with automatic tensor parallelism");
     }
     requirePlainZero3(config, !ModuleParameters.of(model).frozen().isEmpty());
   }

@@ -155,7 +155,7 @@ public final class FlatPlanner {
           .addFlat(mpRank, this, new SavedFlat(model, modelFile, modelSource, shards, groups));
       return;
     }
-    if (FlatConversion.isConversion(plan, states)) {
+    if (plan.isConversionOf(states.stage())) {
       FlatConversion.requireConvertible(plan, model, states);
       MuonMomentum.requireNoneToConvert(states);
       stage = plan.targetStage;

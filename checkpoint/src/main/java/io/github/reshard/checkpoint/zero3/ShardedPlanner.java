@@ -145,7 +145,7 @@ public final class ShardedPlanner {
     SubGroups subGroups = SubGroups.of(first, states);
     long subGroupSize = subGroups.size(first, ranks, plan.targetWorldSize, plan.notes);
     ShardedLayout source = new ShardedLayout(ranks, subGroups.parameters(), subGroupSize);
-    boolean flat = StagePlanner.isConversion(plan, states);
+    boolean flat = plan.isConversionOf(states.stage());
     if (flat) {
       StagePlanner.requireConvertible(plan, first, states);
     }

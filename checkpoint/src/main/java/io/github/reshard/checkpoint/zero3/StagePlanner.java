@@ -8,7 +8,6 @@ import io.github.reshard.checkpoint.deepspeed.DsVersion;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.ModuleParameters;
 import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
-import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
@@ -46,17 +45,6 @@ import java.util.Map;
 public final class StagePlanner {
   private StagePlanner() {}
 
-  public static boolean isConversion(PlanBuilder plan, ShardedStates states) {
-    return plan.targetStage != ZeroStage.AS_SAVED && plan.targetStage != states.stage();
-  }
-
-  private static RefusedException refused(PlanBuilder plan, String problem) {
-    return new RefusedException(
-        plan.where(),
-        "%s, so it cannot be turned to stage %d. Leave --targetStage out, or choose another."
-            .formatted(problem, plan.targetStage));
-  }
-
   /**
    * Checks that ZeRO-1 or 2 can be made of it.
    *
@@ -66,15 +54,15 @@ public final class StagePlanner {
     DsConfig.of(model.root());
     plan.notes.add("stage %d → stage %d".formatted(states.stage(), plan.targetStage));
     if (plan.files.optimizers().size() > 1) {
-      throw refused(plan, "it has more than one model-parallel rank");
+      throw plan.notConvertible("it has more than one model-parallel rank");
     }
     if (!plan.files.layers().isEmpty()) {
-      throw refused(plan, "it has layer files of a pipeline");
+      throw plan.notConvertible("it has layer files of a pipeline");
     }
     List<List<Integer>> subGroups = states.subGroups();
     for (int g = 0; g < subGroups.size(); g++) {
       if (subGroups.get(g).isEmpty()) {
-        throw refused(plan, "param group %d has no trainable parameter".formatted(g));
+        throw plan.notConvertible("param group %d has no trainable parameter".formatted(g));
       }
     }
   }
@@ -142,6 +130,7 @@ public final class StagePlanner {
       FlatShards.addPartitions(plan, from.shards().get(rank), rank, refs);
     }
     reader.requireReplicasAgree(from.shards(), refs);
+    reader.addSteps(from.shards());
     Map<String, TensorNode> module = from.model().module();
     for (FileGroup ref : refs) {
       reader.addModuleWeights(from.modelSource(), from.modelFile(), module, ref, null);

@@ -6,6 +6,7 @@ import com.google.cloud.storage.BlobInfo;
 import com.google.cloud.storage.Storage;
 import com.google.cloud.storage.StorageException;
 import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.torch.Crc32Combine;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
@@ -202,7 +203,7 @@ final class GcsObjectStore implements ObjectStore {
     int crc = 0;
     for (Found component : components) {
       request.addSource(component.name(), generation(component));
-      crc = Crc32cCombine.combine(crc, crc32c(component), component.bytes());
+      crc = Crc32Combine.combineCastagnoli(crc, crc32c(component), component.bytes());
       bytes += component.bytes();
     }
     Found composed;

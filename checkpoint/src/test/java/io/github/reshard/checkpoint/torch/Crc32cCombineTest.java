@@ -1,4 +1,4 @@
-package io.github.reshard.pipeline.storage;
+package io.github.reshard.checkpoint.torch;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
@@ -19,7 +19,7 @@ class Crc32cCombineTest {
   void theCrcOfAConcatenationFollowsFromThoseOfItsParts(@ForAll byte[] bytes, @ForAll int cut) {
     int at = Math.floorMod(cut, bytes.length + 1);
     assertThat(
-            Crc32cCombine.combine(
+            Crc32Combine.combineCastagnoli(
                 crc(bytes, 0, at), crc(bytes, at, bytes.length), bytes.length - at))
         .isEqualTo(crc(bytes, 0, bytes.length));
   }
@@ -28,7 +28,7 @@ class Crc32cCombineTest {
   @Test
   void theCheckValueIsRight() {
     byte[] digits = "123456789".getBytes(StandardCharsets.US_ASCII);
-    assertThat(Crc32cCombine.combine(crc(digits, 0, 4), crc(digits, 4, 9), 5))
+    assertThat(Crc32Combine.combineCastagnoli(crc(digits, 0, 4), crc(digits, 4, 9), 5))
         .isEqualTo(0xe3069283);
   }
 }
