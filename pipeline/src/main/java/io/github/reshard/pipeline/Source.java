@@ -156,7 +156,7 @@ record Source(
    * Plans its reshard, and writes nothing.
    *
    * @param targetStage the ZeRO stage, or {@link
-   *     io.github.reshard.checkpoint.zero.ZeroStage#AS_SAVED}
+   *     io.github.reshard.checkpoint.deepspeed.ZeroStage#AS_SAVED}
    * @throws RefusedException if it is not sound
    */
   ReshardPlan plan(int targetWorldSize, int targetStage, long partBytes) throws IOException {

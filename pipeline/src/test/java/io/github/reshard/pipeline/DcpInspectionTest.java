@@ -4,10 +4,15 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
+import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
+import java.util.stream.Stream;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 
 class DcpInspectionTest {
   private static final Path TESTDATA = Path.of(System.getProperty("reshard.testdata"));
@@ -32,6 +37,31 @@ class DcpInspectionTest {
     assertThat(found.mostChunks()).isEqualTo(3);
     assertThat(found.files()).isEqualTo(4);
     assertThat(found.json()).contains("\"mostChunks\" : 3");
+  }
+
+  /** The output of --outputFormat=dcp is named as it was in --output. */
+  @Test
+  void theFileLatestDcpNamesTheDirectory(@TempDir Path output) throws IOException {
+    Path golden = TESTDATA.resolve("dcp/fsdp2/two-groups-at-3");
+    try (Stream<Path> files = Files.list(golden)) {
+      Path tag = Files.createDirectory(output.resolve("step5"));
+      for (Path file : files.filter(Files::isRegularFile).toList()) {
+        Files.copy(file, tag.resolve(file.getFileName()));
+      }
+    }
+    Path pointer = Files.writeString(output.resolve("latest_dcp"), "step5\n");
+    assertThat(DcpInspection.of(options(output)).orElseThrow().parts())
+        .isEqualTo(DcpInspection.of(options(golden)).orElseThrow().parts());
+
+    for (String wrong : List.of("", "step6", "../step5", "x".repeat(1 << 20))) {
+      Files.writeString(pointer, wrong);
+      assertThatThrownBy(() -> DcpInspection.of(options(output)))
+          .isInstanceOf(RefusedException.class)
+          .hasMessageContaining("latest_dcp")
+          .hasMessageContaining("[step5]");
+    }
+    Files.writeString(output.resolve("latest"), "step5");
+    assertThat(DcpInspection.of(options(output))).isEmpty();
   }
 
   @Test

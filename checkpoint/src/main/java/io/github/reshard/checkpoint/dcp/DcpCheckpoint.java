@@ -3,9 +3,13 @@ package io.github.reshard.checkpoint.dcp;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Item;
 import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.storage.TargetStore;
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -28,11 +32,45 @@ public record DcpCheckpoint(String path, List<DcpDirectory> directories) {
   }
 
   /**
-   * What lies at {@code path}, if it is a distributed checkpoint.
+   * What lies at {@code path}, if it is a distributed checkpoint, or in the directory beside which
+   * {@code latest_dcp} stands there and no pointer of DeepSpeed's.
    *
    * @throws RefusedException if it is one that is not whole or not understood
    */
   public static Optional<DcpCheckpoint> find(SourceStore store, String path) throws IOException {
+    Optional<DcpCheckpoint> here = at(store, path);
+    if (here.isPresent()) {
+      return here;
+    }
+    SourceStore.Listing listing = store.list(path);
+    Map<String, FileStat> pointers = new HashMap<>();
+    for (FileStat file : listing.files()) {
+      if (TargetStore.POINTERS.contains(file.name())) {
+        pointers.put(file.name(), file);
+      }
+    }
+    if (!pointers.keySet().equals(Set.of(TargetStore.LATEST_DCP))) {
+      return Optional.empty();
+    }
+    FileStat pointer = pointers.get(TargetStore.LATEST_DCP);
+    long most = listing.directories().stream().mapToLong(String::length).max().orElse(0);
+    String tag =
+        pointer.bytes() > 4 * most + 1
+            ? ""
+            : StandardCharsets.UTF_8
+                .decode(store.read(pointer, 0, pointer.bytes()))
+                .toString()
+                .strip();
+    if (!listing.directories().contains(tag)) {
+      throw new RefusedException(
+          pointer.path(),
+          "expected the name of one of the directories beside it, %s, found another text. Name one with --tag."
+              .formatted(listing.directories()));
+    }
+    return at(store, store.child(path, tag));
+  }
+
+  private static Optional<DcpCheckpoint> at(SourceStore store, String path) throws IOException {
     Optional<DcpDirectory> here = DcpDirectory.find(store, path);
     if (here.isPresent()) {
       return Optional.of(new DcpCheckpoint(path, List.of(here.get())));
