@@ -18,6 +18,7 @@ import io.github.reshard.checkpoint.pickle.PyTuple;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.function.UnaryOperator;
@@ -70,6 +71,20 @@ class DcpRefusalTest {
 
   private static UnaryOperator<String> renaming(String from, String to) {
     return key -> key.equals(from) ? to : key;
+  }
+
+  /** Both have tensors of the same shapes at the same bytes, so that nothing else tells them. */
+  @Test
+  void aDataFileUnderTwoNames() throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-bf16-clip");
+    Path output = scratch.resolve("dcp");
+    WithoutBeam.toDcp(golden.source(), output, DcpDialect.TORCH, 6);
+    Path dcp = output.resolve(golden.tag());
+    Path one = dcp.resolve("__1_0.distcp");
+    Path other = dcp.resolve("__3_0.distcp");
+    assertThat(Files.size(one)).isEqualTo(Files.size(other));
+    Files.copy(one, other, StandardCopyOption.REPLACE_EXISTING);
+    refuses(dcp, golden, "__3_0.distcp", "holds the same bytes as __1_0.distcp");
   }
 
   @Test

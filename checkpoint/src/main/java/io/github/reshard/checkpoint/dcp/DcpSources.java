@@ -2,9 +2,11 @@ package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Chunk;
+import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.NonZeroElements;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
@@ -13,7 +15,10 @@ import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
 import java.util.TreeMap;
+import java.util.TreeSet;
 
 /**
  * The data files of a distributed checkpoint as sources of a plan, with the entries of the tensors
@@ -26,8 +31,8 @@ public final class DcpSources {
   private final List<Map<Long, Integer>> indices = new ArrayList<>();
   private final Map<String, List<At>> chunks = new LinkedHashMap<>();
 
-  /** Where a chunk's elements begin. */
-  private record At(int file, long offset) {}
+  /** Where a chunk's elements, of {@code width} bytes each, begin. */
+  private record At(int file, long offset, int width) {}
 
   private DcpSources(int first) {
     this.first = first;
@@ -84,7 +89,7 @@ public final class DcpSources {
             "%s and %s begin at the same byte and have other lengths."
                 .formatted(other.name(), entry.name()));
       }
-      places.add(new At(file, entry.payloadOffset()));
+      places.add(new At(file, entry.payloadOffset(), tensor.dtype().bytes()));
     }
     chunks.put(key, places);
   }
@@ -121,5 +126,70 @@ public final class DcpSources {
   public int crc32(String key, int chunk) {
     At at = chunks.get(key).get(chunk);
     return entries.get(at.file()).get(at.offset()).crc32();
+  }
+
+  /** What a file holds: where, how many bytes, with which CRC-32. */
+  private record Content(long offset, long bytes, int crc32) {}
+
+  /**
+   * Looks for a data file that lies there under two names. What the optimizer has gathered from
+   * gradients is never alike in two files; weights that nothing has trained yet may be. (Two whole
+   * files that were exchanged cannot be told where all their containers lie at the same bytes:
+   * PyTorch calls each of these {@code archive}.)
+   *
+   * @param states keys of the optimizer's states
+   * @return what is proven; empty if there is one file, which has no other
+   * @throws RefusedException if one is a copy of another one
+   */
+  public Optional<Evidence> refuseCopies(SourceStore store, Set<String> states) throws IOException {
+    Map<List<Content>, Integer> seen = new HashMap<>();
+    Set<String> unproven = new TreeSet<>();
+    List<SourceFile> sources = files();
+    for (int f = 0; f < sources.size(); f++) {
+      List<Content> contents =
+          sources.get(f).entries().stream()
+              .map(entry -> new Content(entry.payloadOffset(), entry.bytes(), entry.crc32()))
+              .toList();
+      Integer other = seen.putIfAbsent(contents, f);
+      if (!sources.get(f).hasCrcs()) {
+        unproven.add(files.get(f).name());
+      } else if (other != null) {
+        if (isTrained(store, f, states)) {
+          throw new RefusedException(
+              files.get(f).path(),
+              "holds the same bytes as %s. One of them is a copy, and the data of the other is missing."
+                  .formatted(files.get(other).name()));
+        }
+        unproven.add(files.get(f).name());
+        unproven.add(files.get(other).name());
+      }
+    }
+    return files.size() < 2
+        ? Optional.empty()
+        : Optional.of(
+            new Evidence(
+                "no data file is a copy of another",
+                "checksums of its tensors",
+                files.size() - unproven.size(),
+                List.copyOf(unproven),
+                unproven.isEmpty()
+                    ? ""
+                    : "they were saved without checksums, or nothing in them is trained yet"));
+  }
+
+  private boolean isTrained(SourceStore store, int file, Set<String> states) throws IOException {
+    for (String state : states) {
+      for (At at : chunks.getOrDefault(state, List.of())) {
+        if (at.file() == file) {
+          TorchFile.Entry entry = entries.get(file).get(at.offset());
+          long end = at.offset() + entry.bytes();
+          if (NonZeroElements.different(store, files.get(file), at.offset(), end, at.width(), 2)
+              > 1) {
+            return true;
+          }
+        }
+      }
+    }
+    return false;
   }
 }

@@ -8,6 +8,7 @@ import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.storage.NonZeroElements;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -19,6 +20,7 @@ import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
@@ -57,10 +59,10 @@ public record CopiedShards(PlanBuilder plan) {
    * Looks through the partitions of all models of the plan.
    *
    * @param trained whether the optimizer has made a step, as far as files say that
-   * @return what is proven
+   * @return what is proven; empty if there is one file, which has no other
    * @throws RefusedException if the file of one rank is there for another one, too
    */
-  public Evidence refuse(boolean trained) throws IOException {
+  public Optional<Evidence> refuse(boolean trained) throws IOException {
     int files = 0;
     Set<String> alike = new HashSet<>();
     for (List<Shard> ofMpRank : shards()) {
@@ -86,14 +88,18 @@ public record CopiedShards(PlanBuilder plan) {
         }
       }
     }
-    return new Evidence(
-        "no rank's file is a copy of another's",
-        "checksums of the partitions",
-        files - alike.size(),
-        alike.stream().sorted().toList(),
-        alike.isEmpty()
-            ? ""
-            : "what is partitioned in them is alike, which may be right before the first step");
+    if (files < 2) {
+      return Optional.empty();
+    }
+    return Optional.of(
+        new Evidence(
+            "no rank's file is a copy of another's",
+            "checksums of the partitions",
+            files - alike.size(),
+            alike.stream().sorted().toList(),
+            alike.isEmpty()
+                ? ""
+                : "what is partitioned in them is alike, which may be right before the first step"));
   }
 
   private String stat(Shard shard) {
@@ -194,30 +200,12 @@ public record CopiedShards(PlanBuilder plan) {
   private int values(Held held, int enough) throws IOException {
     SourceFile source = plan.sources.get(held.at().file());
     TorchFile.Entry entry = source.entries().get(held.at().entry());
-    long end = entry.payloadOffset() + entry.bytes();
-    int size = held.dtype().bytes();
-    ByteBuffer zero = ByteBuffer.allocate(size);
-    Set<ByteBuffer> values = new HashSet<>();
-    try (RangedFile open = plan.store.open(source.stat())) {
-      for (long at = held.at().offset(); at < end; ) {
-        int length = (int) Math.min(BLOCK, end - at) / size * size;
-        if (length == 0) {
-          break;
-        }
-        ByteBuffer block = ByteBuffer.allocate(length);
-        open.readFully(at, block);
-        for (int i = 0; i < length; i += size) {
-          ByteBuffer value = block.slice(i, size);
-          if (!value.equals(zero)) {
-            values.add(value);
-          }
-          if (values.size() >= enough) {
-            return enough;
-          }
-        }
-        at += length;
-      }
-    }
-    return values.size();
+    return NonZeroElements.different(
+        plan.store,
+        source.stat(),
+        held.at().offset(),
+        entry.payloadOffset() + entry.bytes(),
+        held.dtype().bytes(),
+        enough);
   }
 }

@@ -88,7 +88,28 @@ public final class DcpReader {
     DcpSources sources =
         DcpSources.read(store, dcp, needed(template, keys, run), template.sources().size());
     run.requireTiedAlike(keys, sources);
-    return new DcpReader(dcp, template, keys, sources).plan(run);
+    return new DcpReader(dcp, template, keys, sources).plan(store, run);
+  }
+
+  private List<Evidence> evidence(SourceStore store) throws IOException {
+    Set<String> states = new HashSet<>();
+    for (PartitionedModel model : template.models()) {
+      for (int p = 0; p < model.parameters().size(); p++) {
+        String name = model.parameters().get(p).name();
+        model.statesOf(p).keySet().forEach(state -> states.add(keys.state(name, state)));
+      }
+    }
+    List<Evidence> evidence = new ArrayList<>();
+    evidence.add(
+        Evidence.ofAll(
+            "the chunks of each tensor hold every element once",
+            DcpMetadata.FILE_NAME,
+            dcp.directories().size()));
+    evidence.add(
+        Evidence.identity(
+            "archive names", 0, sources.files().stream().map(file -> file.stat().name()).toList()));
+    sources.refuseCopies(store, states).ifPresent(evidence::add);
+    return evidence;
   }
 
   static boolean isFrozen(PartitionedModel model) {
@@ -178,7 +199,7 @@ public final class DcpReader {
     }
   }
 
-  private ReshardPlan plan(TemplateRun run) throws IOException {
+  private ReshardPlan plan(SourceStore store, TemplateRun run) throws IOException {
     TemplateCarried carried = replaced(run);
     TemplateRecipe.Template common = new TemplateRecipe.Template(template.models(), run.values());
     Map<Integer, TorchFile> files = run.files();
@@ -209,11 +230,7 @@ public final class DcpReader {
             models,
             slices,
             template.padding(),
-            List.of(
-                Evidence.ofAll(
-                    "the chunks of each tensor hold every element once",
-                    DcpMetadata.FILE_NAME,
-                    dcp.directories().size())),
+            evidence(store),
             run.notes(),
             template.partBytes()),
         template.sources().size());

@@ -79,7 +79,7 @@ public final class ReshardPlanner {
   private static void addRest(PlanBuilder plan) throws IOException {
     CheckpointFiles files = plan.files;
     plan.evidence.addAll(plan.archives.evidence());
-    plan.evidence.add(new CopiedShards(plan).refuse(plan.steps.trainedSteps() > 0));
+    new CopiedShards(plan).refuse(plan.steps.trainedSteps() > 0).ifPresent(plan.evidence::add);
     plan.evidence.addAll(plan.steps.evidence());
     for (CheckpointFiles.Carried other : files.others()) {
       plan.copyAsIs(plan.targetTag + other.path().substring(files.tag().length()), other.stat());

@@ -78,7 +78,7 @@ public final class UserShardsPlanner {
     } else {
       planner.planFlat(shards);
     }
-    plan.evidence.add(new CopiedShards(plan).refuse(false));
+    new CopiedShards(plan).refuse(false).ifPresent(plan.evidence::add);
     plan.evidence.addAll(plan.steps.evidence());
     planner.carryFilesBeside();
   }
