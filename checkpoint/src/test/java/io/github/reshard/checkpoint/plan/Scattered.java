@@ -113,18 +113,23 @@ final class Scattered {
   }
 
   ReshardPlan plan(PartitionedModel model) {
+    return plan(files, entries, model);
+  }
+
+  /** A plan that knows the files of the source and one model, and nothing else. */
+  static ReshardPlan plan(
+      byte[][] files, List<List<TorchFile.Entry>> entries, PartitionedModel model) {
     List<SourceFile> sources = new ArrayList<>();
-    for (int rank = 0; rank < files.length; rank++) {
+    for (int file = 0; file < files.length; file++) {
+      String name = "rank" + file;
       sources.add(
           new SourceFile(
-              new FileStat("rank" + rank, "rank" + rank, files[rank].length, "", false),
-              entries.get(rank),
-              true));
+              new FileStat(name, name, files[file].length, "", false), entries.get(file), true));
     }
     return new ReshardPlan(
         "checkpoint",
         "tag",
-        layout.worldSize(),
+        model.source().worldSize(),
         model.target().worldSize(),
         ModelParallelism.NOT_SAID,
         sources,

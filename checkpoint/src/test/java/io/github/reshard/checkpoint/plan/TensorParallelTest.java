@@ -10,7 +10,6 @@ import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Box;
 import io.github.reshard.checkpoint.state.Extent;
 import io.github.reshard.checkpoint.state.LocalTensor;
-import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -18,7 +17,6 @@ import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.state.TensorParallelLayout;
-import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import io.github.reshard.checkpoint.zero12.FlatLayout;
@@ -234,28 +232,7 @@ class TensorParallelTest {
     }
 
     ReshardPlan plan(PartitionedModel model) {
-      List<SourceFile> sources = new ArrayList<>();
-      for (int file = 0; file < bytes.length; file++) {
-        sources.add(
-            new SourceFile(
-                new FileStat("file" + file, "file" + file, bytes[file].length, "", false),
-                entries.get(file),
-                true));
-      }
-      return new ReshardPlan(
-          "checkpoint",
-          "tag",
-          layout.worldSize(),
-          model.target().worldSize(),
-          ModelParallelism.NOT_SAID,
-          sources,
-          List.of(),
-          List.of(model),
-          List.of(),
-          List.of(),
-          List.of(),
-          List.of(),
-          1 << 20);
+      return Scattered.plan(bytes, entries, model);
     }
 
     /** Everything that moves, as the job makes it. */
