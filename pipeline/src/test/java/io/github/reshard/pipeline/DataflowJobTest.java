@@ -235,7 +235,9 @@ class DataflowJobTest {
     System.out.printf(
         "10,000 parameters on 16 ranks: the plan is %d bytes, the job %d; on 1,024 ranks: %d, %d%n",
         kept, manyParameters, keptBytes(), manyRanks);
-    assertThat(manyParameters - few).isBetween(-100, 100);
+    // The names that a run draws are compressed into every step: one and the same plan gives jobs
+    // that differ by some 100 bytes. A tenth of a byte for each parameter more would be seen.
+    assertThat(Math.abs(manyParameters - few)).isLessThan((10_000 - 100) / 10);
     assertThat(manyRanks).isLessThan((int) MOST_JOB_BYTES / 20);
     // What grows are a few bytes for each file and rank; nobody trains on as many GPUs.
     double forEachRank = (manyRanks - manyParameters) / (1024.0 - 16);
