@@ -96,6 +96,9 @@ public final class Repartition {
     List<RankSlice> slices = new ArrayList<>();
     for (int holder = 0; holder < weight.sources().size(); holder++) {
       Address source = weight.sources().get(holder);
+      if (source == null) {
+        continue;
+      }
       slices.add(
           new RankSlice(
               RankSlice.wholeOf(holder),

@@ -92,20 +92,24 @@ final class StateCopies {
           return slice.in(shared.rows());
         },
         out);
-    if (model.source().isReplicated(parameter)) {
-      for (int holder = 1; holder < from.size(); holder++) {
+    for (int holder = 1; holder < from.size(); holder++) {
+      if (model.source().copyOf(holder, parameter) > 0) {
         compare(state, dtype, from, holder, out);
       }
     }
   }
 
   private CastCheck claim(int holder, Overlap.Shared shared, DType dtype) {
+    Address own = weight.sources().get(holder);
+    if (own == null) {
+      return null;
+    }
     return new CastCheck(
         id.name(),
         shared.tensor(),
         dtype,
         weight.dtype(),
-        weight.sources().get(holder).plus(shared.source() * weight.dtype().bytes()));
+        own.plus(shared.source() * weight.dtype().bytes()));
   }
 
   /** The module's weights that the target has and the source has not. */
@@ -132,7 +136,8 @@ final class StateCopies {
     List<List<Placed>> placed = new ArrayList<>();
     for (int holder = 0; holder < at.size(); holder++) {
       long elements = model.target().localTensor(holder, parameter).elements();
-      placed.add(List.of(new Placed(0, elements, at.get(holder))));
+      Address begin = at.get(holder);
+      placed.add(begin == null ? List.of() : List.of(new Placed(0, elements, begin)));
     }
     return placed;
   }
@@ -166,7 +171,7 @@ final class StateCopies {
     SliceCopy slice(int holder, Overlap.Shared shared, Address source, Address target);
   }
 
-  /** Of a parameter that each holder has whole, the first one's is copied to all. */
+  /** Of a parameter that is there more than once, the first copy goes to all of the target's. */
   private void move(
       List<List<Placed>> from,
       List<List<Placed>> to,
@@ -174,12 +179,14 @@ final class StateCopies {
       int targetWidth,
       Shares shares,
       Consumer<SliceCopy> out) {
-    int sources = model.source().isReplicated(parameter) ? 1 : from.size();
-    boolean again = model.target().isReplicated(parameter);
-    for (int s = 0; s < sources; s++) {
+    for (int s = 0; s < from.size(); s++) {
+      if (model.source().copyOf(s, parameter) != 0) {
+        continue;
+      }
       LocalTensor source = model.source().localTensor(s, parameter);
       List<Placed> read = from.get(s);
       for (int t = 0; t < to.size(); t++) {
+        boolean again = model.target().copyOf(t, parameter) > 0;
         LocalTensor target = model.target().localTensor(t, parameter);
         List<Placed> written = to.get(t);
         for (Overlap.Shared shared :
@@ -191,21 +198,23 @@ final class StateCopies {
                   shared,
                   read.get(shared.from()).address(shared.source(), sourceWidth),
                   written.get(shared.to()).address(shared.target(), targetWidth));
-          out.accept(again && t > 0 ? slice.again() : slice);
+          out.accept(again ? slice.again() : slice);
         }
       }
     }
   }
 
-  /** Holds the copy that {@code holder} has against the first one's. */
+  /** Holds the local tensor that {@code holder} has against the same one of the first copy. */
   private void compare(
       String state, DType dtype, List<List<Placed>> from, int holder, Consumer<SliceCopy> out) {
     int width = dtype.bytes();
-    LocalTensor whole = LocalTensor.whole(shape);
+    LocalTensor local = model.source().localTensor(holder, parameter);
+    int like = holderLike(local);
+    LocalTensor whole = LocalTensor.whole(local.shape());
     List<Placed> own = from.get(holder);
-    List<Placed> first = from.get(0);
+    List<Placed> first = from.get(like);
     for (Overlap.Shared shared :
-        Overlap.of(shape, whole, Placed.runs(own), whole, Placed.runs(first), width)) {
+        Overlap.of(local.shape(), whole, Placed.runs(own), whole, Placed.runs(first), width)) {
       CastCheck equal =
           new CastCheck(
               id.toString(),
@@ -213,7 +222,7 @@ final class StateCopies {
               dtype,
               dtype,
               first.get(shared.to()).address(shared.target(), width),
-              new CastCheck.Copies(state, holder, 0));
+              new CastCheck.Copies(state, holder, like));
       out.accept(
           SliceCopy.copyOf(
               own.get(shared.from()).address(shared.source(), width),
@@ -221,5 +230,16 @@ final class StateCopies {
               shared.elements() * width,
               equal));
     }
+  }
+
+  /** Who has this local tensor in the first copy. */
+  private int holderLike(LocalTensor local) {
+    for (int holder = 0; holder < model.source().holders(); holder++) {
+      if (model.source().copyOf(holder, parameter) == 0
+          && model.source().localTensor(holder, parameter).equals(local)) {
+        return holder;
+      }
+    }
+    throw new IllegalStateException("no first copy of " + local + " of " + id);
   }
 }

@@ -2,6 +2,8 @@ package io.github.reshard.checkpoint.state;
 
 import io.github.reshard.checkpoint.torch.DType;
 import java.io.Serializable;
+import java.util.ArrayList;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
@@ -112,7 +114,7 @@ public record PartitionedModel(
 
   /**
    * Where a parameter's weights in the module's type lie: for each holder its local tensor, see
-   * {@link StateLayout#localTensor}.
+   * {@link StateLayout#localTensor}, or null where a holder has none of its own.
    *
    * @param dtype the type of an element
    * @param sources where the source has them; empty if only the target does, which then gets the
@@ -125,8 +127,8 @@ public record PartitionedModel(
       DType dtype, List<Address> sources, List<Address> targets, boolean isDropped)
       implements Serializable {
     public ModuleWeight {
-      sources = List.copyOf(sources);
-      targets = List.copyOf(targets);
+      sources = Collections.unmodifiableList(new ArrayList<>(sources));
+      targets = Collections.unmodifiableList(new ArrayList<>(targets));
     }
 
     /** Weights that the target has. */

@@ -22,9 +22,15 @@ public interface StateLayout extends Serializable {
   /** What the ranks of {@code holder} have of {@code parameter} together. */
   LocalTensor localTensor(int holder, int parameter);
 
-  /** Whether there are several local tensors of {@code parameter} and each is all of it. */
-  default boolean isReplicated(int parameter) {
-    return false;
+  /**
+   * Which copy of {@code parameter} the local tensor of {@code holder} is, or is a part of: local
+   * tensors of one copy make the parameter, each element once. Copies are alike: every local tensor
+   * of another copy is one of copy 0, too.
+   *
+   * @return 0 unless it is there more than once; less than 0 if {@code holder} has nothing of it
+   */
+  default int copyOf(int holder, int parameter) {
+    return 0;
   }
 
   /**

@@ -82,7 +82,12 @@ public final class TensorParallelLayout implements ZeroLayout {
   }
 
   @Override
-  public boolean isReplicated(int parameter) {
+  public int copyOf(int holder, int parameter) {
+    return isReplicated(parameter) ? holder : 0;
+  }
+
+  /** Whether each tensor-parallel rank has all of {@code parameter}. */
+  private boolean isReplicated(int parameter) {
     LocalTensor whole = LocalTensor.whole(parameters.get(parameter).shape());
     return layouts.size() > 1
         && locals.stream().allMatch(ofRank -> ofRank.get(parameter).equals(whole));
