@@ -31,14 +31,18 @@ public record TensorCut(int dimension, List<List<Long>> widths) {
     return widths.get(0).size();
   }
 
+  /** How many elements the dimension has. */
+  long size() {
+    return widths.stream().flatMap(List::stream).mapToLong(Long::longValue).sum();
+  }
+
   /**
    * What each rank has of a parameter of this shape.
    *
    * @throws IllegalArgumentException if the widths are not all of its dimension
    */
   public List<LocalTensor> of(List<Long> shape) {
-    long sum = widths.stream().flatMap(List::stream).mapToLong(Long::longValue).sum();
-    if (dimension >= shape.size() || sum != shape.get(dimension)) {
+    if (dimension >= shape.size() || size() != shape.get(dimension)) {
       throw new IllegalArgumentException(
           "the widths %s are not dimension %d of %s".formatted(widths, dimension, shape));
     }
@@ -57,13 +61,15 @@ public record TensorCut(int dimension, List<List<Long>> widths) {
       long before = matrix.subList(0, rank).stream().mapToLong(Long::longValue).sum();
       long width = matrix.get(rank);
       List<Long> none = Collections.nCopies(shape.size(), 0L);
-      blocks.add(
-          new LocalTensor.Block(
-              new Box(with(none, begin + before), with(shape, width)), with(none, at)));
+      if (width > 0) {
+        blocks.add(
+            new LocalTensor.Block(
+                new Box(with(none, begin + before), with(shape, width)), with(none, at)));
+      }
       begin += matrix.stream().mapToLong(Long::longValue).sum();
       at += width;
     }
-    return new LocalTensor(with(shape, at), blocks);
+    return new LocalTensor(with(shape, at), Blocks.joined(blocks));
   }
 
   private List<Long> with(List<Long> of, long value) {

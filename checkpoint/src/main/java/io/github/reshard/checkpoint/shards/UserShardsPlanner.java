@@ -8,6 +8,7 @@ import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
 import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
+import io.github.reshard.checkpoint.json.JsonAsPython;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -184,7 +185,9 @@ public final class UserShardsPlanner {
     if (model == null) {
       throw new RefusedException(
           user.directory() + "/" + user.pattern(),
-          "these are shards of ZeRO-3, which hold neither the names nor the shapes of the parameters. Say --model=FILE, the model's state dict at the same step (torch or safetensors).");
+          "these are shards of ZeRO-3, which hold neither the names nor the shapes of the"
+              + " parameters. Say --model=FILE, the model's state dict at the same step (torch or"
+              + " safetensors).");
     }
     new ShardedStates(any.states().root()).requireNoMuon(Optional.empty());
     List<Shard> shards = List.copyOf(byRank.values());
@@ -424,7 +427,9 @@ public final class UserShardsPlanner {
     }
     if (!atSource) {
       plan.notes.add(
-          "one rank's shard looks the same with and without round_robin_gradients; the output is for a run without. If yours has it, say so with --dsConfig=FILE, the DeepSpeed configuration");
+          "one rank's shard looks the same with and without round_robin_gradients; the output is"
+              + " for a run without. If yours has it, say so with --dsConfig=FILE, the DeepSpeed"
+              + " configuration");
       return false;
     }
     if (model == null) {
@@ -438,7 +443,8 @@ public final class UserShardsPlanner {
     boolean both = plain.isEmpty() && robin.isEmpty();
     plan.notes.add(
         both
-            ? "the weights fit the plain order of parameters and that of round_robin_gradients; the plain one was taken. --dsConfig=FILE decides it"
+            ? "the weights fit the plain order of parameters and that of round_robin_gradients; the"
+                + " plain one was taken. --dsConfig=FILE decides it"
             : "the order of parameters in the shards is %s: in that order, and not in the other, the masters give the weights in %s"
                 .formatted(
                     robin.isEmpty() ? "that of round_robin_gradients" : "the plain one",
@@ -467,8 +473,10 @@ public final class UserShardsPlanner {
             .findFirst()
             .map(name -> "--model=" + name + ", which lies beside them, proves it")
             .orElse(
-                "--model=FILE, a state dict of the model at the same step (torch or safetensors), proves it");
-    return "the order of parameters was taken on trust: a run with round_robin_gradients leaves shards that look just the same. "
+                "--model=FILE, a state dict of the model at the same step (torch or safetensors),"
+                    + " proves it");
+    return "the order of parameters was taken on trust: a run with round_robin_gradients leaves"
+        + " shards that look just the same. "
         + beside;
   }
 

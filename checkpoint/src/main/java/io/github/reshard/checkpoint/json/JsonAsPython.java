@@ -1,4 +1,4 @@
-package io.github.reshard.checkpoint.shards;
+package io.github.reshard.checkpoint.json;
 
 import io.github.reshard.checkpoint.pickle.PyBool;
 import io.github.reshard.checkpoint.pickle.PyDict;
@@ -13,7 +13,7 @@ import java.util.List;
 import java.util.Map;
 
 /** What Python's {@code json.load} makes of a JSON value. */
-final class JsonAsPython {
+public final class JsonAsPython {
   private JsonAsPython() {}
 
   /**
@@ -21,7 +21,7 @@ final class JsonAsPython {
    *
    * @param json as {@code Json.parse} gives it
    */
-  static PyObject of(Object json) {
+  public static PyObject of(Object json) {
     if (json instanceof Map<?, ?> map) {
       PyDict dict = new PyDict();
       map.forEach((key, value) -> dict.entries().add(new PyStr((String) key), of(value)));
