@@ -22,7 +22,8 @@ class Case:
     wrote, at any size, and with which words: the resharded checkpoint must then fail alike.
     `reshard` are more options for the reshard command, and `resume` more of the script for the run
     that goes on, such as another stage. `convert` has DeepSpeed's own converter make a Universal
-    Checkpoint first, which is then what is resharded.
+    Checkpoint first, which is then what is resharded. `opened` exports the open training state
+    first, safetensors and JSON, and that is resharded.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Case:
     reshard: tuple = ()
     resume: str = ""
     convert: bool = False
+    opened: bool = False
 
 
 def turned(name, source, targets, arguments, stage, **more):
@@ -159,6 +161,17 @@ CASES = (
     universal("universal-sgd", 2, (3,), "--stage 1 --opt sgd", 2),
     universal("universal-adagrad", 3, (2,), "--stage 2 --opt adagrad", 2),
     universal("universal-amsgrad", 4, (3,), "--stage 2 --opt amsgrad --two", 1),
+    Case("open-state-2", 4, (3,), "--stage 2 --two --sched", small=(2,), opened=True),
+    Case("open-state-1-bf16-optimizer", 2, (3,), "--stage 1 --dtype bf16 --gad fp32 --two",
+         dtype="bf16", opened=True),
+    Case("open-state-fp16-dynamic", 3, (2,), "--stage 2 --dtype fp16 --two --sched", dtype="fp16",
+         opened=True),
+    Case("open-state-freeze-tie", 3, (2,), "--stage 2 --two --freeze --tie", opened=True),
+    Case("open-state-3", 2, (3,), "--stage 3 --dtype bf16 --two --sub 400", dtype="bf16",
+         opened=True),
+    turned("open-state-3-to-2", 4, (2,), "--stage 3 --two", 2, opened=True),
+    turned("open-state-2-to-3", 2, (3,), "--stage 2 --dtype bf16", 3, dtype="bf16", opened=True),
+    Case("open-state-adagrad", 3, (2,), "--stage 2 --opt adagrad", opened=True),
     Case("from-universal-2", 4, (3,), "--stage 2 --two", small=(2,), convert=True),
     Case("from-universal-3", 2, (3,), "--stage 3 --two --sub 400", convert=True),
     turned("from-universal-3-to-2", 2, (3,), "--stage 3 --dtype bf16 --two", 2, dtype="bf16",

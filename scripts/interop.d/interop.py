@@ -136,6 +136,8 @@ def _run(case, targets, work, reshard, save_again=False):
     training = time.monotonic() - start
     if case.convert:
         saved = _converted(saved, os.path.join(home, "universal"))
+    if case.opened:
+        saved = _opened(reshard, saved, os.path.join(home, "open"))
     checkpoint = os.path.join(saved, case.checkpoint)
     before = _digests(checkpoint)
     for target in targets:
@@ -191,6 +193,16 @@ def _converted(saved, universal):
     if code:
         raise Mismatch(f"ds_to_universal exited with {code}, see {universal}.log")
     return universal
+
+
+def _opened(reshard, saved, output):
+    """The open training state of the checkpoint, whose files then say nothing of DeepSpeed's."""
+    with open(f"{output}.log", "w") as log:
+        code = subprocess.run([*reshard, "export", f"--input={saved}", f"--output={output}", "--optimizer"],
+                              stdout=log, stderr=subprocess.STDOUT).returncode
+    if code:
+        raise Mismatch(f"reshard export exited with {code}, see {output}.log")
+    return output
 
 
 def _resume(case, target, there, output, losses, snapshot, row):
@@ -280,6 +292,12 @@ def _check_files(source, output):
         universal = True
         if open(os.path.join(output, "latest")).read() != latest:
             raise Mismatch("latest does not name the tag that was converted")
+    elif os.path.exists(os.path.join(source, "optimizer.json")):
+        with open(os.path.join(source, "optimizer.json")) as state:
+            latest = json.load(state)["deepspeed"]["tag"]
+        if open(os.path.join(output, "latest")).read() != latest:
+            raise Mismatch("latest does not name the tag that was exported")
+        source = output  # nothing of what lies in an export is carried over
     else:
         latest = ""  # shards that a user saved, without a tag
     archives = sorted(glob.glob(os.path.join(output, latest.strip(), "**", "*.pt"), recursive=True))

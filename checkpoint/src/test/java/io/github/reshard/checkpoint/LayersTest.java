@@ -32,6 +32,7 @@ class LayersTest {
           "dcp",
           "shards",
           "universal",
+          "openstate", // is read as a Universal Checkpoint
           "weights",
           "planner",
           "follow");
@@ -103,6 +104,8 @@ class LayersTest {
     "universal, dcp",
     "universal, shards",
     "shards, dcp",
+    "openstate, dcp",
+    "openstate, shards",
     "follow, zero12",
     "follow, zero3",
   })

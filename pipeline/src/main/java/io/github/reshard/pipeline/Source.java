@@ -3,6 +3,7 @@ package io.github.reshard.pipeline;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.openstate.OpenStateSource;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.shards.UserHints;
@@ -26,13 +27,15 @@ import java.util.Optional;
  * @param files which files there are
  * @param user the same, if they are shards that were saved one by one
  * @param hints what the user adds to such shards
+ * @param open the same, if it is an open training state
  */
 record Source(
     String location,
     SourceStore store,
     CheckpointFiles files,
     Optional<UserShards> user,
-    UserHints hints) {
+    UserHints hints,
+    Optional<OpenStateSource> open) {
 
   /**
    * What {@code --input} means.
@@ -71,6 +74,21 @@ record Source(
           location, "--shards is for shards outside of a tag; leave --tag out.");
     }
     String directory = Stores.directory(location);
+    UserHints hints =
+        new UserHints(
+            Optional.ofNullable(options.getModel()),
+            Optional.ofNullable(options.getDsConfig()),
+            Optional.ofNullable(options.getParamGroups()),
+            options.getTrustMasters(),
+            options.getSanitize());
+    Optional<OpenStateSource> open =
+        tag == null && options.getShards() == null
+            ? OpenStateSource.find(store, directory)
+            : Optional.empty();
+    if (open.isPresent()) {
+      return new Source(
+          location, open.get().store(), open.get().files(), Optional.empty(), hints, open);
+    }
     Optional<UserShards> user =
         tag == null
             ? UserShards.find(store, directory, Optional.ofNullable(options.getShards()))
@@ -82,21 +100,17 @@ record Source(
                 store,
                 tag == null ? directory : store.child(directory, tag),
                 () -> CheckpointFiles.discover(store, directory, Optional.ofNullable(tag)));
-    UserHints hints =
-        new UserHints(
-            Optional.ofNullable(options.getModel()),
-            Optional.ofNullable(options.getDsConfig()),
-            Optional.ofNullable(options.getParamGroups()),
-            options.getTrustMasters(),
-            options.getSanitize());
     if (user.isEmpty() && UniversalSource.is(files)) {
       UniversalSource universal = UniversalSource.of(store, files);
-      return new Source(location, universal.store(), universal.files(), user, hints);
+      return new Source(location, universal.store(), universal.files(), user, hints, open);
     }
-    return new Source(location, store, files, user, hints);
+    return new Source(location, store, files, user, hints, open);
   }
 
-  /** Whether it is a Universal Checkpoint, which is read as if one rank had saved it. */
+  /**
+   * Whether it is a Universal Checkpoint or an open state, which are read as if one rank had saved
+   * them.
+   */
   boolean isUniversal() {
     return store instanceof ComposedStore;
   }
@@ -149,7 +163,9 @@ record Source(
 
   CheckpointFacts facts() throws IOException {
     CheckpointFacts facts = CheckpointFacts.read(store, files);
-    return isUniversal() ? facts.withOddity(UniversalSource.ODDITY) : facts;
+    return open.isPresent()
+        ? facts.withOddity(OpenStateSource.ODDITY)
+        : isUniversal() ? facts.withOddity(UniversalSource.ODDITY) : facts;
   }
 
   /**
@@ -160,6 +176,9 @@ record Source(
    * @throws RefusedException if it is not sound
    */
   ReshardPlan plan(int targetWorldSize, int targetStage, long partBytes) throws IOException {
+    if (open.isPresent()) {
+      return ReshardPlanner.plan(open.get(), targetWorldSize, targetStage, partBytes);
+    }
     return user.isPresent()
         ? ReshardPlanner.plan(store, user.get(), hints, targetWorldSize, partBytes)
         : isUniversal()

@@ -196,7 +196,8 @@ public final class VerifyPipeline {
             zero.source().store(),
             CheckpointFiles.none(dcp.path()),
             Optional.empty(),
-            zero.source().hints());
+            zero.source().hints(),
+            Optional.empty());
     Side other = new Side(source, zero.facts(), compared.plan());
     return first
         ? new Sides(other, zero, compared.differences(), compared.notes())

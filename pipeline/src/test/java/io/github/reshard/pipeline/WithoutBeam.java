@@ -6,8 +6,10 @@ import io.github.reshard.checkpoint.copy.SliceCopier;
 import io.github.reshard.checkpoint.copy.SliceCrc;
 import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
 import io.github.reshard.checkpoint.dcp.DcpDialect;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.openstate.OpenStateSource;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
 import io.github.reshard.checkpoint.plan.RankSlice;
 import io.github.reshard.checkpoint.plan.Repartition;
@@ -16,6 +18,7 @@ import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.planner.DcpPlanner;
 import io.github.reshard.checkpoint.planner.DcpReader;
+import io.github.reshard.checkpoint.planner.OptimizerOptions;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.shards.UserHints;
 import io.github.reshard.checkpoint.shards.UserShards;
@@ -25,8 +28,11 @@ import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.ByteSegment;
+import io.github.reshard.checkpoint.weights.ExportRequest;
+import io.github.reshard.checkpoint.weights.WeightsPlanner;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
@@ -46,15 +52,16 @@ import java.util.Set;
 final class WithoutBeam {
   private static final long PART_BYTES = 64L << 20;
 
-  private final LocalSourceStore source = new LocalSourceStore();
+  private final SourceStore source;
   private final ReshardPlan plan;
   private final TargetStore target;
   private final Map<Integer, RangedFile> open = new HashMap<>();
   private final SliceCopier copier = new SliceCopier();
   private final List<List<List<SliceCrc>>> written = new ArrayList<>();
 
-  private WithoutBeam(Planning planning, Path output) throws IOException {
-    plan = planning.plan(source);
+  private WithoutBeam(SourceStore source, ReshardPlan plan, Path output) throws IOException {
+    this.source = source;
+    this.plan = plan;
     target =
         plan.tag().isEmpty()
             ? new LocalShardsStore(output.toString(), Set.of(), "*", false)
@@ -139,23 +146,63 @@ final class WithoutBeam {
         output);
   }
 
+  /** Exports {@code input} with its optimizer; what was planned. */
+  static ReshardPlan toOpenState(Path input, Path output) {
+    return run(
+        source -> {
+          CheckpointFiles files =
+              CheckpointFiles.discover(source, input.toString(), Optional.empty());
+          int ranks = CheckpointFacts.read(source, files).dataParallelRanks();
+          return WeightsPlanner.plan(
+              source,
+              files,
+              ReshardPlanner.plan(source, files, ranks, PART_BYTES),
+              new ExportRequest(
+                  Optional.empty(),
+                  ExportRequest.DEFAULT_SHARD_BYTES,
+                  Optional.empty(),
+                  Optional.empty(),
+                  Optional.of(OptimizerOptions.of(source, files)),
+                  PART_BYTES));
+        },
+        output);
+  }
+
+  /** Makes files of DeepSpeed of an open training state; what was planned. */
+  static ReshardPlan fromOpenState(Path input, Path output, int worldSize, int stage) {
+    try {
+      OpenStateSource open =
+          OpenStateSource.find(new LocalSourceStore(), input.toString()).orElseThrow();
+      return run(
+          open.store(), ReshardPlanner.plan(open, worldSize, stage, PART_BYTES), output);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
   interface Planning {
     ReshardPlan plan(LocalSourceStore source) throws IOException;
   }
 
   /** Does what {@code planning} plans; what that was. */
   static ReshardPlan run(Planning planning, Path output) {
+    LocalSourceStore source = new LocalSourceStore();
     try {
-      WithoutBeam job = new WithoutBeam(planning, output);
-      try {
-        job.run();
-      } finally {
-        job.close();
-      }
-      return job.plan;
+      return run(source, planning.plan(source), output);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
+  }
+
+  private static ReshardPlan run(SourceStore source, ReshardPlan plan, Path output)
+      throws IOException {
+    WithoutBeam job = new WithoutBeam(source, plan, output);
+    try {
+      job.run();
+    } finally {
+      job.close();
+    }
+    return plan;
   }
 
   private void run() throws IOException {

@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.CopiedShards;
 import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.openstate.OpenStateSource;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.shards.UserHints;
 import io.github.reshard.checkpoint.shards.UserShards;
@@ -104,6 +105,22 @@ public final class ReshardPlanner {
       long partBytes)
       throws IOException {
     return UniversalPlan.named(plan(store, files, targetWorldSize, targetStage, partBytes));
+  }
+
+  /**
+   * Plans DeepSpeed's own files of an open training state.
+   *
+   * @param targetStage 1, 2 or 3, or {@link ZeroStage#AS_SAVED} for that of the run that it was made
+   *     of
+   * @param partBytes the size of a part of a target file
+   * @throws RefusedException as the others
+   */
+  public static ReshardPlan plan(
+      OpenStateSource state, int targetWorldSize, int targetStage, long partBytes)
+      throws IOException {
+    int stage = targetStage == ZeroStage.AS_SAVED && state.stage() == 3 ? 3 : targetStage;
+    ReshardPlan plan = plan(state.store(), state.files(), targetWorldSize, stage, partBytes);
+    return UniversalPlan.named(plan, state.notes());
   }
 
   /**

@@ -16,6 +16,18 @@ final class UniversalPlan {
    * files do not prove: they were put together of files that other names prove nothing of.
    */
   static ReshardPlan named(ReshardPlan plan) {
+    return named(
+        plan,
+        List.of(
+            "made of a Universal Checkpoint: that each of its files is of the parameter whose folder it lies in is proven by shapes, and of the masters by the module's weights where it has these"));
+  }
+
+  /**
+   * The same.
+   *
+   * @param further what else the user should know
+   */
+  static ReshardPlan named(ReshardPlan plan, List<String> further) {
     String tag = UniversalFiles.nativeTag(plan.tag());
     List<TargetFile> targets = new ArrayList<>();
     for (TargetFile file : plan.targets()) {
@@ -26,8 +38,7 @@ final class UniversalPlan {
       targets.add(new TargetFile(path, file.bytes(), file.recipe(), file.entries()));
     }
     List<String> notes = new ArrayList<>(plan.notes());
-    notes.add(
-        "made of a Universal Checkpoint: that each of its files is of the parameter whose folder it lies in is proven by shapes, and of the masters by the module's weights where it has these");
+    notes.addAll(further);
     List<Evidence> evidence = plan.evidence().stream().filter(one -> !one.isOfIdentity()).toList();
     return new ReshardPlan(
         plan.checkpoint(),

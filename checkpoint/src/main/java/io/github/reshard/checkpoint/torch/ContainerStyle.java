@@ -50,7 +50,8 @@ public record ContainerStyle(
           DEFAULT_ALIGNMENT,
           true);
 
-  ContainerStyle withCrcs(boolean on) {
+  /** The same, with CRCs or without. */
+  public ContainerStyle withCrcs(boolean on) {
     return new ContainerStyle(
         formatVersion, storageAlignment, byteorder, serializationId, version, order, alignment, on);
   }

@@ -118,9 +118,15 @@ public final class TorchFileLayout {
    */
   public static TorchFileLayout planNew(
       String fileName, byte[] pickle, List<StorageSize> storages) {
+    return planNew(ContainerStyle.PLAIN, fileName, pickle, storages);
+  }
+
+  /** The same in another style. */
+  public static TorchFileLayout planNew(
+      ContainerStyle style, String fileName, byte[] pickle, List<StorageSize> storages) {
     int dot = fileName.lastIndexOf('.');
     return plan(
-        ContainerStyle.PLAIN,
+        style,
         dot < 0 ? fileName : fileName.substring(0, dot),
         pickle,
         storages,

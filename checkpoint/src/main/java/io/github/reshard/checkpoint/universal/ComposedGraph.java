@@ -18,8 +18,9 @@ import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
 import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.TensorNode;
-import io.github.reshard.checkpoint.universal.ComposedTorchFile.Piece;
-import io.github.reshard.checkpoint.universal.ComposedTorchFile.Storage;
+import io.github.reshard.checkpoint.format.ComposedTorchFile;
+import io.github.reshard.checkpoint.format.ComposedTorchFile.Piece;
+import io.github.reshard.checkpoint.format.ComposedTorchFile.Storage;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -62,7 +63,7 @@ final class ComposedGraph {
       String key = file.stat().path() + ":" + storage.key() + ":" + owner;
       if (!storages.containsKey(key)) {
         storages.put(
-            key, List.of(storage.bytes() == 0 ? Piece.zeros(0) : file.piece(store, storage.key())));
+            key, List.of(storage.bytes() == 0 ? Piece.zeros(0) : file.piece(storage.key())));
       }
       reference.setId(StorageKeys.named(storage, key, storage.elements()).id());
     }
@@ -204,8 +205,9 @@ final class ComposedGraph {
     if (tensor.isEmpty()) {
       return 0;
     }
-    Piece piece = saved.piece(store, tensor.get().storageKey());
-    return ComposedTorchFile.part(store, piece, 0, piece.bytes()).crc32();
+    Piece piece = saved.piece(tensor.get().storageKey());
+    ComposedTorchFile.part(store, piece, 0, piece.bytes());
+    return ComposedTorchFile.crc(store, piece.file(), piece.offset(), piece.bytes());
   }
 
   /** The file that says {@code root}. */
@@ -233,11 +235,11 @@ final class ComposedGraph {
       if (storage.bytes() == 0) {
         of = List.of(Piece.zeros(0));
       } else if (storage.content() instanceof Rewritten.Content.Carried carried) {
-        of = List.of(saved.piece(store, carried.sourceKey()));
+        of = List.of(saved.piece(carried.sourceKey()));
       } else if (storage.content() instanceof Rewritten.Content.PartitionOf partition) {
         of = pieces.get(partition);
       } else if (storage.content() instanceof Rewritten.Content.Copied copied) {
-        Piece whole = saved.piece(store, copied.sourceKey());
+        Piece whole = saved.piece(copied.sourceKey());
         of = List.of(ComposedTorchFile.part(store, whole, copied.from(), storage.bytes()));
       } else {
         throw new RefusedException(saved.file().path(), "cannot be laid out for one rank.");

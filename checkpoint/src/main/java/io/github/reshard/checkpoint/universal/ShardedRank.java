@@ -17,7 +17,8 @@ import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
-import io.github.reshard.checkpoint.universal.ComposedTorchFile.Piece;
+import io.github.reshard.checkpoint.format.ComposedTorchFile;
+import io.github.reshard.checkpoint.format.ComposedTorchFile.Piece;
 import io.github.reshard.checkpoint.zero3.ShardedLayout;
 import io.github.reshard.checkpoint.zero3.ShardedModelRewrite;
 import io.github.reshard.checkpoint.zero3.ShardedPlanner;
@@ -200,7 +201,7 @@ final class ShardedRank {
     if (elements == 0) {
       return;
     }
-    Piece storage = file.piece(store, tensor.storageKey());
+    Piece storage = file.piece(tensor.storageKey());
     into.add(
         storage.bytes() == elements * width
             ? storage

@@ -14,7 +14,7 @@ public final class UniversalFiles {
   static final String SUFFIX = ".pt";
 
   /** The state that is no tensor of the parameter's shape. */
-  static final String STEP = "step";
+  public static final String STEP = "step";
 
   private static final String ENDING = "_universal";
   private static final int LONGEST_NAME_BYTES = 255;
@@ -34,7 +34,7 @@ public final class UniversalFiles {
   }
 
   /** What all parameters share. */
-  static String optimizer(String tag) {
+  public static String optimizer(String tag) {
     return tag + "/" + FOLDER + "/" + OPTIMIZER;
   }
 
@@ -43,7 +43,7 @@ public final class UniversalFiles {
    *
    * @throws RefusedException if no file can have such a name
    */
-  static String ofState(String tag, String parameter, String state) {
+  public static String ofState(String tag, String parameter, String state) {
     requireName(tag, "the parameter", parameter);
     requireName(tag, "the state", state);
     requireName(tag, "the state", state + SUFFIX);

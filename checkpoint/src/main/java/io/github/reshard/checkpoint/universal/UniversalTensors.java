@@ -13,7 +13,8 @@ import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.checkpoint.universal.ComposedTorchFile.Piece;
+import io.github.reshard.checkpoint.format.ComposedTorchFile;
+import io.github.reshard.checkpoint.format.ComposedTorchFile.Piece;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -109,7 +110,7 @@ final class UniversalTensors {
     }
 
     /** The whole of a storage. */
-    Piece piece(SourceStore store, String key) throws IOException {
+    Piece piece(String key) {
       TorchFile.Entry entry =
           file.storage(key)
               .orElseThrow(
@@ -118,8 +119,8 @@ final class UniversalTensors {
                           file.path(),
                           "the file has no storage '%s'. It is damaged.".formatted(key)));
       return file.hasCrcs()
-          ? new Piece(stat, entry.payloadOffset(), entry.bytes(), entry.crc32())
-          : ComposedTorchFile.read(store, stat, entry.payloadOffset(), entry.bytes());
+          ? Piece.of(stat, entry.payloadOffset(), entry.bytes(), entry.crc32())
+          : Piece.unproven(stat, entry.payloadOffset(), entry.bytes());
     }
   }
 
@@ -168,7 +169,7 @@ final class UniversalTensors {
     if (elements == 0) {
       return new State(tensor.dtype(), Piece.zeros(0));
     }
-    Piece storage = saved.piece(store, tensor.storageKey());
+    Piece storage = saved.piece(tensor.storageKey());
     if (storage.bytes() != tensor.storage().bytes()) {
       throw value.refused(
           "the pickle says that its storage has %d bytes, the file has %d of it. The file is damaged."

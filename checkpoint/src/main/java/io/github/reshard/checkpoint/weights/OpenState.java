@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.weights;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.openstate.OpenFormat;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.safetensors.JsonText;
 import io.github.reshard.checkpoint.safetensors.SafetensorsLayout;
@@ -14,20 +15,13 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 
 /**
  * The optimizer's states beside the weights: tensors as safetensors, one for each parameter and
  * state, and what is no tensor as JSON. docs/open-state.md is the format.
  */
 final class OpenState {
-  /** What the names of its files begin with. */
-  static final String STEM = "optimizer";
-
-  /** What is no tensor. */
-  static final String JSON = "optimizer.json";
-
-  private static final int VERSION = 1;
-
   private final ReshardPlan source;
   private final Map<String, PlannedTensor> weights;
   private final Map<String, String> names;
@@ -96,8 +90,8 @@ final class OpenState {
           written.put(state, tensor);
         });
     Map<String, Object> parameter = new LinkedHashMap<>();
-    parameter.put("group", (long) of.parameters().get(index).group());
-    parameter.put("states", written);
+    parameter.put(OpenFormat.GROUP, (long) of.parameters().get(index).group());
+    parameter.put(OpenFormat.STATES, written);
     parameters.put(exported, parameter);
   }
 
@@ -110,12 +104,17 @@ final class OpenState {
     return laidOut;
   }
 
-  /** What is no tensor. */
-  byte[] json() {
+  /**
+   * What is no tensor.
+   *
+   * @param ofDeepSpeed what its files say beside all that, if that is known
+   */
+  byte[] json(Optional<Map<String, Object>> ofDeepSpeed) {
     Map<String, Object> root = new LinkedHashMap<>();
-    root.put("version", (long) VERSION);
-    root.put("param_groups", groups);
-    root.put("parameters", parameters);
+    root.put(OpenFormat.VERSION_KEY, (long) OpenFormat.VERSION);
+    root.put(OpenFormat.PARAM_GROUPS, groups);
+    root.put(OpenFormat.PARAMETERS, parameters);
+    ofDeepSpeed.ifPresent(values -> root.put(OpenFormat.OF_DEEPSPEED, values));
     return (JsonText.indented(root) + "\n").getBytes(StandardCharsets.UTF_8);
   }
 }

@@ -6,6 +6,8 @@ import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
 import io.github.reshard.checkpoint.deepspeed.SavedModule.Kind;
 import io.github.reshard.checkpoint.deepspeed.SavedModule.SavedTensor;
+import io.github.reshard.checkpoint.openstate.NativeValues;
+import io.github.reshard.checkpoint.openstate.OpenFormat;
 import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.plan.NewFile;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
@@ -99,11 +101,15 @@ public final class WeightsPlanner {
             .map(CheckpointFiles.Carried::stat)
             .toList();
     ModelConfig.read(store, beside).requireTied(source.checkpoint(), tensors.keySet(), tied);
-    return written(adapter, beside, parameters);
+    return written(store, adapter, beside, parameters);
   }
 
   private ReshardPlan written(
-      boolean adapter, List<FileStat> beside, Map<String, Parameter> parameters) {
+      SourceStore store,
+      boolean adapter,
+      List<FileStat> beside,
+      Map<String, Parameter> parameters)
+      throws IOException {
     Map<String, String> names =
         WeightNames.of(
             source.checkpoint(), List.copyOf(tensors.keySet()), request.stripPrefix(), adapter);
@@ -133,10 +139,13 @@ public final class WeightsPlanner {
       parameters.forEach((name, p) -> state.add(name, p.model(), p.index()));
       add(
           plan,
-          OpenState.STEM,
-          WeightShards.of(OpenState.STEM, state.laidOut(), request.shardBytes()),
+          OpenFormat.OPTIMIZER_STEM,
+          WeightShards.of(OpenFormat.OPTIMIZER_STEM, state.laidOut(), request.shardBytes()),
           state.tensors());
-      addSmall(plan, OpenState.JSON, state.json());
+      addSmall(
+          plan,
+          OpenFormat.JSON,
+          state.json(NativeValues.json(store, files, source, modules, names)));
     }
     addNotes(adapter, beside);
     return plan.plan(notes, request.partBytes());

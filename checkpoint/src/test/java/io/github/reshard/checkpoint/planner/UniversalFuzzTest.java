@@ -7,15 +7,10 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.storage.LocalSourceStore;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.universal.UniversalSource;
-import java.io.EOFException;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -71,7 +66,7 @@ class UniversalFuzzTest {
     }
     List<String> place = PLACES.get(Math.floorMod(bytes[0], PLACES.size()));
     SourceStore store =
-        new Replaced(TAG + place.get(1), Arrays.copyOfRange(bytes, 1, bytes.length));
+        new ReplacedFile(TAG + place.get(1), Arrays.copyOfRange(bytes, 1, bytes.length));
     try {
       CheckpointFiles files =
           CheckpointFiles.discover(
@@ -83,67 +78,6 @@ class UniversalFuzzTest {
       assertThat(plan.targets()).isNotEmpty();
     } catch (RefusedException expected) {
       // Said in words, which is all that is asked.
-    }
-  }
-
-  /** The files of a directory, with other bytes in the place of one. */
-  private static final class Replaced implements SourceStore {
-    private static final long serialVersionUID = 1L;
-    private final LocalSourceStore below = new LocalSourceStore();
-    private final String path;
-    private final byte[] bytes;
-
-    Replaced(String path, byte[] bytes) {
-      this.path = path;
-      this.bytes = bytes;
-    }
-
-    @Override
-    public Listing list(String directory) throws IOException {
-      Listing listing = below.list(directory);
-      return new Listing(
-          listing.files().stream()
-              .map(
-                  file ->
-                      file.path().endsWith(path)
-                          ? new FileStat(file.path(), file.name(), bytes.length, "replaced", false)
-                          : file)
-              .toList(),
-          listing.directories());
-    }
-
-    @Override
-    public String child(String directory, String name) {
-      return below.child(directory, name);
-    }
-
-    @Override
-    public RangedFile open(FileStat file) throws IOException {
-      if (!file.path().endsWith(path)) {
-        return below.open(file);
-      }
-      return new RangedFile() {
-        @Override
-        public String path() {
-          return file.path();
-        }
-
-        @Override
-        public long size() {
-          return bytes.length;
-        }
-
-        @Override
-        public void readFully(long position, ByteBuffer target) throws IOException {
-          if (position < 0 || position + target.remaining() > bytes.length) {
-            throw new EOFException();
-          }
-          target.put(bytes, (int) position, target.remaining());
-        }
-
-        @Override
-        public void close() {}
-      };
     }
   }
 }

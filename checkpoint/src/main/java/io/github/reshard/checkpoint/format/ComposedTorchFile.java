@@ -1,4 +1,4 @@
-package io.github.reshard.checkpoint.universal;
+package io.github.reshard.checkpoint.format;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
@@ -9,6 +9,7 @@ import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.ByteSegment;
+import io.github.reshard.checkpoint.torch.ContainerStyle;
 import io.github.reshard.checkpoint.torch.Crc32Combine;
 import io.github.reshard.checkpoint.torch.StorageSize;
 import io.github.reshard.checkpoint.torch.TorchFileLayout;
@@ -25,24 +26,47 @@ import java.util.zip.CRC32;
 /**
  * A torch file that nobody wrote: a pickle of our own, and storages that are put together of ranges
  * of other files. Its CRCs are those that the other files recorded, combined, so that reading it
- * proves these.
+ * proves these. If one of the others recorded none, it has none either, as a file has that was
+ * saved without: nothing of it is proven, and the summary says so.
  */
-final class ComposedTorchFile {
+public final class ComposedTorchFile {
   private static final int BUFFER_BYTES = 1 << 20;
 
   private ComposedTorchFile() {}
 
   /**
-   * A range of a file.
+   * A range of a file, or bytes that are known.
    *
-   * @param file which, or null for zeros
+   * @param file which file, or null
    * @param offset its first byte
    * @param bytes how many
-   * @param crc32 of these
+   * @param crc32 of these, if it is recorded
+   * @param recorded whether something recorded their CRC
+   * @param literal the bytes themselves, or null; zeros if there is no file either
    */
-  record Piece(FileStat file, long offset, long bytes, int crc32) {
-    static Piece zeros(long bytes) {
-      return new Piece(null, 0, bytes, Crc32Combine.ofZeros(bytes));
+  @SuppressWarnings("ArrayRecordComponent") // Never compared.
+  public record Piece(
+      FileStat file, long offset, long bytes, int crc32, boolean recorded, byte[] literal) {
+    /** Bytes whose CRC is recorded. */
+    public static Piece of(FileStat file, long offset, long bytes, int crc32) {
+      return new Piece(file, offset, bytes, crc32, true, null);
+    }
+
+    /** Bytes of which nothing recorded a CRC. */
+    public static Piece unproven(FileStat file, long offset, long bytes) {
+      return new Piece(file, offset, bytes, 0, false, null);
+    }
+
+    /** Zeros, such as padding. */
+    public static Piece zeros(long bytes) {
+      return new Piece(null, 0, bytes, Crc32Combine.ofZeros(bytes), true, null);
+    }
+
+    /** Bytes that are known. */
+    public static Piece of(byte[] literal) {
+      CRC32 crc = new CRC32();
+      crc.update(literal);
+      return new Piece(null, 0, literal.length, (int) crc.getValue(), true, literal);
     }
   }
 
@@ -52,7 +76,7 @@ final class ComposedTorchFile {
    * @param key its key in the pickle
    * @param pieces what it holds, in order
    */
-  record Storage(String key, List<Piece> pieces) {
+  public record Storage(String key, List<Piece> pieces) {
     long bytes() {
       return pieces.stream().mapToLong(Piece::bytes).sum();
     }
@@ -65,12 +89,17 @@ final class ComposedTorchFile {
    * @param root what it says
    * @param storages in the order in which the pickle first mentions them
    */
-  static Composed of(String path, PyObject root, int protocol, List<Storage> storages) {
+  public static Composed of(String path, PyObject root, int protocol, List<Storage> storages) {
     String name = path.substring(path.lastIndexOf('/') + 1);
     byte[] pickle = PickleWriter.write(root, protocol);
+    boolean recorded =
+        storages.stream().flatMap(storage -> storage.pieces().stream()).allMatch(Piece::recorded);
     TorchFileLayout layout =
         TorchFileLayout.planNew(
-            name, pickle, storages.stream().map(s -> new StorageSize(s.key(), s.bytes())).toList());
+            ContainerStyle.PLAIN.withCrcs(recorded),
+            name,
+            pickle,
+            storages.stream().map(s -> new StorageSize(s.key(), s.bytes())).toList());
     Map<String, Integer> crcs = new HashMap<>();
     List<Segment> segments = new ArrayList<>();
     StringBuilder version = new StringBuilder("composed");
@@ -80,11 +109,13 @@ final class ComposedTorchFile {
       for (Piece piece : storage.pieces()) {
         crc = Crc32Combine.combine(crc, piece.crc32(), piece.bytes());
         if (piece.bytes() > 0) {
-          segments.add(new Segment(at, piece.bytes(), piece.file(), piece.offset(), null));
+          segments.add(new Segment(at, piece.bytes(), piece.file(), piece.offset(), piece.literal()));
           at += piece.bytes();
         }
         if (piece.file() != null) {
           version.append(' ').append(piece.file().version());
+        } else {
+          version.append(' ').append(piece.crc32());
         }
       }
       crcs.put(storage.key(), crc);
@@ -102,27 +133,33 @@ final class ComposedTorchFile {
   }
 
   /**
-   * A part of a storage, of which no file recorded a CRC. All of it is read, to be proven here.
+   * A part of a storage, of which no file recorded a CRC. If one recorded that of the storage, all
+   * of it is read, to be proven here.
    *
    * @param whole the storage
    * @param from the first byte in it
    * @throws RefusedException if its bytes have not the CRC that was recorded
    */
-  static Piece part(SourceStore store, Piece whole, long from, long bytes) throws IOException {
-    int found = read(store, whole.file(), whole.offset(), whole.bytes()).crc32();
+  public static Piece part(SourceStore store, Piece whole, long from, long bytes)
+      throws IOException {
+    boolean all = from == 0 && bytes == whole.bytes();
+    if (!whole.recorded()) {
+      return all ? whole : Piece.unproven(whole.file(), whole.offset() + from, bytes);
+    }
+    int found = crc(store, whole.file(), whole.offset(), whole.bytes());
     if (found != whole.crc32()) {
       throw new RefusedException(
           whole.file().path(),
           "the CRC-32 of the %d bytes from %d on is %08x, the file recorded %08x. It is damaged."
               .formatted(whole.bytes(), whole.offset(), found, whole.crc32()));
     }
-    return from == 0 && bytes == whole.bytes()
-        ? whole
-        : read(store, whole.file(), whole.offset() + from, bytes);
+    long offset = whole.offset() + from;
+    return all ? whole : Piece.of(whole.file(), offset, bytes, crc(store, whole.file(), offset, bytes));
   }
 
-  /** A range whose CRC no file recorded; it is read. */
-  static Piece read(SourceStore store, FileStat file, long offset, long bytes) throws IOException {
+  /** The CRC of a range, which is read. */
+  public static int crc(SourceStore store, FileStat file, long offset, long bytes)
+      throws IOException {
     CRC32 crc = new CRC32();
     ByteBuffer buffer = ByteBuffer.allocate((int) Math.min(BUFFER_BYTES, Math.max(1, bytes)));
     try (RangedFile open = store.open(file)) {
@@ -132,6 +169,6 @@ final class ComposedTorchFile {
         crc.update(buffer.flip());
       }
     }
-    return new Piece(file, offset, bytes, (int) crc.getValue());
+    return (int) crc.getValue();
   }
 }

@@ -1,0 +1,70 @@
+package io.github.reshard.checkpoint.planner;
+
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import java.io.EOFException;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+
+/** The files of a directory, with other bytes in the place of one. */
+final class ReplacedFile implements SourceStore {
+  private static final long serialVersionUID = 1L;
+  private final LocalSourceStore below = new LocalSourceStore();
+  private final String path;
+  private final byte[] bytes;
+
+  ReplacedFile(String path, byte[] bytes) {
+    this.path = path;
+    this.bytes = bytes;
+  }
+
+  @Override
+  public Listing list(String directory) throws IOException {
+    Listing listing = below.list(directory);
+    return new Listing(
+        listing.files().stream()
+            .map(
+                file ->
+                    file.path().endsWith(path)
+                        ? new FileStat(file.path(), file.name(), bytes.length, "replaced", false)
+                        : file)
+            .toList(),
+        listing.directories());
+  }
+
+  @Override
+  public String child(String directory, String name) {
+    return below.child(directory, name);
+  }
+
+  @Override
+  public RangedFile open(FileStat file) throws IOException {
+    if (!file.path().endsWith(path)) {
+      return below.open(file);
+    }
+    return new RangedFile() {
+      @Override
+      public String path() {
+        return file.path();
+      }
+
+      @Override
+      public long size() {
+        return bytes.length;
+      }
+
+      @Override
+      public void readFully(long position, ByteBuffer target) throws IOException {
+        if (position < 0 || position + target.remaining() > bytes.length) {
+          throw new EOFException();
+        }
+        target.put(bytes, (int) position, target.remaining());
+      }
+
+      @Override
+      public void close() {}
+    };
+  }
+}
