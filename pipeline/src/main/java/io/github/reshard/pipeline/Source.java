@@ -51,7 +51,8 @@ record Source(
     if (source.user.isPresent() && options.getTargetStage() != null) {
       throw new RefusedException(
           options.getInput(),
-          "--targetStage is for checkpoints of save_checkpoint; shards that were saved one by one stay at their stage.");
+          "--targetStage is for checkpoints of save_checkpoint; shards that were saved one by one"
+              + " stay at their stage.");
     }
     requireShards(options, source);
     return source;

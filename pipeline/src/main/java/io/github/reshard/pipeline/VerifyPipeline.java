@@ -119,7 +119,8 @@ public final class VerifyPipeline {
         compareModules(a.facts().moduleTensors(), b.facts().moduleTensors(), values, notes);
       } else {
         notes.add(
-            "shards that were saved one by one hold no buffers and no frozen parameters; not compared");
+            "shards that were saved one by one hold no buffers and no frozen parameters; not"
+                + " compared");
       }
       // What had to be taken on trust was so on both sides.
       addNotes("--input", a, notes);
@@ -157,13 +158,15 @@ public final class VerifyPipeline {
     if (dcpA.isPresent() && dcpB.isPresent()) {
       throw new RefusedException(
           options.getInput(),
-          "both are distributed checkpoints of PyTorch. One of the two has to be a checkpoint of DeepSpeed, whose names say what is what.");
+          "both are distributed checkpoints of PyTorch. One of the two has to be a checkpoint of"
+              + " DeepSpeed, whose names say what is what.");
     }
     if ((dcpA.isPresent() || dcpB.isPresent())
         && Stores.isLocal(options.getInput()) != Stores.isLocal(options.getOutput())) {
       throw new RefusedException(
           options.getInput(),
-          "one is local and the other one is not, and a distributed checkpoint is read with the store of the other side. Copy one of the two.");
+          "one is local and the other one is not, and a distributed checkpoint is read with the"
+              + " store of the other side. Copy one of the two.");
     }
     if (dcpA.isPresent()) {
       Side b = Side.of(Source.find(options.getOutput(), options.getOutputTag(), options), options);

@@ -210,8 +210,7 @@ class OpenStateRefusalTest {
   void whatARunNeedsAndJsonHasNoPlaceFor() {
     assertThat(
             edited(
-                root ->
-                    ((ArrayNode) ofDeepSpeed(root).get("left_out")).add("model.lr_scheduler")))
+                root -> ((ArrayNode) ofDeepSpeed(root).get("left_out")).add("model.lr_scheduler")))
         .contains("model.lr_scheduler", "a run cannot go on without it");
   }
 
@@ -223,7 +222,8 @@ class OpenStateRefusalTest {
         copy.resolve("optimizer-00001-of-00001.safetensors"));
     Path index = copy.resolve("optimizer.safetensors.index.json");
     Files.writeString(
-        index, "{\"weight_map\": {\"head.weight.fp32\": \"optimizer-00002-of-00002.safetensors\"}}");
+        index,
+        "{\"weight_map\": {\"head.weight.fp32\": \"optimizer-00002-of-00002.safetensors\"}}");
     assertThat(refusal(copy))
         .hasMessageContaining("names the file 'optimizer-00002-of-00002.safetensors', and no such");
     Files.writeString(
@@ -290,14 +290,12 @@ class OpenStateRefusalTest {
   /** What is proven says which files had no checksums to be proven by. */
   @Test
   void withoutAManifestNothingOfTheStatesIsCalledProven() throws IOException {
-    ReshardReport report =
-        Resharding.run(Resharding.options(GOLDEN, temp.resolve("back"), 2));
+    ReshardReport report = Resharding.run(Resharding.options(GOLDEN, temp.resolve("back"), 2));
 
     assertThat(report.proven()).noneMatch(proof -> proof.contains("CRC-32"));
     assertThat(report.proven())
         .anyMatch(proof -> proof.contains("master weights of 12 parameters, cast"));
-    assertThat(
-            Reassembly.of(temp.resolve("back"), "global_step3").tensors())
+    assertThat(Reassembly.of(temp.resolve("back"), "global_step3").tensors())
         .containsExactlyInAnyOrderEntriesOf(
             Reassembly.of(GoldenCase.of("z2-fp16-dynamic").source(), "global_step3").tensors());
   }

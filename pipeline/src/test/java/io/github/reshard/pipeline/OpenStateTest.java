@@ -42,9 +42,7 @@ class OpenStateTest {
 
   static Stream<GoldenCase> refused() {
     return GoldenCase.all().stream()
-        .filter(
-            golden ->
-                REFUSED.containsKey(golden.name()) || golden.name().startsWith("moe-"));
+        .filter(golden -> REFUSED.containsKey(golden.name()) || golden.name().startsWith("moe-"));
   }
 
   @ParameterizedTest
@@ -53,10 +51,7 @@ class OpenStateTest {
     assertThatThrownBy(
             () ->
                 WithoutBeam.fromOpenState(
-                    open(golden),
-                    temp.resolve("back"),
-                    golden.sourceWorld(),
-                    ZeroStage.AS_SAVED))
+                    open(golden), temp.resolve("back"), golden.sourceWorld(), ZeroStage.AS_SAVED))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining(REFUSED.getOrDefault(golden.name(), "states of experts"));
   }
@@ -86,7 +81,8 @@ class OpenStateTest {
 
   private static Map<String, byte[]> weights(Reassembly of) {
     Map<String, byte[]> weights = new TreeMap<>();
-    of.weights().forEach((name, weight) -> weights.put(name + " " + weight.dtype(), weight.bytes()));
+    of.weights()
+        .forEach((name, weight) -> weights.put(name + " " + weight.dtype(), weight.bytes()));
     return weights;
   }
 

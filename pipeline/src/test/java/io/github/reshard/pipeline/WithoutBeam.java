@@ -173,8 +173,7 @@ final class WithoutBeam {
     try {
       OpenStateSource open =
           OpenStateSource.find(new LocalSourceStore(), input.toString()).orElseThrow();
-      return run(
-          open.store(), ReshardPlanner.plan(open, worldSize, stage, PART_BYTES), output);
+      return run(open.store(), ReshardPlanner.plan(open, worldSize, stage, PART_BYTES), output);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }

@@ -109,7 +109,8 @@ public final class ComposedTorchFile {
       for (Piece piece : storage.pieces()) {
         crc = Crc32Combine.combine(crc, piece.crc32(), piece.bytes());
         if (piece.bytes() > 0) {
-          segments.add(new Segment(at, piece.bytes(), piece.file(), piece.offset(), piece.literal()));
+          segments.add(
+              new Segment(at, piece.bytes(), piece.file(), piece.offset(), piece.literal()));
           at += piece.bytes();
         }
         if (piece.file() != null) {
@@ -154,7 +155,9 @@ public final class ComposedTorchFile {
               .formatted(whole.bytes(), whole.offset(), found, whole.crc32()));
     }
     long offset = whole.offset() + from;
-    return all ? whole : Piece.of(whole.file(), offset, bytes, crc(store, whole.file(), offset, bytes));
+    return all
+        ? whole
+        : Piece.of(whole.file(), offset, bytes, crc(store, whole.file(), offset, bytes));
   }
 
   /** The CRC of a range, which is read. */

@@ -175,11 +175,10 @@ public final class NativeValues {
       OptimizerFile optimizer = new OptimizerFile(root(file));
       boolean sharded = optimizer.stateDict().find(OptimizerFile.FLAT_GROUPS).isPresent();
       if (groups.isEmpty()) {
+        json.put(OpenFormat.STAGE, optimizer.isBf16Optimizer() ? null : (Object) optimizer.stage());
         json.put(
-            OpenFormat.STAGE, optimizer.isBf16Optimizer() ? null : (Object) optimizer.stage());
-        json.put(
-            OpenFormat.OPTIMIZER, said(
-                optimizer.stateDict(), OpenFormat.NOT_OF_OPTIMIZER, OpenFormat.OPTIMIZER + "."));
+            OpenFormat.OPTIMIZER,
+            said(optimizer.stateDict(), OpenFormat.NOT_OF_OPTIMIZER, OpenFormat.OPTIMIZER + "."));
         for (PickledValue options : options(optimizer.root(), sharded)) {
           groups.add(group(options));
         }
@@ -212,9 +211,7 @@ public final class NativeValues {
           .map(node -> new PickledValue(root.file(), "state[" + group + "]", node));
     }
     ShardedStates states = new ShardedStates(root);
-    return states.subGroups().get(group).stream()
-        .findFirst()
-        .flatMap(states::state);
+    return states.subGroups().get(group).stream().findFirst().flatMap(states::state);
   }
 
   private Map<String, Object> group(PickledValue options) {

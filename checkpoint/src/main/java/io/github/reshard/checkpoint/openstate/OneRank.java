@@ -1,6 +1,5 @@
 package io.github.reshard.checkpoint.openstate;
 
-import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
@@ -17,7 +16,6 @@ import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.state.Parameter;
-import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.storage.ComposedStore.Composed;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
@@ -36,8 +34,8 @@ import java.util.Set;
 
 /**
  * The files of a Universal Checkpoint of ZeRO-1, 2 or BF16_Optimizer, put together of an open
- * state. One that was made of ZeRO-3 is seen as ZeRO-2, so that its masters have weights to be
- * held against.
+ * state. One that was made of ZeRO-3 is seen as ZeRO-2, so that its masters have weights to be held
+ * against.
  */
 final class OneRank {
   /** Of what is saved since PyTorch 1.6. */
@@ -46,155 +44,15 @@ final class OneRank {
   private static final String MODULE = "module";
 
   private final String directory;
+  private final WholeState whole;
   private final OpenState state;
-  private final OpenTensors tensors;
-  private final OpenDigests digests;
-  private final Map<String, OpenState.ModuleTensor> module = new LinkedHashMap<>();
-  private final List<Parameter> parameters = new ArrayList<>();
   private final FlatLayout layout;
 
-  OneRank(String directory, OpenState state, OpenTensors tensors, OpenDigests digests) {
+  OneRank(String directory, WholeState whole) {
     this.directory = directory;
-    this.state = state;
-    this.tensors = tensors;
-    this.digests = digests;
-    state.module().forEach(tensor -> module.put(tensor.name(), tensor));
-    requireWhole();
-    List<FlatLayout.Group> groups = new ArrayList<>();
-    for (int g = 0; g < state.groups().size(); g++) {
-      for (String name : state.groups().get(g).order()) {
-        parameters.add(new Parameter(name, weight(name).shape(), g));
-      }
-      groups.add(FlatLayout.Group.dense(state.groups().get(g).order().size(), 1));
-    }
-    this.layout = new FlatLayout(1, parameters, groups, false);
-  }
-
-  private RefusedException refused(String where, String problem) {
-    return new RefusedException(state.path() + ", " + where, problem);
-  }
-
-  /** What the user should know of what is not in it. */
-  List<String> notes() {
-    return state.leftOut().stream()
-        .map(
-            name ->
-                "%s has no place in JSON, so the open state does not hold it and the output does not"
-                    .formatted(name))
-        .toList();
-  }
-
-  private void requireWhole() {
-    for (String name : state.leftOut()) {
-      String ofModel = OpenFormat.MODEL + ".";
-      if (!name.startsWith(ofModel)
-          || OpenFormat.NEEDED_OF_MODEL.contains(name.substring(ofModel.length()))) {
-        throw refused(
-            OpenFormat.LEFT_OUT,
-            "%s of the checkpoint has no place in JSON and was left out, and a run cannot go on without it. Reshard the checkpoint itself."
-                .formatted(name));
-      }
-    }
-    Set<String> trained = new HashSet<>();
-    for (int g = 0; g < state.groups().size(); g++) {
-      Set<String> first = null;
-      for (String name : state.groups().get(g).order()) {
-        OpenState.ModuleTensor weight = module.get(name);
-        if (weight == null || weight.tensor() == null) {
-          throw refused(
-              OpenFormat.ORDER, "names %s, and no tensor of the module.".formatted(name));
-        }
-        OpenState.States states = state.states().get(weight.tensor());
-        if (!trained.add(weight.tensor()) || states == null || states.group() != g) {
-          throw refused(
-              OpenFormat.ORDER,
-              "has %s in param group %d, parameters has '%s' %s."
-                  .formatted(
-                      name,
-                      g,
-                      weight.tensor(),
-                      states == null ? "not at all" : "in group " + states.group()));
-        }
-        Set<String> names = states.tensors().keySet();
-        if (!names.contains(States.MASTER) || (first != null && !names.equals(first))) {
-          throw refused(
-              OpenFormat.PARAMETERS + "." + weight.tensor(),
-              "expected the states %s, found %s."
-                  .formatted(first == null ? List.of(States.MASTER) : first, names));
-        }
-        if (names.contains(UniversalFiles.STEP)) {
-          throw refused(
-              OpenFormat.PARAMETERS + "." + weight.tensor(),
-              "has a tensor as its step, which all parameters of a group share.");
-        }
-        first = names;
-      }
-      requireStep(g);
-    }
-    for (String name : state.states().keySet()) {
-      if (!trained.contains(name)) {
-        throw refused(
-            OpenFormat.PARAMETERS + "." + name, "is in no param group of deepspeed.order.");
-      }
-    }
-  }
-
-  private void requireStep(int g) {
-    OpenState.Group group = state.groups().get(g);
-    String where = OpenFormat.PARAM_GROUPS + "[" + g + "].step";
-    Object inState = group.state().get(OpenFormat.STEP);
-    List<Double> said = new ArrayList<>();
-    group.stepOption().ifPresent(step -> said.add(step.doubleValue()));
-    if (inState != null) {
-      said.add(
-          Scalar.of(where, inState)
-              .map(scalar -> scalar.number(where))
-              .orElseGet(
-                  () ->
-                      inState instanceof Number step
-                          ? step.doubleValue()
-                          : Double.NaN));
-    }
-    if (group.step() == null ? !said.isEmpty() : said.isEmpty()) {
-      throw refused(
-          where,
-          "says %s, deepspeed.groups[%d] %s. Where the optimizer keeps its step is said there."
-              .formatted(group.step(), g, said.isEmpty() ? "none" : said.toString()));
-    }
-    for (double step : said) {
-      if (step != group.step().doubleValue()) {
-        throw refused(
-            where, "says %s, deepspeed.groups[%d] %s.".formatted(group.step(), g, step));
-      }
-    }
-  }
-
-  private OpenTensors.Tensor weight(String name) {
-    OpenState.ModuleTensor saved = module.get(name);
-    String where = state.path() + ", deepspeed.module." + name;
-    OpenTensors.Tensor found = tensors.get(where, saved.tensor(), Optional.empty());
-    if (!found.dtype().torchName().equals(saved.dtype())) {
-      throw new RefusedException(
-          found.file().path() + ", " + saved.tensor(),
-          "is of type %s, in the run's module it was of %s. Export the checkpoint without --dtype, so that the masters can be held against the weights."
-              .formatted(found.dtype().torchName(), saved.dtype()));
-    }
-    return found;
-  }
-
-  /** The bytes of a tensor of the module. */
-  private Piece weightPiece(String name, OpenTensors.Tensor tensor) {
-    Optional<Integer> crc = digests.of(name, States.MODULE, tensor);
-    if (crc.isEmpty()) {
-      crc = digests.of(name, States.FROZEN, tensor);
-    }
-    OpenState.States states = state.states().get(module.get(name).tensor());
-    if (crc.isEmpty()
-        && states != null
-        && module.get(name).tensor().equals(states.tensors().get(States.MASTER))) {
-      crc = digests.of(name, States.MASTER, tensor);
-    }
-    return tensor.piece(crc);
+    this.whole = whole;
+    this.state = whole.state();
+    this.layout = whole.layout();
   }
 
   /** {@code mp_rank_00_model_states.pt} of a run of one rank. */
@@ -213,7 +71,7 @@ final class OneRank {
     for (OpenState.ModuleTensor tensor : state.module()) {
       PyObject node = nodes.get(tensor.tensor() == null ? tensor.sameAs() : tensor.name());
       if (node == null) {
-        throw refused(
+        throw whole.refused(
             "deepspeed.module." + tensor.name(),
             "is the same as %s, which is no tensor of the module.".formatted(tensor.sameAs()));
       }
@@ -228,15 +86,14 @@ final class OneRank {
     PyList shapes = new PyList();
     for (int g = 0; g < layout.buckets(); g++) {
       PyInstance ofGroup = DictBuilder.orderedDict();
-      for (Parameter parameter : parameters) {
+      for (Parameter parameter : whole.parameters()) {
         if (parameter.group() == g) {
           ofGroup.dictItems().add(new PyStr(parameter.name()), size(parameter.shape()));
         }
       }
       shapes.items().add(ofGroup);
     }
-    DictBuilder root =
-        new DictBuilder().put(MODULE, weights).put(ModelStates.PARAM_SHAPES, shapes);
+    DictBuilder root = new DictBuilder().put(MODULE, weights).put(ModelStates.PARAM_SHAPES, shapes);
     if (state.listsFrozen()) {
       addFrozen(root, nodes);
     }
@@ -244,8 +101,7 @@ final class OneRank {
         .model()
         .forEach(
             (key, value) ->
-                root.put(
-                    key, PlainValues.value(state.path() + ", deepspeed.model." + key, value)));
+                root.put(key, PlainValues.value(state.path() + ", deepspeed.model." + key, value)));
     root.put(ModelStates.DP_WORLD_SIZE, PyInt.of(1));
     String path = path("mp_rank_00_model_states.pt");
     PickledValue made = PickledValue.root(path, root.dict());
@@ -272,7 +128,7 @@ final class OneRank {
   private void placeGroup(int g, Map<String, PyObject> nodes, Map<String, List<Piece>> storages) {
     Set<DType> types = new HashSet<>();
     for (String name : state.groups().get(g).order()) {
-      types.add(weight(name).dtype());
+      types.add(whole.weight(name).dtype());
     }
     if (types.size() > 1) {
       return;
@@ -283,15 +139,14 @@ final class OneRank {
     long elements = layout.flatElements(g);
     long bytes = 0;
     for (int p : layout.flatOrder(g)) {
-      Parameter parameter = parameters.get(p);
+      Parameter parameter = whole.parameters().get(p);
       PyInstance node = TensorNode.create(dtype, key, false, elements);
       TensorNode.of(node)
           .orElseThrow()
           .setGeometry(
-              layout.flatStart(p),
-              parameter.shape().stream().mapToLong(Long::longValue).toArray());
+              layout.flatStart(p), parameter.shape().stream().mapToLong(Long::longValue).toArray());
       nodes.put(parameter.name(), node);
-      Piece piece = weightPiece(parameter.name(), weight(parameter.name()));
+      Piece piece = whole.weightPiece(parameter.name(), whole.weight(parameter.name()));
       pieces.add(piece);
       bytes += piece.bytes();
     }
@@ -302,14 +157,11 @@ final class OneRank {
   }
 
   private PyObject alone(String name, Map<String, List<Piece>> storages) {
-    OpenTensors.Tensor tensor = weight(name);
+    OpenTensors.Tensor tensor = whole.weight(name);
     String key = "weight " + name;
-    storages.put(key, List.of(weightPiece(name, tensor)));
+    storages.put(key, List.of(whole.weightPiece(name, tensor)));
     return TensorNode.create(
-        tensor.dtype(),
-        key,
-        false,
-        tensor.shape().stream().mapToLong(Long::longValue).toArray());
+        tensor.dtype(), key, false, tensor.shape().stream().mapToLong(Long::longValue).toArray());
   }
 
   private void addFrozen(DictBuilder root, Map<String, PyObject> nodes) {
@@ -323,10 +175,10 @@ final class OneRank {
     for (String name : state.frozen()) {
       PyObject node = nodes.get(name);
       if (node == null) {
-        throw refused(
+        throw whole.refused(
             OpenFormat.FROZEN, "names %s, which is no tensor of the module.".formatted(name));
       }
-      shapes.dictItems().add(new PyStr(name), size(weight(name).shape()));
+      shapes.dictItems().add(new PyStr(name), size(whole.weight(name).shape()));
       fragments.dictItems().add(new PyStr(name), GraphCopy.of(node));
     }
     root.put(ModelStates.FROZEN_SHAPES, shapes).put(ModelStates.FROZEN_FRAGMENTS, fragments);
@@ -349,8 +201,7 @@ final class OneRank {
                       key, PlainValues.option(where + key, value, group.tuples().contains(key))));
       group
           .stepOption()
-          .ifPresent(
-              step -> options.put(OpenFormat.STEP, PlainValues.value(where + "step", step)));
+          .ifPresent(step -> options.put(OpenFormat.STEP, PlainValues.value(where + "step", step)));
       groups.items().add(options.put("params", PyList.of(List.of(PyInt.of(g)))).dict());
       DictBuilder common = new DictBuilder();
       for (Map.Entry<String, ?> value : group.state().entrySet()) {
@@ -382,8 +233,7 @@ final class OneRank {
     PyDict inner =
         new DictBuilder().put(OpenFormat.STATE, states).put(OpenFormat.PARAM_GROUPS, groups).dict();
     root.put(OpenFormat.PARAM_GROUPS, groups).put(OptimizerFile.WRAPPER, inner);
-    return composed(
-        directory + "/" + UniversalFiles.optimizer(state.tag()), root.dict(), storages);
+    return composed(directory + "/" + UniversalFiles.optimizer(state.tag()), root.dict(), storages);
   }
 
   /** What the files of ZeRO-1 and 2 say and those of ZeRO-3 do not. */
@@ -406,19 +256,11 @@ final class OneRank {
   /** The files of the states of parameters, by their paths below the directory. */
   Map<String, Composed> stateFiles() {
     Map<String, Composed> files = new LinkedHashMap<>();
-    for (Parameter parameter : parameters) {
-      String tensorName = module.get(parameter.name()).tensor();
-      state
-          .states()
-          .get(tensorName)
-          .tensors()
+    for (Parameter parameter : whole.parameters()) {
+      whole
+          .states(parameter)
           .forEach(
-              (name, tensor) -> {
-                OpenTensors.Tensor found =
-                    tensors.get(
-                        state.path() + ", parameters." + tensorName + ".states." + name,
-                        tensor,
-                        Optional.of(parameter.shape()));
+              (name, found) -> {
                 PyInstance node =
                     TensorNode.create(
                         found.dtype(),
@@ -431,17 +273,13 @@ final class OneRank {
                     composed(
                         directory + "/" + path,
                         new DictBuilder().put("param", node).dict(),
-                        Map.of(
-                            name,
-                            List.of(
-                                found.piece(digests.of(parameter.name(), name, found))))));
+                        Map.of(name, List.of(whole.statePiece(parameter.name(), name, found)))));
               });
     }
     return files;
   }
 
-  private static Composed composed(
-      String path, PyObject root, Map<String, List<Piece>> storages) {
+  private static Composed composed(String path, PyObject root, Map<String, List<Piece>> storages) {
     List<Storage> listed = new ArrayList<>();
     StorageKeys.renumber(path, root)
         .forEach((key, old) -> listed.add(new Storage(key, storages.get(old.key()))));

@@ -11,8 +11,8 @@ import java.util.Optional;
 import java.util.Set;
 
 /**
- * What {@code optimizer.json} says, checked for being whole; what is within values of DeepSpeed's is
- * looked at where they are used.
+ * What {@code optimizer.json} says, checked for being whole; what is within values of DeepSpeed's
+ * is looked at where they are used.
  *
  * @param path of the file, for messages
  * @param tag of the checkpoint that it was made of
@@ -78,8 +78,8 @@ record OpenState(
   /**
    * Reads it.
    *
-   * @throws RefusedException if it is no open state, of a version that is not known, or has not what
-   *     DeepSpeed's files are made of
+   * @throws RefusedException if it is no open state, of a version that is not known, or has not
+   *     what DeepSpeed's files are made of
    */
   static OpenState parse(String path, Object json) {
     return new Reading(path).read(json);
@@ -90,13 +90,14 @@ record OpenState(
       Map<String, ?> root = object("", json);
       BigDecimal version = number("version", root.get(OpenFormat.VERSION_KEY));
       if (version.signum() <= 0 || version.compareTo(BigDecimal.valueOf(OpenFormat.VERSION)) > 0) {
-        throw refused(
-            "version", "expected %d, found %s.".formatted(OpenFormat.VERSION, version));
+        throw refused("version", "expected %d, found %s.".formatted(OpenFormat.VERSION, version));
       }
       if (!(root.get(OpenFormat.OF_DEEPSPEED) instanceof Map<?, ?>)) {
         throw refused(
             OpenFormat.OF_DEEPSPEED,
-            "expected what DeepSpeed's files say beside tensors, found nothing: it was exported before Reshard wrote that, or from more than one model-parallel rank, layers of a pipeline or experts. Export the checkpoint again.");
+            "expected what DeepSpeed's files say beside tensors, found nothing: it was exported"
+                + " before Reshard wrote that, or from more than one model-parallel rank, layers of"
+                + " a pipeline or experts. Export the checkpoint again.");
       }
       Map<String, ?> further = object(OpenFormat.OF_DEEPSPEED, root.get(OpenFormat.OF_DEEPSPEED));
       Object stage = further.get(OpenFormat.STAGE);

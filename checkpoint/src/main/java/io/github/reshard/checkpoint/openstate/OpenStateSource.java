@@ -32,7 +32,8 @@ public record OpenStateSource(
     SourceStore store, CheckpointFiles files, int stage, List<String> notes) {
   /** What is unusual about such a checkpoint. */
   public static final String ODDITY =
-      "an open training state, which is shown as if one data-parallel rank had saved it: optimizer.json, and tensors as safetensors";
+      "an open training state, which is shown as if one data-parallel rank had saved it:"
+          + " optimizer.json, and tensors as safetensors";
 
   public OpenStateSource {
     notes = List.copyOf(notes);
@@ -63,7 +64,8 @@ public record OpenStateSource(
     OpenState state = OpenState.parse(json.path(), OpenTensors.json(store, json));
     OpenTensors tensors = OpenTensors.read(store, directory, files);
     OpenDigests digests = OpenDigests.read(store, files);
-    OneRank rank = new OneRank(directory, state, tensors, digests);
+    WholeState whole = new WholeState(state, tensors, digests);
+    OneRank rank = new OneRank(directory, whole);
     String tag = state.tag();
     Composed model = rank.modelFile();
     Composed shared = rank.optimizerFile();
@@ -96,8 +98,7 @@ public record OpenStateSource(
                 List.of(),
                 others,
                 beside));
-    return new OpenStateSource(
-        universal.store(), universal.files(), state.stage(), rank.notes());
+    return new OpenStateSource(universal.store(), universal.files(), state.stage(), whole.notes());
   }
 
   private static boolean isOwn(String name) {

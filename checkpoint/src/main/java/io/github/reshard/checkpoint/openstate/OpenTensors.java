@@ -73,8 +73,7 @@ final class OpenTensors {
     return tensors;
   }
 
-  private void add(SourceStore store, Map<String, FileStat> files, String stem)
-      throws IOException {
+  private void add(SourceStore store, Map<String, FileStat> files, String stem) throws IOException {
     FileStat whole = files.get(stem + ENDING);
     FileStat index = files.get(stem + INDEX);
     if (whole != null && index != null) {
@@ -98,7 +97,8 @@ final class OpenTensors {
   private void addIndexed(SourceStore store, Map<String, FileStat> files, FileStat index)
       throws IOException {
     Map<String, Map<String, SafetensorsFile.Tensor>> headers = new TreeMap<>();
-    Map<?, ?> map = object(index.path(), object(index.path(), json(store, index)).get("weight_map"));
+    Map<?, ?> map =
+        object(index.path(), object(index.path(), json(store, index)).get("weight_map"));
     Map<String, List<String>> named = new LinkedHashMap<>();
     map.forEach(
         (name, file) -> {

@@ -107,8 +107,7 @@ final class PlainValues {
       BigDecimal decimal = new BigDecimal(Double.toString(number));
       return decimal.scale() <= 0 ? decimal.setScale(1) : decimal;
     }
-    String text =
-        Double.isNaN(number) ? "nan" : number == 0 ? "-0.0" : number > 0 ? "inf" : "-inf";
+    String text = Double.isNaN(number) ? "nan" : number == 0 ? "-0.0" : number > 0 ? "inf" : "-inf";
     return Map.of(FLOAT, text);
   }
 

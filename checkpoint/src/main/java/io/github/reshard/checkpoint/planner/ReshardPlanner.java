@@ -110,8 +110,8 @@ public final class ReshardPlanner {
   /**
    * Plans DeepSpeed's own files of an open training state.
    *
-   * @param targetStage 1, 2 or 3, or {@link ZeroStage#AS_SAVED} for that of the run that it was made
-   *     of
+   * @param targetStage 1, 2 or 3, or {@link ZeroStage#AS_SAVED} for that of the run that it was
+   *     made of
    * @param partBytes the size of a part of a target file
    * @throws RefusedException as the others
    */
@@ -183,7 +183,8 @@ public final class ReshardPlanner {
         && files.others().stream().anyMatch(other -> other.path().startsWith(universal))) {
       throw new RefusedException(
           where,
-          "this is a Universal Checkpoint, which DeepSpeed loads at any number of ranks as it is; name the tag that it was made of with --tag.");
+          "this is a Universal Checkpoint, which DeepSpeed loads at any number of ranks as it is;"
+              + " name the tag that it was made of with --tag.");
     }
     if (files.rankModels().isEmpty()) {
       requireBoth(store, where, files.models(), files.optimizers().keySet(), "mp_rank_*");
@@ -219,13 +220,16 @@ public final class ReshardPlanner {
     if (models.isEmpty() && optimizers.isEmpty()) {
       throw new RefusedException(
           where,
-          "expected files of DeepSpeed such as mp_rank_00_model_states.pt and zero_pp_rank_0_mp_rank_00_optim_states.pt, found none.");
+          "expected files of DeepSpeed such as mp_rank_00_model_states.pt and"
+              + " zero_pp_rank_0_mp_rank_00_optim_states.pt, found none.");
     }
     if (optimizers.isEmpty()) {
       requireZero(store, models.get(models.firstKey()));
       throw new RefusedException(
           where,
-          "has model files and no optimizer files (zero_pp_rank_*_mp_rank_*_optim_states.pt). If nodes wrote to disks of their own, copy the files of all nodes into one directory, or give all of these: --input='/mnt/node*/ckpt'.");
+          "has model files and no optimizer files (zero_pp_rank_*_mp_rank_*_optim_states.pt). If"
+              + " nodes wrote to disks of their own, copy the files of all nodes into one"
+              + " directory, or give all of these: --input='/mnt/node*/ckpt'.");
     }
     if (models.isEmpty()) {
       throw new RefusedException(
@@ -251,7 +255,9 @@ public final class ReshardPlanner {
     if (root.isDict() && root.findPresent("optimizer").isPresent()) {
       throw new RefusedException(
           file.path(),
-          "holds the whole state of the optimizer: ZeRO was off (stage 0), so nothing is partitioned. DeepSpeed loads this checkpoint at any number of data-parallel ranks as it is.");
+          "holds the whole state of the optimizer: ZeRO was off (stage 0), so nothing is"
+              + " partitioned. DeepSpeed loads this checkpoint at any number of data-parallel ranks"
+              + " as it is.");
     }
   }
 }

@@ -106,7 +106,9 @@ record SavedOptimizer(List<Group> groups) {
       if (flat.isElastic()) {
         throw flat.baseState()
             .refused(
-                "it was saved with elastic_checkpoint, which leaves the hyper-parameters of the param groups out, and other formats need them. Load it once without elastic_checkpoint and save it again.");
+                "it was saved with elastic_checkpoint, which leaves the hyper-parameters of the"
+                    + " param groups out, and other formats need them. Load it once without"
+                    + " elastic_checkpoint and save it again.");
       }
       List<PickledValue> saved = flat.baseState().get("param_groups").items();
       List<Group> groups = new ArrayList<>();

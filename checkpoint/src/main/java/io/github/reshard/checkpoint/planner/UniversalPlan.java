@@ -19,7 +19,9 @@ final class UniversalPlan {
     return named(
         plan,
         List.of(
-            "made of a Universal Checkpoint: that each of its files is of the parameter whose folder it lies in is proven by shapes, and of the masters by the module's weights where it has these"));
+            "made of a Universal Checkpoint: that each of its files is of the parameter whose"
+                + " folder it lies in is proven by shapes, and of the masters by the module's"
+                + " weights where it has these"));
   }
 
   /**

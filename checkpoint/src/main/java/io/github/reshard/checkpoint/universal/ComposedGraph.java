@@ -1,6 +1,9 @@
 package io.github.reshard.checkpoint.universal;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.format.ComposedTorchFile;
+import io.github.reshard.checkpoint.format.ComposedTorchFile.Piece;
+import io.github.reshard.checkpoint.format.ComposedTorchFile.Storage;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.pickle.GraphCopy;
 import io.github.reshard.checkpoint.pickle.PyDict;
@@ -18,9 +21,6 @@ import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
 import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.TensorNode;
-import io.github.reshard.checkpoint.format.ComposedTorchFile;
-import io.github.reshard.checkpoint.format.ComposedTorchFile.Piece;
-import io.github.reshard.checkpoint.format.ComposedTorchFile.Storage;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.HashMap;

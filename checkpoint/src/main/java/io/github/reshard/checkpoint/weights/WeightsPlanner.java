@@ -105,10 +105,7 @@ public final class WeightsPlanner {
   }
 
   private ReshardPlan written(
-      SourceStore store,
-      boolean adapter,
-      List<FileStat> beside,
-      Map<String, Parameter> parameters)
+      SourceStore store, boolean adapter, List<FileStat> beside, Map<String, Parameter> parameters)
       throws IOException {
     Map<String, String> names =
         WeightNames.of(
@@ -195,7 +192,8 @@ public final class WeightsPlanner {
     casts.forEach((how, count) -> notes.add("%d tensors are %s".formatted(count, how)));
     if (adapter) {
       notes.add(
-          "these are an adapter's weights, with the names that PEFT gives them; the base model's are not in the output");
+          "these are an adapter's weights, with the names that PEFT gives them; the base model's"
+              + " are not in the output");
     }
     tied.forEach(
         (other, kept) ->
