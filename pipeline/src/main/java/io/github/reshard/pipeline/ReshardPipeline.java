@@ -206,7 +206,7 @@ public final class ReshardPipeline {
               + job.output().orElse(""));
     }
     return new ReshardReport(
-        plan.tag().isEmpty() ? job.source().location() : plan.tag(),
+        tag(job),
         DcpJobs.readsDcp(plan) ? ReshardPlan.ANY_WORLD_SIZE : plan.sourceWorldSize(),
         plan.targetWorldSize(),
         (int) plan.models().stream().map(PartitionedModel::mpRank).distinct().count(),
@@ -221,6 +221,14 @@ public final class ReshardPipeline {
         job.output().orElse(null),
         proofs.proven(disagreed),
         notes);
+  }
+
+  /** An export has no tag of its own; shards that were saved one by one have none at all. */
+  private static String tag(Job job) {
+    String ofSource = job.source().files().tag();
+    return !job.plan().tag().isEmpty()
+        ? job.plan().tag()
+        : ofSource.isEmpty() ? job.source().location() : ofSource;
   }
 
   static long counter(PipelineResult result, String name) {

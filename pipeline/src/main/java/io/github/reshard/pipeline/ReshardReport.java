@@ -9,7 +9,7 @@ import java.util.List;
 /**
  * What a finished run did.
  *
- * @param tag the tag that was resharded
+ * @param tag the tag that was resharded or exported; where shards without a tag lie
  * @param sourceWorldSize data-parallel ranks that saved the input
  * @param targetWorldSize data-parallel ranks that will load the output
  * @param modelParallelRanks model-parallel ranks ({@code mp_rank_*}), which stay as saved

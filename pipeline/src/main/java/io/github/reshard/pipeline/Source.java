@@ -145,9 +145,11 @@ record Source(
     return files.tag().isEmpty() ? files.directory() : files.directory() + "/" + files.tag();
   }
 
-  /** The directory that holds the files of the ranks. */
+  /** The directory that holds the files of the ranks, or those of an open state. */
   String tagDirectory() {
-    return files.tag().isEmpty() ? files.directory() : store.child(files.directory(), files.tag());
+    return files.tag().isEmpty() || open.isPresent()
+        ? files.directory()
+        : store.child(files.directory(), files.tag());
   }
 
   /** The data-parallel ranks that saved it. */

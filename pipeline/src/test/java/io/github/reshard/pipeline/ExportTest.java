@@ -246,6 +246,7 @@ class ExportTest {
                 assertThat(NearestEven.firstThatIsNot(dtype, written.get(parameter), master))
                     .as(parameter)
                     .isEqualTo(-1));
+    assertThat(report.tag()).isEqualTo("global_step3");
     assertThat(report.proven()).anyMatch(proof -> proof.contains("have the CRC-32"));
     assertThat(directory.resolve("out").resolve(CheckpointFiles.MANIFEST)).exists();
   }

@@ -53,21 +53,31 @@ final class Options {
       List.of(
           Option.of("input", DIRECTORY, "DIR", WHAT)
               .requiredBy(
-                  "The directory that save_checkpoint was given, the one that holds the file `latest`. It may also be what Hugging Face Trainer, Accelerate or Lightning wrote around it. It is only ever read. May be gs://BUCKET/PATH or s3://BUCKET/PATH, and so may --output; or, where nodes wrote to disks of their own, all of them at once: '/mnt/node*/ckpt'.",
+                  "The directory that save_checkpoint was given, the one that holds the file"
+                      + " `latest`. It may also be what Hugging Face Trainer, Accelerate or"
+                      + " Lightning wrote around it. A Universal Checkpoint and an open training"
+                      + " state (export --optimizer) are taken as well; docs/formats.md lists all"
+                      + " formats. It is only ever read. May be gs://BUCKET/PATH or"
+                      + " s3://BUCKET/PATH, and so may --output; or, where nodes wrote to disks of"
+                      + " their own, all of them at once: '/mnt/node*/ckpt'.",
                   RESHARD)
               .requiredBy("The directory that save_checkpoint was given.", DOCTOR, PLAN, EXPORT)
               .requiredBy(
-                  "The directory that save_checkpoint was given, or that of a distributed checkpoint of PyTorch.",
+                  "The directory that save_checkpoint was given, or that of a distributed"
+                      + " checkpoint of PyTorch.",
                   INSPECT)
               .requiredBy(
-                  "One directory that save_checkpoint was given. One of the two may be a distributed checkpoint of PyTorch: the directory that has .metadata.",
+                  "One directory that save_checkpoint was given. One of the two may be a"
+                      + " distributed checkpoint of PyTorch: the directory that has .metadata.",
                   VERIFY)
               .requiredBy(
-                  "The directory that save_checkpoint was given, or the output directory of Hugging Face Trainer, of which the newest whole checkpoint-N is taken.",
+                  "The directory that save_checkpoint was given, or the output directory of Hugging"
+                      + " Face Trainer, of which the newest whole checkpoint-N is taken.",
                   ENSURE),
           Option.of("output", DIRECTORY, "DIR", WHAT)
               .requiredBy(
-                  "The directory to write to: --output/TAG/... and, last, `latest`. It is made if it is not there. It may not be --input.",
+                  "The directory to write to: --output/TAG/... and, last, `latest`. It is made if"
+                      + " it is not there. It may not be --input.",
                   RESHARD)
               .requiredBy("The other one. It is only read.", VERIFY)
               .requiredBy("The directory that gets the weights; all of it appears at once.", EXPORT)
@@ -76,21 +86,25 @@ final class Options {
               .takenBy("The directory to write to; looked at, not touched. Default: none.", PLAN),
           Option.of(RANKS, COUNT, "M", WHAT)
               .requiredBy(
-                  "How many data-parallel ranks will load the output. Pipeline- and tensor-parallel degrees stay as saved, so that M x those is the number of GPUs.",
+                  "How many data-parallel ranks will load the output. Pipeline- and tensor-parallel"
+                      + " degrees stay as saved, so that M x those is the number of GPUs.",
                   RESHARD)
               .requiredBy("How many data-parallel ranks will load the output.", PLAN)
               .requiredBy("How many data-parallel ranks will load.", ENSURE)
               .takenBy("Also show who holds what on M data-parallel ranks. Default: off.", INSPECT),
           Option.of(GPUS, COUNT, "N", WHAT)
               .takenBy(
-                  "In the place of --targetWorldSize: all GPUs that will load the output, as WORLD_SIZE counts them. N is divided by the pipeline- and tensor-parallel degrees that the checkpoint says. Default: none.",
+                  "In the place of --targetWorldSize: all GPUs that will load the output, as"
+                      + " WORLD_SIZE counts them. N is divided by the pipeline- and tensor-parallel"
+                      + " degrees that the checkpoint says. Default: none.",
                   RESHARD)
               .takenBy(
                   "In its place, all GPUs, as WORLD_SIZE counts them. Default: none.", ENSURE, PLAN)
               .takenBy("The same, with all GPUs counted. Default: off.", INSPECT),
           Option.of("tag", TEXT, "TAG", WHAT)
               .takenBy(
-                  "Which checkpoint inside --input, for example global_step500. Default: what the file `latest` says.",
+                  "Which checkpoint inside --input, for example global_step500. Default: what the"
+                      + " file `latest` says.",
                   RESHARD)
               .takenBy(
                   "Which checkpoint inside --input. Default: what the file `latest` says.",
@@ -105,36 +119,52 @@ final class Options {
                   "Which checkpoint inside --output. Default: what its `latest` says.", VERIFY),
           Option.of("targetStage", STAGE, "STAGE", WHAT)
               .takenBy(
-                  "The ZeRO stage of the run that will load the output: 1, 2 or 3. Default: that of --input.",
+                  "The ZeRO stage of the run that will load the output: 1, 2 or 3. Default: that of"
+                      + " --input.",
                   RESHARD)
               .takenBy("As in the main job. Default: that of --input.", PLAN),
           Option.of(FORMAT_NAME, FORMAT, "FORMAT", WHAT)
               .takenBy(
-                  "native is what save_checkpoint would have written on M ranks; universal is DeepSpeed's Universal Checkpoint, which a run at any size and stage loads with load_universal: docs/universal.md is the guide; dcp is PyTorch's distributed checkpoint, which FSDP2 loads on any number of ranks, with the optimizer: docs/fsdp.md. These two need no --targetWorldSize; universal refuses what DeepSpeed would not load at the size and stage that are given. Default: native.",
+                  "native is what save_checkpoint would have written on M ranks; universal is"
+                      + " DeepSpeed's Universal Checkpoint, which a run at any size and stage loads"
+                      + " with load_universal: docs/universal.md is the guide; dcp is PyTorch's"
+                      + " distributed checkpoint, which FSDP2 loads on any number of ranks, with"
+                      + " the optimizer: docs/fsdp.md. These two need no --targetWorldSize;"
+                      + " universal refuses what DeepSpeed would not load at the size and stage"
+                      + " that are given. Default: native.",
                   RESHARD)
               .takenBy("As in the main job. Default: native.", PLAN),
           Option.of("dialect", DIALECT, "DIALECT", WHAT)
               .takenBy(
-                  "Under which keys --outputFormat=dcp puts what: torch is what get_state_dict gives, torchFlat the same with flatten_optimizer_state_dict, torchtitan and accelerate are theirs. Default: torch.",
+                  "Under which keys --outputFormat=dcp puts what: torch is what get_state_dict"
+                      + " gives, torchFlat the same with flatten_optimizer_state_dict, torchtitan"
+                      + " and accelerate are theirs. Default: torch.",
                   RESHARD)
               .takenBy("As in the main job. Default: torch.", PLAN),
           Option.of("filesPerCheckpoint", COUNT, "K", WHAT)
               .takenBy(
-                  "Into how many data files --outputFormat=dcp writes. Default: as many as --input has data-parallel ranks.",
+                  "Into how many data files --outputFormat=dcp writes. Default: as many as --input"
+                      + " has data-parallel ranks.",
                   RESHARD)
               .takenBy("As in the main job. Default: one for each rank.", PLAN),
           Option.of("template", DIRECTORY, "DIR", WHAT)
               .takenBy(
-                  "For an --input that is a distributed checkpoint of PyTorch: what the DeepSpeed run that will load saved after one step, the directory that save_checkpoint was given. What such an input does not hold comes from it. From one distributed checkpoint to another no tool is needed: every loader cuts it for its own ranks. Default: none.",
+                  "For an --input that is a distributed checkpoint of PyTorch: what the DeepSpeed"
+                      + " run that will load saved after one step, the directory that"
+                      + " save_checkpoint was given. What such an input does not hold comes from"
+                      + " it. From one distributed checkpoint to another no tool is needed: every"
+                      + " loader cuts it for its own ranks. Default: none.",
                   RESHARD)
               .takenBy("As in the main job. Default: none.", PLAN),
           Option.of("keep", COUNT, "K", WHAT)
               .takenBy(
-                  "How many checkpoints stay in --output when one is made; older ones that this program made are removed. Default: all.",
+                  "How many checkpoints stay in --output when one is made; older ones that this"
+                      + " program made are removed. Default: all.",
                   ENSURE),
           Option.of("shards", TEXT, "PATTERN", SHARDS)
               .takenBy(
-                  "Other names: the file name with one * in the place of the rank, such as 'step900-rank*.pt'. Quote it. Default: the usual names.",
+                  "Other names: the file name with one * in the place of the rank, such as"
+                      + " 'step900-rank*.pt'. Quote it. Default: the usual names.",
                   RESHARD)
               .takenBy(
                   "As in the main job. Default: the usual names.",
@@ -145,7 +175,10 @@ final class Options {
                   PLAN),
           Option.of("model", FILE, "FILE", SHARDS)
               .takenBy(
-                  "The model's state dict at the same step: a torch file, safetensors, or the index of several. It proves the order of parameters, which the shards cannot tell; ZeRO-3 needs it for names and shapes. Default: the order is taken on trust, and that is said.",
+                  "The model's state dict at the same step: a torch file, safetensors, or the index"
+                      + " of several. It proves the order of parameters, which the shards cannot"
+                      + " tell; ZeRO-3 needs it for names and shapes. Default: the order is taken"
+                      + " on trust, and that is said.",
                   RESHARD)
               .takenBy("As in the main job. Default: none.", INSPECT, DOCTOR, ENSURE, VERIFY, PLAN),
           Option.of("dsConfig", FILE, "FILE", SHARDS)
@@ -154,60 +187,81 @@ final class Options {
               .takenBy("As in the main job. Default: none.", INSPECT, DOCTOR, ENSURE, VERIFY, PLAN),
           Option.of("paramGroups", FILE, "FILE", SHARDS)
               .takenBy(
-                  "JSON, for ZeRO-3 with several param groups: a list of the names of each group, in order. Default: one group.",
+                  "JSON, for ZeRO-3 with several param groups: a list of the names of each group,"
+                      + " in order. Default: one group.",
                   RESHARD)
               .takenBy("As in the main job. Default: none.", INSPECT, DOCTOR, ENSURE, VERIFY, PLAN),
           Option.of("sanitize", FLAG, "", SHARDS)
               .takenBy(
-                  "Write dicts and numbers in the place of DeepSpeed's own objects, so that torch.load(weights_only=True) reads the shards anywhere. The guide shows how to put the objects back. Default: as saved.",
+                  "Write dicts and numbers in the place of DeepSpeed's own objects, so that"
+                      + " torch.load(weights_only=True) reads the shards anywhere. The guide shows"
+                      + " how to put the objects back. Default: as saved.",
                   RESHARD)
               .takenBy("As in the main job. Default: off.", PLAN),
           Option.of("dtype", DTYPE, "TYPE", WEIGHTS)
               .takenBy(
-                  "The type of parameters in the output: bf16, fp16, fp32, or asSaved for the one that the run computed with. fp32 are the master weights; other types that the run did not have are their casts, rounded to nearest even. Buffers and quantised weights stay as they are. Default: asSaved.",
+                  "The type of parameters in the output: bf16, fp16, fp32, or asSaved for the one"
+                      + " that the run computed with. fp32 are the master weights; other types that"
+                      + " the run did not have are their casts, rounded to nearest even. Buffers"
+                      + " and quantised weights stay as they are. Default: asSaved.",
                   EXPORT),
           Option.of("shardBytes", BYTES, "SIZE", WEIGHTS)
               .takenBy(
-                  "How many bytes of tensors one file holds at most; one that is larger has a file of its own. Default: 5000000000, the 5GB of save_pretrained.",
+                  "How many bytes of tensors one file holds at most; one that is larger has a file"
+                      + " of its own. Default: 5000000000, the 5GB of save_pretrained.",
                   EXPORT),
           Option.of("optimizer", FLAG, "", WEIGHTS)
               .takenBy(
-                  "Also write the optimizer's states, one tensor for each parameter and state, and the fp32 masters, as optimizer.safetensors with optimizer.json: docs/open-state.md. Default: weights only.",
+                  "Also write the optimizer's states, one tensor for each parameter and state, and"
+                      + " the fp32 masters, as optimizer.safetensors with optimizer.json:"
+                      + " docs/open-state.md. Default: weights only.",
                   EXPORT),
           Option.of("stripPrefix", TEXT, "PREFIX", WEIGHTS)
               .takenBy(
-                  "What to take off the names that begin with it, such as Lightning's _forward_module. or torch.compile's _orig_mod. Default: none.",
+                  "What to take off the names that begin with it, such as Lightning's"
+                      + " _forward_module. or torch.compile's _orig_mod. Default: none.",
                   EXPORT),
           Option.of("only", TEXT, "PATTERN", WEIGHTS)
               .takenBy(
-                  "Export only tensors with such names in the checkpoint; * and ? stand for any text and any character, commas separate several. Quote it. Default: all.",
+                  "Export only tensors with such names in the checkpoint; * and ? stand for any"
+                      + " text and any character, commas separate several. Quote it. Default: all.",
                   EXPORT),
           Option.of("wait", SECONDS, "TIME", CARE)
               .takenBy(
-                  "For how long to wait for a checkpoint that a run is still saving, such as 60s or 10m: until every file of every rank is there to its end and nothing changes. Default: refuse, and name what is missing or grows.",
+                  "For how long to wait for a checkpoint that a run is still saving, such as 60s or"
+                      + " 10m: until every file of every rank is there to its end and nothing"
+                      + " changes. Default: refuse, and name what is missing or grows.",
                   RESHARD),
           Option.of("overwrite", FLAG, "", CARE)
               .takenBy(
-                  "Replace the tag if --output already holds it. Default: refuse, and touch nothing.",
+                  "Replace the tag if --output already holds it. Default: refuse, and touch"
+                      + " nothing.",
                   RESHARD)
               .takenBy("Replace an earlier export. Default: refuse, and touch nothing.", EXPORT)
               .takenBy("As in the main job. Default: off.", PLAN),
           Option.of("trustMasters", FLAG, "", CARE)
               .takenBy(
-                  "Go on when the fp32 master weights do not give the module weights, because somebody edited the weights on purpose; the result follows the masters. Default: refuse, and name the parameter.",
+                  "Go on when the fp32 master weights do not give the module weights, because"
+                      + " somebody edited the weights on purpose; the result follows the masters."
+                      + " Default: refuse, and name the parameter.",
                   RESHARD)
               .takenBy("As in the main job. Default: off.", DOCTOR, ENSURE, PLAN, EXPORT),
           Option.of(RUNNER_NAME, RUNNER, "RUNNER", RUN)
               .takenBy("Where the work is done. Default: DirectRunner.", ALL)
               .takenBy(
-                  "Where the work is done: DirectRunner is this machine, FlinkRunner is Flink, embedded here or a cluster with --flinkMaster=HOST:PORT, DataflowRunner is Google Cloud. Default: DirectRunner.",
+                  "Where the work is done: DirectRunner is this machine, FlinkRunner is Flink,"
+                      + " embedded here or a cluster with --flinkMaster=HOST:PORT, DataflowRunner"
+                      + " is Google Cloud. Default: DirectRunner.",
                   RESHARD)
               .takenBy(
-                  "Where the work is done. A cluster also needs a --tempLocation that all its machines see. Default: DirectRunner.",
+                  "Where the work is done. A cluster also needs a --tempLocation that all its"
+                      + " machines see. Default: DirectRunner.",
                   VERIFY),
           Option.of("partBytes", BYTES, "SIZE", RUN)
               .takenBy(
-                  "How much one worker writes in one go, such as 16MiB or 1GiB. Less spreads the work of few large files better. Default: 64MiB; 16MiB with FlinkRunner and a local --output.",
+                  "How much one worker writes in one go, such as 16MiB or 1GiB. Less spreads the"
+                      + " work of few large files better. Default: 64MiB; 16MiB with FlinkRunner"
+                      + " and a local --output.",
                   RESHARD)
               .takenBy(
                   "How much one worker writes in one go. Default: 64MiB.", ENSURE, PLAN, EXPORT)
@@ -218,11 +272,13 @@ final class Options {
               .takenBy(
                   "Print JSON, which also says where every element is. Default: a table.", INSPECT)
               .takenBy(
-                  "Print JSON with a row for every state of every parameter. Default: a table of what differs.",
+                  "Print JSON with a row for every state of every parameter. Default: a table of"
+                      + " what differs.",
                   VERIFY),
           Option.of("html", FILE, "FILE", RUN)
               .takenBy(
-                  "Also write one page with a picture of which rank holds which part of which parameter. It needs nothing else. Default: none.",
+                  "Also write one page with a picture of which rank holds which part of which"
+                      + " parameter. It needs nothing else. Default: none.",
                   INSPECT),
           Option.of("debug", FLAG, "", RUN)
               .takenBy("Show stack traces and what the runner logs. Default: off.", ALL),
