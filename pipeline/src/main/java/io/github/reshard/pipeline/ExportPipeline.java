@@ -9,16 +9,18 @@ import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.OptimizerOptions;
-import io.github.reshard.checkpoint.storage.LocalShardsStore;
+import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.weights.ExportRequest;
 import io.github.reshard.checkpoint.weights.WeightsPlanner;
 import io.github.reshard.pipeline.storage.Stores;
+import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.NotDirectoryException;
 import java.util.HashSet;
 import java.util.Map;
 import java.util.Optional;
@@ -64,7 +66,8 @@ public final class ExportPipeline {
     if (source.user().isPresent()) {
       throw new RefusedException(
           source.location(),
-          "shards that were saved one by one hold no names and shapes of weights; export the checkpoint of save_checkpoint, or the state dict that was saved beside them.");
+          "shards that were saved one by one hold no names and shapes of weights; export the"
+              + " checkpoint of save_checkpoint, or the state dict that was saved beside them.");
     }
     if (Stores.isLocal(source.location()) && Stores.isLocal(options.getOutput())) {
       Job.requireApart(source.files(), options.getOutput());
@@ -89,25 +92,31 @@ public final class ExportPipeline {
   }
 
   private static TargetStore target(ReshardPlan plan, ExportOptions options) throws IOException {
-    if (!Stores.isLocal(options.getOutput())) {
-      throw new OutputException(
-          options.getOutput(),
-          "weights can only be written to a local directory: in an object store nothing could make all of them visible at once. Write them locally and upload them.");
-    }
-    Path directory = Path.of(Stores.directory(options.getOutput()));
-    Set<String> names = earlier(directory.resolve(CheckpointFiles.MANIFEST));
+    Set<String> names = earlier(options);
+    names.add(CheckpointFiles.MANIFEST);
     plan.targets().forEach(file -> names.add(file.path()));
-    return new LocalShardsStore(
-        directory.toString(), names, CheckpointFiles.MANIFEST + "*", options.getOverwrite());
+    return Stores.whole(options.getOutput(), names, options.getOverwrite(), options);
   }
 
   /** The files of an earlier export, which may be replaced: nobody else's are. */
-  private static Set<String> earlier(Path manifest) throws IOException {
+  private static Set<String> earlier(ExportOptions options) throws IOException {
     Set<String> names = new HashSet<>();
-    if (Files.exists(manifest)) {
+    SourceStore store = Stores.source(options.getOutput(), options);
+    Optional<FileStat> manifest;
+    try {
+      manifest =
+          store.list(Stores.directory(options.getOutput())).files().stream()
+              .filter(file -> file.name().equals(CheckpointFiles.MANIFEST))
+              .findFirst();
+    } catch (NoSuchFileException | FileNotFoundException | NotDirectoryException e) {
+      return names;
+    }
+    if (manifest.isPresent()) {
       JsonNode root;
       try {
-        root = new ObjectMapper().readTree(manifest.toFile());
+        root =
+            new ObjectMapper()
+                .readTree(store.read(manifest.get(), 0, manifest.get().bytes()).array());
       } catch (JsonProcessingException e) {
         return names; // not as this program writes it
       }

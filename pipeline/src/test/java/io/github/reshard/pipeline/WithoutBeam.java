@@ -31,11 +31,13 @@ import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.ByteSegment;
+import io.github.reshard.checkpoint.universal.UniversalSource;
 import io.github.reshard.checkpoint.weights.ExportRequest;
 import io.github.reshard.checkpoint.weights.WeightsPlanner;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -106,6 +108,24 @@ final class WithoutBeam {
                 ZeroStage.AS_SAVED,
                 PART_BYTES),
         output);
+  }
+
+  /** Makes files of DeepSpeed of a Universal Checkpoint; what was planned. */
+  static ReshardPlan fromUniversal(Path input, Path output, int worldSize, int stage) {
+    try {
+      LocalSourceStore below = new LocalSourceStore();
+      String tag = Files.readString(input.resolve(TargetStore.LATEST_UNIVERSAL));
+      UniversalSource source =
+          UniversalSource.of(
+              below, CheckpointFiles.discover(below, input.toString(), Optional.of(tag)));
+      return run(
+          source.store(),
+          ReshardPlanner.planOfUniversal(
+              source.store(), source.files(), worldSize, stage, PART_BYTES),
+          output);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
   }
 
   /** Reshards shards that a user saved; what was planned. */

@@ -40,6 +40,8 @@ final class ObjectTargetStore implements TargetStore {
   /** For tests: small files then go the way of large ones. */
   static final String SMALL_PROPERTY = "reshard.smallRunBytes";
 
+  private static final String NO_POINTER = "";
+
   private final ObjectStore store;
   private final String base;
   private final String tag;
@@ -60,6 +62,17 @@ final class ObjectTargetStore implements TargetStore {
     this.tag = tag;
     this.overwrite = overwrite;
     this.latest = latest;
+  }
+
+  /**
+   * A directory that no file beside it names.
+   *
+   * @param name of it
+   * @param directory what it lies in; empty for the bucket itself
+   */
+  static ObjectTargetStore withoutPointer(
+      ObjectStore store, String directory, String name, boolean overwrite) {
+    return new ObjectTargetStore(store, directory, name, overwrite, NO_POINTER);
   }
 
   private String staging() {
@@ -129,7 +142,8 @@ final class ObjectTargetStore implements TargetStore {
     if (plan.isEmpty()) {
       throw new OutputException(
           store.uri(plan()),
-          "is gone. Another run with the same output and tag has begun since, or something deleted it; run again.");
+          "is gone. Another run with the same output and tag has begun since, or something deleted"
+              + " it; run again.");
     }
     return store.read(plan.get());
   }
@@ -195,14 +209,14 @@ final class ObjectTargetStore implements TargetStore {
     }
     if (copies.isEmpty()) {
       // All is done, unless a zombie of this run took `latest` away to do it again, and died.
-      if (store.find(base + latest).isEmpty()) {
-        store.put(base + latest, tag.getBytes(StandardCharsets.UTF_8));
+      if (hasPointer() && store.find(base + latest).isEmpty()) {
+        point();
       }
       return true;
     }
     lock().requireHeld(store.uri(base + tag), run);
     store.put(marker(), new byte[0]);
-    Optional<Found> pointer = store.find(base + latest);
+    Optional<Found> pointer = hasPointer() ? store.find(base + latest) : Optional.empty();
     if (pointer.isPresent()
         && new String(store.read(pointer.get()), StandardCharsets.UTF_8).strip().equals(tag)) {
       store.delete(List.of(pointer.get()));
@@ -218,8 +232,18 @@ final class ObjectTargetStore implements TargetStore {
     InParallel.forEach(copies, copy -> store.copy(copy.from(), copy.to()));
     InParallel.forEach(commits, copy -> store.copy(copy.from(), copy.to()));
     store.put(base + manifest, content);
-    store.put(base + latest, tag.getBytes(StandardCharsets.UTF_8));
+    if (hasPointer()) {
+      point();
+    }
     return clear();
+  }
+
+  private boolean hasPointer() {
+    return !latest.equals(NO_POINTER);
+  }
+
+  private void point() throws IOException {
+    store.put(base + latest, tag.getBytes(StandardCharsets.UTF_8));
   }
 
   /** Removes what is left now that the output is whole: a failure changes nothing about that. */
@@ -254,8 +278,9 @@ final class ObjectTargetStore implements TargetStore {
     lock().release(run);
   }
 
-  private static boolean isCommit(String name) {
-    return name.endsWith("/" + COMMIT);
+  /** Whether a reader takes the other files for whole where this one is. */
+  private boolean isCommit(String name) {
+    return name.endsWith("/" + COMMIT) || (!hasPointer() && name.endsWith(".json"));
   }
 
   private record Copy(Found from, String to) {}
@@ -267,7 +292,8 @@ final class ObjectTargetStore implements TargetStore {
     if (!by.equals(run)) {
       throw new OutputException(
           store.uri(files() + path),
-          "is gone, so the tag was not published. Another run with the same output and tag has begun since; let one finish, then run again.");
+          "is gone, so the tag was not published. Another run with the same output and tag has"
+              + " begun since; let one finish, then run again.");
     }
   }
 }

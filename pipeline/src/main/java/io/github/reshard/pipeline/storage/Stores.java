@@ -1,7 +1,9 @@
 package io.github.reshard.pipeline.storage;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.storage.Leftovers;
+import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -13,6 +15,7 @@ import java.nio.file.NoSuchFileException;
 import java.nio.file.NotDirectoryException;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Set;
 import org.apache.beam.sdk.io.FileSystems;
 import org.apache.beam.sdk.options.PipelineOptions;
 
@@ -139,6 +142,23 @@ public final class Stores {
   }
 
   /**
+   * How to write files without a tag, which are {@code output} as a whole.
+   *
+   * @param replaceable the names of files that may be replaced
+   * @param overwrite whether what is there is replaced
+   * @param options of the pipeline, for Beam's file systems
+   * @throws io.github.reshard.checkpoint.OutputException if it is a bucket itself
+   */
+  public static TargetStore whole(
+      String output, Set<String> replaceable, boolean overwrite, PipelineOptions options) {
+    return isLocal(output)
+        ? new LocalShardsStore(
+            directory(output), replaceable, CheckpointFiles.MANIFEST + "*", overwrite)
+        : new ExportedObjects(
+            objects(output, options), ObjectName.parse(output).name(), replaceable, overwrite);
+  }
+
+  /**
    * Removes what runs that died left in {@code output}; no run may be under way.
    *
    * @param options of the pipeline, for Beam's file systems
@@ -190,7 +210,9 @@ public final class Stores {
   }
 
   private static final String MISSING =
-      "this build has no client for it. scripts/reshard makes one that has when it sees gs:// or s3://; with Maven, add -Dbuckets. For other stores put Beam's file system for it on the classpath.";
+      "this build has no client for it. scripts/reshard makes one that has when it sees gs:// or"
+          + " s3://; with Maven, add -Dbuckets. For other stores put Beam's file system for it on"
+          + " the classpath.";
 
   /** In a class of its own, so that Google's classes are looked for only here. */
   private static final class Google {
