@@ -19,20 +19,11 @@ class HouseTest {
               "checkpoint/src/main/java/io/github/reshard/checkpoint/deepspeed/CheckpointFacts.java",
               "is being split"),
           Map.entry(
-              "checkpoint/src/main/java/io/github/reshard/checkpoint/shards/UserShardsPlanner.java",
-              "becomes a reader"),
-          Map.entry(
               "checkpoint/src/main/java/io/github/reshard/checkpoint/zero12/ExpertGroups.java",
               "becomes part of the reader of its format"),
           Map.entry(
               "checkpoint/src/main/java/io/github/reshard/checkpoint/zero12/FlatLayout.java",
               "becomes part of the reader of its format"),
-          Map.entry(
-              "checkpoint/src/main/java/io/github/reshard/checkpoint/zero12/FlatPlanner.java",
-              "becomes a reader and a writer"),
-          Map.entry(
-              "checkpoint/src/main/java/io/github/reshard/checkpoint/zero3/ShardedPlanner.java",
-              "becomes a reader and a writer"),
           Map.entry(
               "checkpoint/src/test/java/io/github/reshard/checkpoint/planner/ShardedPlannerRefusalTest.java",
               "is being split"),

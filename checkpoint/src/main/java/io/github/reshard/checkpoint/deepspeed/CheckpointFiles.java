@@ -95,6 +95,11 @@ public record CheckpointFiles(
     return OPTIMIZER.matcher(name).matches();
   }
 
+  /** Whether DeepSpeed names files of a mixture of experts so. */
+  static boolean isOfExperts(String name) {
+    return EXPERT.matcher(name).matches();
+  }
+
   /** Whether a tag has files of this name. */
   public static boolean isTagFile(String name) {
     return OPTIMIZER.matcher(name).matches()

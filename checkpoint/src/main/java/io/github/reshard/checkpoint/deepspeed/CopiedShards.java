@@ -1,11 +1,13 @@
 package io.github.reshard.checkpoint.deepspeed;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.format.Addresses;
+import io.github.reshard.checkpoint.format.SourceReading;
 import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.ParamId;
-import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.storage.NonZeroElements;
@@ -39,7 +41,7 @@ import java.util.zip.CRC32;
  * one value. Where there are no moments, master weights that were trained tell the same, and pieces
  * of frozen weights if they hold more than a few values.
  */
-public record CopiedShards(PlanBuilder plan) {
+public record CopiedShards(SourceReading reading) {
   private static final int BLOCK = 1 << 20;
 
   /** A pattern of ones and zeros may come again; that many values do not. */
@@ -56,7 +58,7 @@ public record CopiedShards(PlanBuilder plan) {
   private record Shard(int file, int rank, List<Held> held) {}
 
   /**
-   * Looks through the partitions of all models of the plan.
+   * Looks through the partitions of all models of the reading.
    *
    * @param trained whether the optimizer has made a step, as far as files say that
    * @return what is proven; empty if there is one file, which has no other
@@ -99,26 +101,27 @@ public record CopiedShards(PlanBuilder plan) {
             alike.stream().sorted().toList(),
             alike.isEmpty()
                 ? ""
-                : "what is partitioned in them is alike, which may be right before the first step"));
+                : "what is partitioned in them is alike, which may be right before the first"
+                    + " step"));
   }
 
   private String stat(Shard shard) {
-    return plan.sources.get(shard.file()).stat().path();
+    return reading.sources().get(shard.file()).stat().path();
   }
 
   private String name(Shard shard) {
-    return plan.sources.get(shard.file()).stat().name();
+    return reading.sources().get(shard.file()).stat().name();
   }
 
   private List<List<Shard>> shards() {
     SortedMap<Integer, Map<Integer, Shard>> byMpRank = new TreeMap<>();
-    for (PartitionedModel model : plan.models) {
+    for (ParameterSet model : reading.parameters()) {
       boolean expert = model.expertRank() != ParamId.NO_EXPERT;
       model
-          .sourcePartitions()
+          .partitions()
           .forEach(
               (partition, at) -> {
-                if (at.entry() != PlanBuilder.NO_ENTRY) {
+                if (at.entry() != Addresses.NO_ENTRY) {
                   DType dtype = model.states().get(group(model, partition)).get(partition.state());
                   byMpRank
                       .computeIfAbsent(model.mpRank(), k -> new LinkedHashMap<>())
@@ -139,12 +142,12 @@ public record CopiedShards(PlanBuilder plan) {
     return all;
   }
 
-  private static int group(PartitionedModel model, Partition partition) {
-    return model.source().groupOf(partition.bucket());
+  private static int group(ParameterSet model, Partition partition) {
+    return model.layout().groupOf(partition.bucket());
   }
 
   private List<Object> contents(Shard shard) throws IOException {
-    SourceFile source = plan.sources.get(shard.file());
+    SourceFile source = reading.sources().get(shard.file());
     List<Object> contents = new ArrayList<>();
     for (Held held : shard.held()) {
       TorchFile.Entry entry = source.entries().get(held.at().entry());
@@ -162,7 +165,7 @@ public record CopiedShards(PlanBuilder plan) {
   private int crc(SourceFile source, TorchFile.Entry entry) throws IOException {
     CRC32 crc = new CRC32();
     ByteBuffer block = ByteBuffer.allocate((int) Math.min(BLOCK, entry.bytes()));
-    try (RangedFile open = plan.store.open(source.stat())) {
+    try (RangedFile open = reading.store().open(source.stat())) {
       for (long at = 0; at < entry.bytes(); at += block.limit()) {
         block.clear().limit((int) Math.min(block.capacity(), entry.bytes() - at));
         open.readFully(entry.payloadOffset() + at, block);
@@ -198,10 +201,10 @@ public record CopiedShards(PlanBuilder plan) {
 
   /** How many different values but zero, which is padding, there are, up to {@code enough}. */
   private int values(Held held, int enough) throws IOException {
-    SourceFile source = plan.sources.get(held.at().file());
+    SourceFile source = reading.sources().get(held.at().file());
     TorchFile.Entry entry = source.entries().get(held.at().entry());
     return NonZeroElements.different(
-        plan.store,
+        reading.store(),
         source.stat(),
         held.at().offset(),
         entry.payloadOffset() + entry.bytes(),

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.deepspeed;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.format.SourceReading;
 import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.plan.Evidence;
@@ -30,7 +31,7 @@ public final class OneStep {
       List.of("global_steps", "global_samples", "skipped_steps");
   private static final String STEP = "step";
 
-  private final PlanBuilder plan;
+  private final SourceReading reading;
   private final Map<String, PickledValue> counters = new LinkedHashMap<>();
   private final List<String> optimizers = new ArrayList<>();
   private final List<String> uncounted = new ArrayList<>();
@@ -39,8 +40,8 @@ public final class OneStep {
   private String firstOptimizer;
   private boolean sharded;
 
-  OneStep(PlanBuilder plan) {
-    this.plan = plan;
+  OneStep(SourceReading reading) {
+    this.reading = reading;
   }
 
   /**
@@ -129,8 +130,9 @@ public final class OneStep {
   private Optional<Double> number(int source, TorchFile file, PickledValue value)
       throws IOException {
     TensorNode tensor = value.tensor();
-    long at = plan.address(source, file, value.where(), tensor).offset();
-    ByteBuffer bytes = plan.store.read(plan.sources.get(source).stat(), at, tensor.dtype().bytes());
+    long at = reading.address(source, file, value.where(), tensor).offset();
+    ByteBuffer bytes =
+        reading.store().read(reading.sources().get(source).stat(), at, tensor.dtype().bytes());
     try {
       return Optional.of(Double.valueOf(ElementText.of(tensor.dtype(), bytes, 0)));
     } catch (NumberFormatException e) {
@@ -169,7 +171,7 @@ public final class OneStep {
               uncounted.isEmpty() ? "" : "the optimizer counts no steps in them"));
     }
     if (sharded && models > 0 && step != null && step != trainedSteps()) {
-      plan.notes.add(
+      reading.note(
           "the optimizer files count %s steps, the model files %d (%d of them skipped): that they were saved together is not proven. It is so where an optimizer was begun anew in a run that went on."
               .formatted(text(step), whole("global_steps"), whole("skipped_steps")));
     }

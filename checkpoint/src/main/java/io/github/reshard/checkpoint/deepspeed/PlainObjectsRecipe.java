@@ -11,7 +11,7 @@ import java.util.List;
  *
  * @param of that recipe
  */
-record PlainObjectsRecipe(TorchRecipe of) implements TorchRecipe {
+public record PlainObjectsRecipe(TorchRecipe of) implements TorchRecipe {
   @Override
   public int template() {
     return of.template();

@@ -31,7 +31,7 @@ public final class RanksPresent {
    * @throws RefusedException if one is missing, or one too many is not proven to be another save's
    */
   public static SortedMap<Integer, FileStat> of(
-      PlanBuilder plan,
+      DeepSpeedReading reading,
       String saysSo,
       int mpRank,
       String what,
@@ -40,7 +40,8 @@ public final class RanksPresent {
       throws IOException {
     if (ranks < 1) {
       throw new RefusedException(
-          plan.where(), "%s says dp_world_size %d, expected at least 1.".formatted(saysSo, ranks));
+          reading.where(),
+          "%s says dp_world_size %d, expected at least 1.".formatted(saysSo, ranks));
     }
     // A file may claim any number of ranks; a few that are missing say enough.
     List<Integer> missing =
@@ -52,7 +53,7 @@ public final class RanksPresent {
     if (!missing.isEmpty()) {
       String like = stats.isEmpty() ? "" : stats.get(stats.firstKey()).name();
       throw new RefusedException(
-          plan.where(),
+          reading.where(),
           "%s says dp_world_size %d, but of mp rank %d the %s of ranks %s are missing%s. If nodes wrote to disks of their own, copy the files of all nodes into one directory, or give all of these: --input='/mnt/node*/ckpt'."
               .formatted(
                   saysSo,
@@ -74,18 +75,20 @@ public final class RanksPresent {
     }
     List<String> names = new ArrayList<>();
     for (Map.Entry<Integer, FileStat> file : leftOver.entrySet()) {
-      requireOfAnotherSave(plan, saysSo, ranks, file.getKey(), file.getValue());
+      requireOfAnotherSave(reading, saysSo, ranks, file.getKey(), file.getValue());
       names.add(file.getValue().name());
     }
-    plan.notes.add(
-        "left over from an earlier save of this tag on more ranks, as they say themselves, and left out: "
+    reading.note(
+        "left over from an earlier save of this tag on more ranks, as they say themselves, and left"
+            + " out: "
             + String.join(", ", names));
     return new TreeMap<>(stats.headMap(ranks));
   }
 
   private static void requireOfAnotherSave(
-      PlanBuilder plan, String saysSo, int ranks, int rank, FileStat stat) throws IOException {
-    PickledValue root = PickledValue.root(stat.path(), plan.read(stat).parse().root());
+      DeepSpeedReading reading, String saysSo, int ranks, int rank, FileStat stat)
+      throws IOException {
+    PickledValue root = PickledValue.root(stat.path(), reading.read(stat).parse().root());
     OptionalLong own = worldSize(root);
     if (own.isEmpty() || own.getAsLong() <= rank) {
       throw new RefusedException(

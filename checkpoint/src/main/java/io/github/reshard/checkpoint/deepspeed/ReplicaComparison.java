@@ -1,7 +1,9 @@
 package io.github.reshard.checkpoint.deepspeed;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.Rewritten;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PyEquality;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.plan.SourceFile;
@@ -189,15 +191,15 @@ public final class ReplicaComparison {
   }
 
   /** Whether two tensors of a file that fill their storages hold the same bytes. */
-  public static boolean sameBytes(
-      PlanBuilder plan, int source, TorchFile file, TensorNode a, TensorNode b) throws IOException {
+  public static boolean sameBytes(TrainingState state, ReadFile read, TensorNode a, TensorNode b)
+      throws IOException {
     if (a.storageKey().equals(b.storageKey())) {
       return a.storageOffset() == b.storageOffset();
     }
-    ReplicaComparison same = new ReplicaComparison(plan.store, plan.sources, null);
-    same.firstFile = file;
-    same.firstSource = source;
-    return same.sameBytes(a.storageKey(), source, file, b.storageKey());
+    ReplicaComparison same = new ReplicaComparison(state.store(), state.sources(), null);
+    same.firstFile = read.file();
+    same.firstSource = read.source();
+    return same.sameBytes(a.storageKey(), read.source(), read.file(), b.storageKey());
   }
 
   private boolean sameBytes(String firstKey, int source, TorchFile file, String key)

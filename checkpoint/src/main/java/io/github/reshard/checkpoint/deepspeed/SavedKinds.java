@@ -15,17 +15,21 @@ public final class SavedKinds {
    * @param optimizer the {@code state_dict()} of an optimizer file beside it
    * @throws RefusedException if it is of AutoEP, or its optimizer is partly on NVMe
    */
-  public static void requireSupported(PlanBuilder plan, ModelStates model, PickledValue optimizer) {
+  public static void requireSupported(
+      DeepSpeedReading reading, ModelStates model, PickledValue optimizer) {
     if (optimizer.find("ds_zero_partition_groups").isPresent()
         || model.root().findPresent("ds_autoep_layers").isPresent()) {
       throw new RefusedException(
           model.root().file(),
-          "this is a checkpoint of AutoEP experts, which is not supported. Save it from a run without expert parallelism.");
+          "this is a checkpoint of AutoEP experts, which is not supported. Save it from a run"
+              + " without expert parallelism.");
     }
-    if (plan.files.others().stream().anyMatch(o -> o.path().contains("/offloaded_tensors/"))) {
+    if (reading.files().others().stream().anyMatch(o -> o.path().contains("/offloaded_tensors/"))) {
       throw new RefusedException(
-          plan.where(),
-          "has the directory offloaded_tensors: the optimizer is offloaded to NVMe, whose files are not read. Load the checkpoint once with offload_optimizer on cpu or without, and save it again.");
+          reading.where(),
+          "has the directory offloaded_tensors: the optimizer is offloaded to NVMe, whose files are"
+              + " not read. Load the checkpoint once with offload_optimizer on cpu or without, and"
+              + " save it again.");
     }
   }
 }

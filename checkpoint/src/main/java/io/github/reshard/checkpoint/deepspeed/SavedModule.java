@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.deepspeed;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.format.Addresses;
 import io.github.reshard.checkpoint.format.StorageList;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
@@ -249,7 +250,7 @@ public record SavedModule(
 
     private Address address(TensorNode tensor) {
       if (tensor.numel() == 0) {
-        return new Address(source, PlanBuilder.NO_ENTRY, 0);
+        return new Address(source, Addresses.NO_ENTRY, 0);
       }
       StorageList.requireThere(file, tensor.storage());
       TorchFile.Entry entry = file.storage(tensor.storageKey()).orElseThrow();

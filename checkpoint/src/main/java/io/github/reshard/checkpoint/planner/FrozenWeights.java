@@ -6,10 +6,13 @@ import io.github.reshard.checkpoint.format.StorageList;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.state.WholeTensors;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -17,11 +20,10 @@ import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.checkpoint.zero3.ShardedLayout;
-import io.github.reshard.checkpoint.zero3.ShardedPlanner;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -120,11 +122,17 @@ public final class FrozenWeights {
     if (parameters.isEmpty()) {
       return Optional.empty();
     }
-    ShardedLayout whole = new ShardedLayout(1, parameters, 0);
-    PartitionedModel model = ShardedPlanner.model(frozen.mpRank(), whole, whole);
-    model.states().addAll(states);
-    model.sourcePartitions().putAll(partitions);
-    return Optional.of(model);
+    WholeTensors whole = new WholeTensors(parameters);
+    return Optional.of(
+        new PartitionedModel(
+            frozen.mpRank(),
+            ParamId.NO_EXPERT,
+            whole,
+            whole,
+            states,
+            partitions,
+            new HashMap<>(),
+            new ArrayList<>(Collections.nCopies(parameters.size(), (ModuleWeight) null))));
   }
 
   private static Address address(SourceFile source, int index, TorchFile file, TensorNode weight) {

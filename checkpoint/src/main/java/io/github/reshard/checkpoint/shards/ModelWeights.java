@@ -2,8 +2,8 @@ package io.github.reshard.checkpoint.shards;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.copy.WeightCast;
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
-import io.github.reshard.checkpoint.plan.SourceFile;
+import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
+import io.github.reshard.checkpoint.format.Addresses;
 import io.github.reshard.checkpoint.safetensors.SafetensorsFile;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Parameter;
@@ -66,18 +66,19 @@ record ModelWeights(String path, Map<String, Weight> weights, Map<String, Intege
    * @param path a file in {@code directory}, else a path
    * @throws RefusedException if there is no such file, or it holds no state dict
    */
-  static ModelWeights read(PlanBuilder plan, String directory, String path) throws IOException {
-    FileStat stat = NamedFile.find(plan.store, directory, path, "--model");
+  static ModelWeights read(DeepSpeedReading reading, String directory, String path)
+      throws IOException {
+    FileStat stat = NamedFile.find(reading.store(), directory, path, "--model");
     ModelWeights model =
         new ModelWeights(stat.path(), new LinkedHashMap<>(), new LinkedHashMap<>());
     String parent = NamedFile.parent(stat.path());
     if (stat.name().toLowerCase(Locale.ROOT).endsWith(".json")) {
-      Set<String> parts = new LinkedHashSet<>(partsOf(plan, stat));
+      Set<String> parts = new LinkedHashSet<>(partsOf(reading, stat));
       for (String part : parts) {
-        model.addFile(plan, NamedFile.find(plan.store, parent, part, stat.name()));
+        model.addFile(reading, NamedFile.find(reading.store(), parent, part, stat.name()));
       }
     } else {
-      model.addFile(plan, stat);
+      model.addFile(reading, stat);
     }
     if (model.weights.isEmpty()) {
       throw new RefusedException(
@@ -86,8 +87,8 @@ record ModelWeights(String path, Map<String, Weight> weights, Map<String, Intege
     return model;
   }
 
-  private static List<String> partsOf(PlanBuilder plan, FileStat stat) throws IOException {
-    Object root = NamedFile.json(plan.store, stat, MOST_INDEX_BYTES);
+  private static List<String> partsOf(DeepSpeedReading reading, FileStat stat) throws IOException {
+    Object root = NamedFile.json(reading.store(), stat, MOST_INDEX_BYTES);
     if (root instanceof Map<?, ?> index && index.get("weight_map") instanceof Map<?, ?> names) {
       return names.values().stream().map(String::valueOf).toList();
     }
@@ -95,18 +96,18 @@ record ModelWeights(String path, Map<String, Weight> weights, Map<String, Intege
         stat.path(), "expected an index with a \"weight_map\" from names to files.");
   }
 
-  private void addFile(PlanBuilder plan, FileStat stat) throws IOException {
-    if (isSafetensors(plan, stat)) {
-      addSafetensors(plan, stat);
+  private void addFile(DeepSpeedReading reading, FileStat stat) throws IOException {
+    if (isSafetensors(reading, stat)) {
+      addSafetensors(reading, stat);
     } else {
-      addTorch(plan, stat);
+      addTorch(reading, stat);
     }
   }
 
   /**
    * A torch file is a zip and begins with PK; the 8 bytes of a safetensors file are followed by {.
    */
-  private static boolean isSafetensors(PlanBuilder plan, FileStat stat) throws IOException {
+  private static boolean isSafetensors(DeepSpeedReading reading, FileStat stat) throws IOException {
     if (stat.name().toLowerCase(Locale.ROOT).endsWith(".safetensors")) {
       return true;
     }
@@ -114,19 +115,18 @@ record ModelWeights(String path, Map<String, Weight> weights, Map<String, Intege
       return false;
     }
     ByteBuffer begin = ByteBuffer.allocate(9);
-    try (RangedFile file = plan.store.open(stat)) {
+    try (RangedFile file = reading.store().open(stat)) {
       file.readFully(0, begin);
     }
     return begin.get(8) == '{' && begin.get(0) != 'P';
   }
 
-  private void addSafetensors(PlanBuilder plan, FileStat stat) throws IOException {
+  private void addSafetensors(DeepSpeedReading reading, FileStat stat) throws IOException {
     SafetensorsFile safetensors;
-    try (RangedFile file = plan.store.open(stat)) {
+    try (RangedFile file = reading.store().open(stat)) {
       safetensors = SafetensorsFile.read(file);
     }
-    plan.sources.add(new SourceFile(stat, List.of(), false));
-    int source = plan.sources.size() - 1;
+    int source = reading.addSource(stat);
     sources.put(stat.path(), source);
     safetensors
         .tensors()
@@ -138,13 +138,13 @@ record ModelWeights(String path, Map<String, Weight> weights, Map<String, Intege
                         stat.path() + ", " + name,
                         tensor.dtype(),
                         tensor.shape(),
-                        new Address(source, PlanBuilder.NO_ENTRY, tensor.offset()),
+                        new Address(source, Addresses.NO_ENTRY, tensor.offset()),
                         true)));
   }
 
-  private void addTorch(PlanBuilder plan, FileStat stat) throws IOException {
-    TorchFile file = plan.read(stat);
-    int source = plan.addSource(stat, file);
+  private void addTorch(DeepSpeedReading reading, FileStat stat) throws IOException {
+    TorchFile file = reading.read(stat);
+    int source = reading.addSource(stat, file);
     sources.put(stat.path(), source);
     PickledValue root = PickledValue.root(file.path(), file.parse().root());
     PickledValue dict = root;
@@ -165,7 +165,7 @@ record ModelWeights(String path, Map<String, Weight> weights, Map<String, Intege
                 where,
                 tensor.get().dtype(),
                 Arrays.stream(tensor.get().shape()).boxed().toList(),
-                plan.address(source, file, where, tensor.get()),
+                reading.address(source, file, where, tensor.get()),
                 tensor.get().isContiguous()));
       }
     }

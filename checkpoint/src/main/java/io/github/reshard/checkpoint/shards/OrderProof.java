@@ -1,10 +1,10 @@
 package io.github.reshard.checkpoint.shards;
 
 import io.github.reshard.checkpoint.copy.WeightCast;
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
+import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Extent;
-import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.States;
@@ -22,10 +22,10 @@ final class OrderProof {
   /** Elements at either end of a fragment. */
   private static final int SAMPLE = 4096;
 
-  private final PlanBuilder plan;
+  private final DeepSpeedReading reading;
 
-  OrderProof(PlanBuilder plan) {
-    this.plan = plan;
+  OrderProof(DeepSpeedReading reading) {
+    this.reading = reading;
   }
 
   /**
@@ -33,19 +33,17 @@ final class OrderProof {
    *
    * @param thoroughly all elements are compared instead of a sample
    */
-  Optional<String> firstMismatch(PartitionedModel model, ZeroLayout layout, boolean thoroughly)
+  Optional<String> firstMismatch(ParameterSet set, ZeroLayout layout, boolean thoroughly)
       throws IOException {
     for (int p = 0; p < layout.parameters().size(); p++) {
-      ModuleWeight weight = model.weights().get(p);
+      ModuleWeight weight = set.weights().get(p);
       if (weight == null) {
         continue;
       }
-      DType master = model.statesOf(p).get(States.MASTER);
+      DType master = set.statesOf(p).get(States.MASTER);
       for (Extent extent : layout.extentsOf(p)) {
         Address partition =
-            model
-                .sourcePartitions()
-                .get(new Partition(extent.rank(), extent.bucket(), States.MASTER));
+            set.partitions().get(new Partition(extent.rank(), extent.bucket(), States.MASTER));
         long end = extent.elements();
         for (long at = 0; at < end; ) {
           long length = Math.min(SAMPLE, end - at);
@@ -69,6 +67,8 @@ final class OrderProof {
   }
 
   private ByteBuffer read(Address address, long bytes) throws IOException {
-    return plan.store.read(plan.sources.get(address.file()).stat(), address.offset(), bytes);
+    return reading
+        .store()
+        .read(reading.sources().get(address.file()).stat(), address.offset(), bytes);
   }
 }

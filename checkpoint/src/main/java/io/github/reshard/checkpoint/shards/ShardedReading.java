@@ -2,7 +2,7 @@ package io.github.reshard.checkpoint.shards;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.copy.WeightCast;
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
+import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.torch.DType;
@@ -27,7 +27,7 @@ import java.util.Set;
 final class ShardedReading {
   private static final int SAMPLE = 1024;
 
-  private final PlanBuilder plan;
+  private final DeepSpeedReading reading;
   private final List<Shard> shards;
   private final ShardedStates states;
   private final ModelWeights model;
@@ -35,8 +35,8 @@ final class ShardedReading {
   /**
    * @param shards one for each rank
    */
-  ShardedReading(PlanBuilder plan, List<Shard> shards, ModelWeights model) {
-    this.plan = plan;
+  ShardedReading(DeepSpeedReading reading, List<Shard> shards, ModelWeights model) {
+    this.reading = reading;
     this.shards = shards;
     this.states = new ShardedStates(shards.get(0).states().root());
     this.model = model;
@@ -227,11 +227,14 @@ final class ShardedReading {
   private ByteBuffer masters(int rank, int bucket, long at, long elements) throws IOException {
     Shard shard = shards.get(rank);
     TensorNode flat = flat(rank, bucket);
-    Address begin = plan.address(shard.source(), shard.file(), states.flatGroups().where(), flat);
+    Address begin =
+        reading.address(shard.source(), shard.file(), states.flatGroups().where(), flat);
     return read(begin.plus(at * flat.dtype().bytes()), elements * flat.dtype().bytes());
   }
 
   private ByteBuffer read(Address address, long bytes) throws IOException {
-    return plan.store.read(plan.sources.get(address.file()).stat(), address.offset(), bytes);
+    return reading
+        .store()
+        .read(reading.sources().get(address.file()).stat(), address.offset(), bytes);
   }
 }

@@ -94,7 +94,8 @@ public final class TensorParallelLayout implements ZeroLayout {
   }
 
   /** How the local tensors of tensor-parallel rank {@code holder} are partitioned. */
-  public ZeroLayout layout(int holder) {
+  @Override
+  public ZeroLayout ofHolder(int holder) {
     return layouts.get(holder);
   }
 

@@ -40,6 +40,11 @@ public interface ZeroLayout extends StateLayout {
   @Override
   long elementsIn(int rank, int bucket);
 
+  /** How the local tensors of {@code holder} are partitioned among its data-parallel ranks. */
+  default ZeroLayout ofHolder(int holder) {
+    return this;
+  }
+
   @Override
   default LocalTensor localTensor(int holder, int parameter) {
     return LocalTensor.whole(parameters().get(parameter).shape());

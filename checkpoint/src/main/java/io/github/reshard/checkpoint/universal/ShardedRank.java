@@ -21,7 +21,7 @@ import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.zero3.ShardedLayout;
 import io.github.reshard.checkpoint.zero3.ShardedModelRewrite;
-import io.github.reshard.checkpoint.zero3.ShardedPlanner;
+import io.github.reshard.checkpoint.zero3.ShardedReader;
 import io.github.reshard.checkpoint.zero3.SubGroups;
 import java.io.IOException;
 import java.util.ArrayList;
@@ -66,7 +66,7 @@ final class ShardedRank {
       numbers.add(group.get(PARAMS).items().stream().map(PickledValue::asInt).toList());
     }
     SubGroups subGroups = SubGroups.of(model, numbers, inner.get(UniversalState.PARAM_GROUPS));
-    long size = subGroups.size(model, ranks, 1, new ArrayList<>());
+    long size = subGroups.size(model, ranks, 1, note -> {});
     ShardedLayout source = new ShardedLayout(ranks, subGroups.parameters(), size);
     ShardedLayout alone = new ShardedLayout(1, subGroups.parameters(), size);
     ComposedGraph graph = new ComposedGraph(store, shared, tensors);
@@ -142,7 +142,7 @@ final class ShardedRank {
       ShardedLayout source,
       ShardedLayout alone)
       throws IOException {
-    List<Parameter> frozen = ShardedPlanner.partitionedFrozen(UniversalSource.model(first));
+    List<Parameter> frozen = ShardedReader.partitionedFrozen(UniversalSource.model(first));
     Map<Rewritten.Content.PartitionOf, List<Piece>> pieces = new HashMap<>();
     if (!frozen.isEmpty()) {
       ShardedLayout cut = new ShardedLayout(source.worldSize(), frozen, 0);

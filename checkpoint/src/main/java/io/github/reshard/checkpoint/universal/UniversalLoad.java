@@ -4,8 +4,8 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.ModuleParameters;
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyEquality;
@@ -31,14 +31,14 @@ import java.util.Set;
  * load_hp_checkpoint_state_from_checkpoint_dir}): said, and refused where the run that will load is
  * named and cannot load it right.
  */
-public final class UniversalLoad {
+final class UniversalLoad {
   private static final int ZERO_3 = 3;
   private static final int MOST_RANKS_SAID = 4096;
 
   /** All that stage 3 loads. */
   private static final Set<String> ADAM = Set.of(States.MASTER, "exp_avg", "exp_avg_sq");
 
-  private final PlanBuilder plan;
+  private final PlanDraft draft;
   private final Optional<Integer> ranks;
   private final int stage;
 
@@ -47,8 +47,8 @@ public final class UniversalLoad {
    * @param stage the ZeRO stage at which they will, or {@link ZeroStage#AS_SAVED} if it was not
    *     said
    */
-  public UniversalLoad(PlanBuilder plan, Optional<Integer> ranks, int stage) {
-    this.plan = plan;
+  UniversalLoad(PlanDraft draft, Optional<Integer> ranks, int stage) {
+    this.draft = draft;
     this.ranks = ranks;
     this.stage = stage;
   }
@@ -58,7 +58,7 @@ public final class UniversalLoad {
     if (stage != ZeroStage.AS_SAVED) {
       throw refused(what);
     }
-    plan.notes.add(what);
+    draft.note(what);
   }
 
   /** Says or refuses what is wrong at stage 3 alone. */
@@ -67,15 +67,16 @@ public final class UniversalLoad {
       throw refused(what);
     }
     if (stage == ZeroStage.AS_SAVED) {
-      plan.notes.add(what);
+      draft.note(what);
     }
   }
 
   private RefusedException refused(String what) {
     return new RefusedException(
-        plan.where(),
+        draft.state().checkpoint(),
         what
-            + ". Leave --outputFormat out, or --targetStage and --targetWorldSize if it is to be written all the same.");
+            + ". Leave --outputFormat out, or --targetStage and --targetWorldSize if it is to be"
+            + " written all the same.");
   }
 
   /** What one model-parallel rank brings. */
@@ -94,8 +95,11 @@ public final class UniversalLoad {
         && config.isPresent()
         && config.get().roundRobin()
         && !config.get().alignsParameters()) {
-      plan.notes.add(
-          "ds_config has round_robin_gradients: switch it off in the run that loads. With it load_universal at stage 1 and 2 puts states where other parameters are, on more than one rank and without a word; from DeepSpeed 0.19.7 on parameter_alignment avoids that");
+      draft.note(
+          "ds_config has round_robin_gradients: switch it off in the run that loads. With it"
+              + " load_universal at stage 1 and 2 puts states where other parameters are, on more"
+              + " than one rank and without a word; from DeepSpeed 0.19.7 on parameter_alignment"
+              + " avoids that");
     }
   }
 
@@ -119,7 +123,7 @@ public final class UniversalLoad {
           }
         });
     if (!others.isEmpty()) {
-      plan.notes.add(
+      draft.note(
           "load_universal restores neither buffers nor frozen parameters: %d tensors, such as %s, stay as the script that loads makes them. They are in the model file, under module and frozen_param_fragments"
               .formatted(others.size(), others.get(0)));
     }
@@ -127,8 +131,9 @@ public final class UniversalLoad {
 
   private void checkHyperParameters(UniversalState state) {
     if (state.paramGroups().isEmpty()) {
-      plan.notes.add(
-          "elastic_checkpoint saves no hyper-parameters: lr and the like stay as the run that loads makes them");
+      draft.note(
+          "elastic_checkpoint saves no hyper-parameters: lr and the like stay as the run that loads"
+              + " makes them");
       return;
     }
     List<PickledValue> groups = state.paramGroups().get().items();
@@ -221,7 +226,7 @@ public final class UniversalLoad {
           most++;
         }
         if (most < MOST_RANKS_SAID) {
-          plan.notes.add(
+          draft.note(
               "param group %d is small: on %d ranks one holds nothing of it, where load_universal at stage 1 and 2 ends with IndexError: list index out of range"
                   .formatted(g, most + 1));
         }

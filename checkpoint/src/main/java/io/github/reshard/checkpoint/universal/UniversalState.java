@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.universal;
 
 import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
 import io.github.reshard.checkpoint.deepspeed.StateTensors;
+import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.StorageList;
 import io.github.reshard.checkpoint.pickle.GraphCopy;
@@ -18,7 +19,6 @@ import io.github.reshard.checkpoint.zero12.OptimizerStates;
 import io.github.reshard.checkpoint.zero12.ParameterAlignments;
 import io.github.reshard.checkpoint.zero12.Shard;
 import io.github.reshard.checkpoint.zero3.ShardedLayout;
-import io.github.reshard.checkpoint.zero3.ShardedPlanner;
 import io.github.reshard.checkpoint.zero3.ShardedStates;
 import java.util.ArrayList;
 import java.util.List;
@@ -93,10 +93,7 @@ record UniversalState(
    * @param whole how the parameters lie on one rank, whose sub-groups are named
    */
   static UniversalState of(
-      ShardedPlanner.RankFile shard,
-      ShardedLayout source,
-      ShardedLayout whole,
-      List<Map<String, DType>> states) {
+      ReadFile shard, ShardedLayout source, ShardedLayout whole, List<Map<String, DType>> states) {
     ShardedStates optimizer =
         new ShardedStates(PickledValue.root(shard.file().path(), shard.file().parse().root()));
     List<PickledValue> groups = optimizer.paramGroups().items();
@@ -143,7 +140,8 @@ record UniversalState(
         throw tensor
             .value()
             .refused(
-                "a Universal Checkpoint has a file for each state of a parameter, and no place for one within another.");
+                "a Universal Checkpoint has a file for each state of a parameter, and no place for"
+                    + " one within another.");
       }
     }
     for (PyEntries.Entry entry : value.entries()) {

@@ -2,8 +2,9 @@ package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
+import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -62,16 +63,11 @@ record ExpertFiles(String where, int mpRank, List<Layer> layers) {
 
   /**
    * @param files the files of experts by name
-   * @param sources their numbers in the plan's sources
    * @throws RefusedException if one is missing or holds another expert than its name says
    */
   static ExpertFiles of(
-      PlanBuilder plan,
-      Map<String, TorchFile> files,
-      Map<TorchFile, Integer> sources,
-      int mpRank,
-      ModelStates model) {
-    Map<List<Integer>, TorchFile> byExpert = new HashMap<>();
+      DeepSpeedReading reading, Map<String, ReadFile> files, int mpRank, ModelStates model) {
+    Map<List<Integer>, ReadFile> byExpert = new HashMap<>();
     files.forEach(
         (name, file) -> {
           CheckpointFiles.ExpertName parsed = CheckpointFiles.ExpertName.parse(name);
@@ -85,21 +81,21 @@ record ExpertFiles(String where, int mpRank, List<Layer> layers) {
       List<ExpertFile> experts = new ArrayList<>();
       int count = counts.get(layer).asInt();
       for (int expert = 0; expert < count; expert++) {
-        TorchFile file = byExpert.get(List.of(layer, expert));
+        ReadFile file = byExpert.get(List.of(layer, expert));
         if (file == null) {
           throw new RefusedException(
-              plan.where(),
+              reading.where(),
               "num_experts says that mixture %d has %d experts, but there is no file layer_%d_expert_%d_mp_rank_%02d_model_states.pt. Copy all files of the checkpoint into one directory."
                   .formatted(layer, count, layer, expert, mpRank));
         }
-        experts.add(read(plan, file, sources.get(file), expert));
+        experts.add(read(reading, file.file(), file.source(), expert));
       }
       layers.add(new Layer(layer, experts));
     }
-    return new ExpertFiles(plan.where(), mpRank, layers);
+    return new ExpertFiles(reading.where(), mpRank, layers);
   }
 
-  private static ExpertFile read(PlanBuilder plan, TorchFile file, int source, int expert) {
+  private static ExpertFile read(DeepSpeedReading reading, TorchFile file, int source, int expert) {
     Map<String, StoredWeight> weights = new LinkedHashMap<>();
     for (PickledValue.Entry entry :
         PickledValue.root(file.path(), file.parse().root()).children()) {
@@ -111,7 +107,7 @@ record ExpertFiles(String where, int mpRank, List<Layer> layers) {
       if (!name.matches() || Integer.parseInt(name.group(2)) != expert) {
         throw entry.value().refused("expected a weight of expert %d.".formatted(expert));
       }
-      weights.put(entry.key(), StoredWeight.of(plan, source, file, entry.value()));
+      weights.put(entry.key(), StoredWeight.of(reading, source, file, entry.value()));
     }
     return new ExpertFile(file.path(), weights);
   }

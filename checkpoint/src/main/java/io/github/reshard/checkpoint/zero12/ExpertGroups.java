@@ -1,10 +1,10 @@
 package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
@@ -40,7 +40,7 @@ public final class ExpertGroups {
   /** No version before it has {@code use_data_before_expert_parallelism}. */
   private static final int[] DATA_FIRST = {0, 10, 0};
 
-  private final PlanBuilder plan;
+  private final DeepSpeedReading reading;
   private final ExpertFiles experts;
   private final ModelFile model;
   private final Map<String, TensorNode> module;
@@ -56,8 +56,9 @@ public final class ExpertGroups {
    */
   record ModelFile(ModelStates states, TorchFile file, int source) {}
 
-  private ExpertGroups(PlanBuilder plan, ExpertFiles experts, ModelFile model, List<Shard> shards) {
-    this.plan = plan;
+  private ExpertGroups(
+      DeepSpeedReading reading, ExpertFiles experts, ModelFile model, List<Shard> shards) {
+    this.reading = reading;
     this.experts = experts;
     this.model = model;
     this.module = model.states().module();
@@ -71,9 +72,10 @@ public final class ExpertGroups {
    * @param shards of all ranks, in order
    * @throws RefusedException if the files contradict each other, or leave open what is where
    */
-  static ParamGroups of(PlanBuilder plan, ExpertFiles experts, ModelFile model, List<Shard> shards)
+  static ParamGroups of(
+      DeepSpeedReading reading, ExpertFiles experts, ModelFile model, List<Shard> shards)
       throws IOException {
-    return new ExpertGroups(plan, experts, model, shards).groups();
+    return new ExpertGroups(reading, experts, model, shards).groups();
   }
 
   private ParamGroups groups() throws IOException {
@@ -116,7 +118,7 @@ public final class ExpertGroups {
    * @throws RefusedException if the target would be another for {@code other}
    */
   private void requireAlike(ParamGroups one, ParamGroups other) {
-    int target = plan.targetWorldSize;
+    int target = reading.targetWorldSize();
     boolean divided =
         one.expertParallelSizes().stream().allMatch(size -> target % Math.max(1, size) == 0);
     if (target == shards.size() || !divided) {
@@ -152,7 +154,8 @@ public final class ExpertGroups {
       for (int rank = 0; rank < Math.max(1, size); rank++) {
         FlatRow masters =
             lastOf(
-                FlatRow.of(plan, ShardGroups.sharing(shards, size, rank, groups.dataFirst()), g));
+                FlatRow.of(
+                    reading, ShardGroups.sharing(shards, size, rank, groups.dataFirst()), g));
         long at = 0;
         for (int place :
             RoundRobin.flatOrder(parameters.size(), groups.roundRobin() ? sharers : 1)) {
@@ -164,7 +167,8 @@ public final class ExpertGroups {
           if (!masters.gives(at, weight, false)) {
             throw new RefusedException(
                 weight.where(),
-                "the masters in the shards, cast to the model's type, do not give this weight. The files do not belong together.");
+                "the masters in the shards, cast to the model's type, do not give this weight. The"
+                    + " files do not belong together.");
           }
           at += parameter.elements();
         }
@@ -174,7 +178,7 @@ public final class ExpertGroups {
 
   private StoredWeight weight(String name) {
     return StoredWeight.of(
-        plan, model.source(), model.file(), model.states().root().get("module").get(name));
+        reading, model.source(), model.file(), model.states().root().get("module").get(name));
   }
 
   private void requireMappings() {
@@ -184,7 +188,9 @@ public final class ExpertGroups {
       if (dict.findPresent(OptimizerStates.PARAM_SLICE_MAPPINGS).isEmpty()) {
         throw new RefusedException(
             shard.file().path(),
-            "has no param_slice_mappings, and the model file of this mixture of experts no param_shapes, so nothing names the parameters. Load the checkpoint once with a newer DeepSpeed at the same number of ranks, and save it again.");
+            "has no param_slice_mappings, and the model file of this mixture of experts no"
+                + " param_shapes, so nothing names the parameters. Load the checkpoint once with a"
+                + " newer DeepSpeed at the same number of ranks, and save it again.");
       }
       for (String key :
           List.of(
@@ -310,7 +316,7 @@ public final class ExpertGroups {
     for (int g = 0; g < sizes.size(); g++) {
       if (sizes.get(g) > 1) {
         List<Shard> sharing = ShardGroups.sharing(shards, sizes.get(g), 0, dataFirst);
-        FlatRow masters = lastOf(FlatRow.of(plan, sharing, g));
+        FlatRow masters = lastOf(FlatRow.of(reading, sharing, g));
         long own = Math.min(masters.elements(), masters.partitionElements());
         long cut =
             Math.min(
@@ -354,13 +360,13 @@ public final class ExpertGroups {
       Set<Integer> taken)
       throws IOException {
     int sharers = shards.size() / size;
-    int targetSharers = Math.max(1, plan.targetWorldSize / size);
+    int targetSharers = Math.max(1, reading.targetWorldSize() / size);
     boolean reordered = roundRobin && (sharers > 1 || targetSharers > 1);
     List<ExpertOrder.Group> groups = new ArrayList<>();
     for (int g : indices) {
       List<List<FlatRow>> rows = new ArrayList<>();
       for (int rank = 0; rank < size; rank++) {
-        rows.add(FlatRow.of(plan, ShardGroups.sharing(shards, size, rank, dataFirst), g));
+        rows.add(FlatRow.of(reading, ShardGroups.sharing(shards, size, rank, dataFirst), g));
       }
       Set<String> names = new LinkedHashSet<>();
       for (Shard shard : ShardGroups.sharing(shards, size, 0, dataFirst)) {
@@ -377,7 +383,7 @@ public final class ExpertGroups {
     }
     ExpertOrder order = new ExpertOrder(groups, left, roundRobin ? sharers : 1);
     List<List<Parameter>> found = new ArrayList<>();
-    for (List<ExpertFiles.LocalParameter> flat : order.find(plan.where())) {
+    for (List<ExpertFiles.LocalParameter> flat : order.find(reading.where())) {
       int g = indices.get(found.size());
       flat.forEach(p -> taken.add(p.layer()));
       List<Parameter> parameters =

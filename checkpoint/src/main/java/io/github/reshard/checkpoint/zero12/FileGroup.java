@@ -1,20 +1,15 @@
 package io.github.reshard.checkpoint.zero12;
 
-import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.ParameterSet;
 
 /**
- * A param group of a file of ZeRO-1 or 2.
+ * A param group of a file of ZeRO-1 or 2 that is read.
  *
- * @param model the model whose parameters it has
- * @param group the group in that model's layouts
- * @param index the same for a recipe
+ * @param set the set of parameters that has it
+ * @param group the group in that set's layout
  */
-public record FileGroup(PartitionedModel model, int group, GroupRef index) {
+public record FileGroup(ParameterSet set, int group) {
   FlatLayout source() {
-    return (FlatLayout) model.source();
-  }
-
-  FlatLayout target() {
-    return (FlatLayout) model.target();
+    return FlatLayout.of(set.layout());
   }
 }

@@ -51,6 +51,10 @@ public final class FlatOptimizerRewrite {
       return new Group(layout, group, model.wholeStates(group));
     }
 
+    static Group ofSource(FileGroup ref) {
+      return new Group(ref.source(), ref.group(), ref.set().wholeStates(ref.group()));
+    }
+
     private long wholeElements(int rank) {
       return new WholeParameters(layout).elementsIn(rank, group);
     }

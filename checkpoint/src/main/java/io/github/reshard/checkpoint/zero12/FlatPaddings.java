@@ -11,6 +11,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.function.Consumer;
 import java.util.function.ToLongBiFunction;
 
 /** Which of DeepSpeed's ways to pad flat groups the shards of ZeRO-1 and 2 show. */
@@ -68,7 +69,7 @@ public final class FlatPaddings {
       Optional<Boolean> roundRobin,
       List<String> module,
       int targetWorldSize,
-      List<String> notes) {
+      Consumer<String> notes) {
     ParamGroups padded =
         ParameterAlignments.read(groups, shards, aligned, g -> Optional.empty(), targetWorldSize);
     if (AlignedShards.haveGaps(padded, shards.size())) {
@@ -87,8 +88,10 @@ public final class FlatPaddings {
       if (listed.isEmpty()
           && roundRobin.isEmpty()
           && !AlignedShards.isOrderTheSame(padded, shards.size(), targetWorldSize)) {
-        notes.add(
-            "the order of parameters was taken on trust: a run with round_robin_gradients may leave shards that look just the same. --dsConfig=FILE, the DeepSpeed configuration, decides it");
+        notes.accept(
+            "the order of parameters was taken on trust: a run with round_robin_gradients may leave"
+                + " shards that look just the same. --dsConfig=FILE, the DeepSpeed configuration,"
+                + " decides it");
       }
       if (listed.or(() -> roundRobin).orElse(false)) {
         padded = AlignedShards.underRoundRobin(padded, shards.size());

@@ -1,7 +1,7 @@
 package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.copy.WeightCast;
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
+import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.deepspeed.Replicated;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.States;
@@ -17,14 +17,14 @@ import java.util.List;
  * One state of a param group as the ranks that share it hold it, one partition behind the other,
  * before it is known which parameter lies where.
  *
- * @param plan for its files
+ * @param reading for its files
  * @param partitions where each partition begins
  * @param partitionElements elements of a partition, padding included
  * @param elements elements of the group, without padding
  * @param dtype the type of an element
  */
 record FlatRow(
-    PlanBuilder plan,
+    DeepSpeedReading reading,
     List<Address> partitions,
     long partitionElements,
     long elements,
@@ -40,7 +40,7 @@ record FlatRow(
    * @param sharing the shards of the ranks that share the group, in the order of the partitions
    * @throws io.github.reshard.checkpoint.RefusedException if their lengths do not fit together
    */
-  static List<FlatRow> of(PlanBuilder plan, List<Shard> sharing, int group) {
+  static List<FlatRow> of(DeepSpeedReading reading, List<Shard> sharing, int group) {
     OptimizerStates first = sharing.get(0).states();
     List<OptimizerStates.GroupTensor> firstTensors = partitioned(first, group);
     // Before DeepSpeed 0.16.4 the last rank alone records the padding, since then each its own.
@@ -70,10 +70,11 @@ record FlatRow(
                           firstTensors.get(t).state(), least, own.state(), own.tensor().numel()));
         }
         partitions.add(
-            plan.address(shard.source(), shard.file(), own.value().where(), own.tensor()));
+            reading.address(shard.source(), shard.file(), own.value().where(), own.tensor()));
       }
       rows.add(
-          new FlatRow(plan, partitions, partition, elements, firstTensors.get(t).tensor().dtype()));
+          new FlatRow(
+              reading, partitions, partition, elements, firstTensors.get(t).tensor().dtype()));
     }
     return rows;
   }
@@ -93,14 +94,15 @@ record FlatRow(
       long inside = at % partitionElements;
       long length = Math.min(from + count - at, partitionElements - inside);
       bytes.limit(bytes.position() + Math.toIntExact(length * dtype.bytes()));
-      read(plan, partitions.get(partition).plus(inside * dtype.bytes()), bytes);
+      read(reading, partitions.get(partition).plus(inside * dtype.bytes()), bytes);
       at += length;
     }
     return bytes.flip().order(ByteOrder.LITTLE_ENDIAN);
   }
 
-  private static void read(PlanBuilder plan, Address from, ByteBuffer into) throws IOException {
-    try (RangedFile file = plan.store.open(plan.sources.get(from.file()).stat())) {
+  private static void read(DeepSpeedReading reading, Address from, ByteBuffer into)
+      throws IOException {
+    try (RangedFile file = reading.store().open(reading.sources().get(from.file()).stat())) {
       file.readFully(from.offset(), into);
     }
   }
@@ -121,7 +123,7 @@ record FlatRow(
       ByteBuffer weights =
           ByteBuffer.allocate(Math.toIntExact(length * weight.dtype().bytes()))
               .order(ByteOrder.LITTLE_ENDIAN);
-      read(plan, weight.address().plus(done * weight.dtype().bytes()), weights);
+      read(reading, weight.address().plus(done * weight.dtype().bytes()), weights);
       ByteBuffer masters = read(at + done, length);
       if (WeightCast.firstMismatch(masters, dtype, weights.flip(), weight.dtype()) >= 0) {
         return false;
@@ -135,7 +137,7 @@ record FlatRow(
   ByteBuffer head(StoredWeight weight, int count) throws IOException {
     long bytes = Math.min(count, weight.elements()) * weight.dtype().bytes();
     ByteBuffer head = ByteBuffer.allocate(Math.toIntExact(bytes)).order(ByteOrder.LITTLE_ENDIAN);
-    read(plan, weight.address(), head);
+    read(reading, weight.address(), head);
     return head.flip();
   }
 

@@ -1,15 +1,15 @@
 package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
 import io.github.reshard.checkpoint.deepspeed.Replicated;
 import io.github.reshard.checkpoint.deepspeed.StateTensors;
 import io.github.reshard.checkpoint.format.OtherViews;
 import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.state.Extent;
-import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
@@ -29,7 +29,7 @@ public final class FlatShards {
    * added by itself.
    */
   public static void addPartitions(
-      PlanBuilder plan, Shard shard, int rank, List<FileGroup> groups) {
+      DeepSpeedReading reading, Shard shard, int rank, List<FileGroup> groups) {
     OptimizerStates optimizer = shard.states();
     if (optimizer.groups() != groups.size()) {
       throw new RefusedException(
@@ -64,7 +64,7 @@ public final class FlatShards {
     requireSliceMappings(optimizer, rank, groups);
     List<PickledValue> partitions = new ArrayList<>();
     for (int g = 0; g < groups.size(); g++) {
-      PartitionedModel model = groups.get(g).model();
+      ParameterSet set = groups.get(g).set();
       FlatLayout layout = groups.get(g).source();
       int group = groups.get(g).group();
       Map<String, DType> types = new LinkedHashMap<>();
@@ -93,19 +93,18 @@ public final class FlatShards {
         }
         partitions.add(part.value());
         types.put(part.state(), tensor.dtype());
-        model
-            .sourcePartitions()
+        set.partitions()
             .put(
                 new Partition(rank, group, part.state()),
-                plan.address(shard.source(), shard.file(), part.value().where(), tensor));
+                reading.address(shard.source(), shard.file(), part.value().where(), tensor));
       }
-      if (model.states().size() == group) {
-        model.states().add(types);
-      } else if (!types.equals(model.states().get(group))) {
+      if (set.states().size() == group) {
+        set.states().add(types);
+      } else if (!types.equals(set.states().get(group))) {
         throw new RefusedException(
             shard.file().path(),
             "param group %d has the states %s, on the first rank it has %s. The files are of different runs."
-                .formatted(g, types, model.states().get(group)));
+                .formatted(g, types, set.states().get(group)));
       }
     }
     OtherViews.requireNone(optimizer.root(), partitions);

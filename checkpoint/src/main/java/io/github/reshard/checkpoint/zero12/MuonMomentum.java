@@ -1,11 +1,11 @@
 package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
 import io.github.reshard.checkpoint.deepspeed.StateTensors;
 import io.github.reshard.checkpoint.state.Extent;
-import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel.GroupState;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.WholeParameters;
@@ -102,7 +102,7 @@ public final class MuonMomentum {
    * @throws RefusedException if a rank holds another momentum than its partition asks for
    */
   public static void add(
-      PlanBuilder plan,
+      DeepSpeedReading reading,
       PickledValue modelRoot,
       List<Shard> shards,
       IntFunction<List<FileGroup>> refs,
@@ -112,7 +112,8 @@ public final class MuonMomentum {
       throw first
           .root()
           .refused(
-              "elastic_checkpoint cuts the end off Muon's momentum, so it is not whole. Save the checkpoint without elastic_checkpoint.");
+              "elastic_checkpoint cuts the end off Muon's momentum, so it is not whole. Save the"
+                  + " checkpoint without elastic_checkpoint.");
     }
     for (int g = 0; g < first.groups(); g++) {
       if (!first.usesMuon(g)) {
@@ -125,7 +126,7 @@ public final class MuonMomentum {
         held.add(new Held(shard, rank, refs.apply(rank).get(g), momentum));
       }
       if (held.stream().anyMatch(h -> h.value() != null)) {
-        add(plan, held, isWhole(g, held, modelRoot, offloaded));
+        add(reading, held, isWhole(g, held, modelRoot, offloaded));
       }
     }
   }
@@ -142,7 +143,8 @@ public final class MuonMomentum {
       throw held.get(0)
           .value()
           .refused(
-              "is Muon's momentum of whole parameters in a file of BF16_Optimizer, which does not keep it so.");
+              "is Muon's momentum of whole parameters in a file of BF16_Optimizer, which does not"
+                  + " keep it so.");
     }
     if (whole && states.stateDict().findPresent(OptimizerStates.PARAM_SLICE_MAPPINGS).isEmpty()) {
       throw states
@@ -221,7 +223,7 @@ public final class MuonMomentum {
         odd.value() == null ? odd.shard().file().path() : odd.value().where(), problem);
   }
 
-  private static void add(PlanBuilder plan, List<Held> all, boolean whole) {
+  private static void add(DeepSpeedReading reading, List<Held> all, boolean whole) {
     DType dtype = null;
     for (Held held : all) {
       if (held.value() == null) {
@@ -242,24 +244,24 @@ public final class MuonMomentum {
                         Arrays.toString(tensor.shape())));
       }
       held.ref()
-          .model()
-          .sourcePartitions()
+          .set()
+          .partitions()
           .put(
               new Partition(held.rank(), held.ref().group(), STATE),
-              plan.address(
+              reading.address(
                   held.shard().source(), held.shard().file(), held.value().where(), tensor));
     }
     for (Held held : all) {
-      PartitionedModel model = held.ref().model();
+      ParameterSet set = held.ref().set();
       int group = held.ref().group();
-      if (!model.states().get(group).containsKey(STATE)) {
+      if (!set.states().get(group).containsKey(STATE)) {
         Map<String, DType> states = new LinkedHashMap<>();
         states.put(STATE, dtype);
-        states.putAll(model.states().get(group));
-        model.states().set(group, states);
+        states.putAll(set.states().get(group));
+        set.states().set(group, states);
       }
       if (whole) {
-        model.whole().add(new GroupState(group, STATE));
+        set.whole().add(new GroupState(group, STATE));
       }
     }
   }

@@ -12,10 +12,11 @@ import java.util.List;
  * @param template the source's file
  * @param model index into {@link io.github.reshard.checkpoint.plan.ReshardPlan#models()} of the
  *     trainable parameters
+ * @param share which of the model-parallel ranks that have them it is of
  * @param frozen the same of the frozen parameters, or {@link #NONE_FROZEN}
  * @param stage the ZeRO stage that it is for
  */
-public record NewFlatModelRecipe(int template, int model, int frozen, int stage)
+record NewFlatModelRecipe(int template, int model, int share, int frozen, int stage)
     implements TorchRecipe {
   /** The {@code frozen} of a file without frozen parameters. */
   public static final int NONE_FROZEN = -1;
@@ -24,7 +25,7 @@ public record NewFlatModelRecipe(int template, int model, int frozen, int stage)
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
     return NewFlatFiles.model(
         template,
-        FlatLayout.of(models.get(model).target()),
+        FlatLayout.of(models.get(model).target().ofHolder(share)),
         frozen == NONE_FROZEN ? List.of() : models.get(frozen).parameters(),
         stage);
   }

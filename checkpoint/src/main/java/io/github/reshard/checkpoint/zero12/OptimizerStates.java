@@ -65,7 +65,7 @@ public record OptimizerStates(PickledValue root) {
     return masters().size();
   }
 
-  private List<PickledValue> masters() {
+  List<PickledValue> masters() {
     return stateDict().get(MASTERS).items();
   }
 

@@ -3,7 +3,7 @@ package io.github.reshard.checkpoint.zero12;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Extent;
-import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.ZeroLayout;
 import io.github.reshard.checkpoint.storage.RangedFile;
@@ -27,9 +27,8 @@ final class PaddingReader {
   }
 
   /** The bits that every element of the padding has, or 0 if there is none or it is not uniform. */
-  long uniformBits(PartitionedModel model, int group, String state, DType dtype)
-      throws IOException {
-    ZeroLayout layout = model.source();
+  long uniformBits(ParameterSet set, int group, String state, DType dtype) throws IOException {
+    ZeroLayout layout = set.layout();
     boolean found = false;
     long uniform = 0;
     for (int rank = 0; rank < layout.worldSize(); rank++) {
@@ -39,7 +38,7 @@ final class PaddingReader {
       List<Extent> extents = layout.extentsIn(rank, group);
       Extent last = extents.isEmpty() ? null : extents.get(extents.size() - 1);
       long data = last == null ? 0 : last.bucketStart() + last.elements();
-      Address partition = model.sourcePartitions().get(new Partition(rank, group, state));
+      Address partition = set.partitions().get(new Partition(rank, group, state));
       SourceFile file = sources.get(partition.file());
       long storageEnd =
           file.entries().get(partition.entry()).payloadOffset()

@@ -108,6 +108,18 @@ public record ParamGroups(
     return false;
   }
 
+  /**
+   * What is thrown where experts do not fall evenly on the ranks.
+   *
+   * @param where the checkpoint is
+   */
+  static RefusedException notDivided(String where, int expertParallelSize, int ranks, int target) {
+    return new RefusedException(
+        where,
+        "the expert-parallel size is %d, which has to divide the data-parallel size: %d of the checkpoint, %d of the target. Choose a --targetWorldSize that is a multiple of %d."
+            .formatted(expertParallelSize, ranks, target, expertParallelSize));
+  }
+
   /** The different expert-parallel sizes, {@link #DENSE} first if there are dense groups. */
   public List<Integer> expertParallelSizes() {
     return groups.stream().map(Group::expertParallelSize).distinct().sorted().toList();

@@ -1,21 +1,21 @@
 package io.github.reshard.checkpoint.zero12;
 
-import io.github.reshard.checkpoint.deepspeed.ModelStates;
-import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.checkpoint.format.ModelPart;
 import java.util.List;
 
 /**
  * What was read of a model-parallel rank of ZeRO-1 or 2.
  *
- * @param model what its model file says
- * @param modelFile that file
- * @param modelSource its index in the plan's sources
  * @param shards one for each data-parallel rank
- * @param groups the param groups
+ * @param sets its sets of parameters
  */
-public record SavedFlat(
-    ModelStates model,
-    TorchFile modelFile,
-    int modelSource,
-    List<Shard> shards,
-    ParamGroups groups) {}
+public record SavedFlat(List<Shard> shards, FlatSets sets) implements ModelPart.Origin {
+  public SavedFlat {
+    shards = List.copyOf(shards);
+  }
+
+  /** The ZeRO stage, 1 for BF16_Optimizer. */
+  int stage() {
+    return shards.get(0).states().stage();
+  }
+}

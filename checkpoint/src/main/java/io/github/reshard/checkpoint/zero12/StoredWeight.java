@@ -1,6 +1,6 @@
 package io.github.reshard.checkpoint.zero12;
 
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
+import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
@@ -21,7 +21,7 @@ record StoredWeight(String where, DType dtype, List<Long> shape, Address address
   /**
    * @throws io.github.reshard.checkpoint.RefusedException if its elements do not follow one another
    */
-  static StoredWeight of(PlanBuilder plan, int source, TorchFile file, PickledValue value) {
+  static StoredWeight of(DeepSpeedReading reading, int source, TorchFile file, PickledValue value) {
     TensorNode tensor = value.tensor();
     if (!tensor.isContiguous()) {
       throw value.refused("expected a contiguous weight, as save_checkpoint writes it.");
@@ -30,7 +30,7 @@ record StoredWeight(String where, DType dtype, List<Long> shape, Address address
         value.where(),
         tensor.dtype(),
         Arrays.stream(tensor.shape()).boxed().toList(),
-        plan.address(source, file, value.where(), tensor));
+        reading.address(source, file, value.where(), tensor));
   }
 
   long elements() {

@@ -13,14 +13,16 @@ import java.util.List;
  * @param rank the target rank
  * @param model index into {@link io.github.reshard.checkpoint.plan.ReshardPlan#models()} of the
  *     trainable parameters
+ * @param share which of the model-parallel ranks that have them it is of
  * @param frozen the same of the frozen parameters, or {@link ShardedModelRecipe#NONE_FROZEN}
  */
-record NewShardedModelRecipe(int template, int rank, int model, int frozen) implements TorchRecipe {
+record NewShardedModelRecipe(int template, int rank, int model, int share, int frozen)
+    implements TorchRecipe {
   @Override
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
     return NewShardedFiles.model(
         template,
-        ShardedLayout.of(models.get(model).target()),
+        ShardedLayout.of(models.get(model).target().ofHolder(share)),
         ShardedModelRecipe.frozen(models, frozen, 1),
         rank == 0);
   }

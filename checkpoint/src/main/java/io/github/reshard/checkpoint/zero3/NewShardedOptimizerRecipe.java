@@ -1,6 +1,6 @@
 package io.github.reshard.checkpoint.zero3;
 
-import io.github.reshard.checkpoint.deepspeed.OptimizerValues;
+import io.github.reshard.checkpoint.format.OptimizerValues;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -12,11 +12,12 @@ import java.util.List;
  *
  * @param template the source rank's file
  * @param model index into {@link io.github.reshard.checkpoint.plan.ReshardPlan#models()}
+ * @param share which of the model-parallel ranks that have the parameters it is of
  * @param dsIds the {@code ds_id} of each sub-group
  * @param reading how the template is read
  */
 record NewShardedOptimizerRecipe(
-    int template, int model, List<String> dsIds, OptimizerValues.Reading reading)
+    int template, int model, int share, List<String> dsIds, OptimizerValues.Reading reading)
     implements TorchRecipe {
   NewShardedOptimizerRecipe {
     dsIds = List.copyOf(dsIds);
@@ -27,8 +28,8 @@ record NewShardedOptimizerRecipe(
     PartitionedModel partitioned = models.get(model);
     return NewShardedFiles.optimizer(
         template,
-        reading.read(template, partitioned.source()),
-        ShardedLayout.of(partitioned.target()),
+        reading.read(template, partitioned.states()),
+        ShardedLayout.of(partitioned.target().ofHolder(share)),
         dsIds);
   }
 

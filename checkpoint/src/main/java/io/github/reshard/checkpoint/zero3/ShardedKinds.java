@@ -1,9 +1,9 @@
 package io.github.reshard.checkpoint.zero3;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
-import io.github.reshard.checkpoint.deepspeed.PlanBuilder;
 import io.github.reshard.checkpoint.deepspeed.SavedKinds;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.torch.PickledValue;
@@ -13,34 +13,38 @@ import io.github.reshard.checkpoint.torch.TensorNode;
 final class ShardedKinds {
   private ShardedKinds() {}
 
-  static void requireSupported(PlanBuilder plan, ModelStates model, ShardedStates optimizer) {
+  static void requireSupported(
+      DeepSpeedReading reading, ModelStates model, ShardedStates optimizer) {
     if (optimizer.stage() != 3) {
       throw new RefusedException(
           optimizer.root().file(),
           "zero_stage is %d beside model files of ZeRO-3.".formatted(optimizer.stage()));
     }
-    SavedKinds.requireSupported(plan, model, optimizer.stateDict());
-    DsConfig.ifStored(model.root()).ifPresent(config -> requireSupported(plan, model, config));
+    SavedKinds.requireSupported(reading, model, optimizer.stateDict());
+    DsConfig.ifStored(model.root()).ifPresent(config -> requireSupported(reading, model, config));
   }
 
-  private static void requireSupported(PlanBuilder plan, ModelStates model, DsConfig config) {
+  private static void requireSupported(
+      DeepSpeedReading reading, ModelStates model, DsConfig config) {
     config.requireSupported(3);
     if (config.device("offload_param").equals(DsConfig.NVME) && !model.frozen().isEmpty()) {
       throw config
           .zero("offload_param")
           .orElseThrow()
           .refused(
-              "parameters are offloaded to NVMe and some are frozen, so their pieces in the model files may be stale. Load the checkpoint once with offload_param on cpu and save it again.");
+              "parameters are offloaded to NVMe and some are frozen, so their pieces in the model"
+                  + " files may be stale. Load the checkpoint once with offload_param on cpu and"
+                  + " save it again.");
     }
     config
         .positive("zero_hpz_partition_size")
         .flatMap(PickledValue::asWhole)
-        .filter(size -> plan.targetWorldSize % size != 0)
+        .filter(size -> reading.targetWorldSize() % size != 0)
         .ifPresent(
             size ->
-                plan.notes.add(
+                reading.note(
                     "zero_hpz_partition_size is %d, which does not divide %d ranks; DeepSpeed will not start with it"
-                        .formatted(size, plan.targetWorldSize)));
+                        .formatted(size, reading.targetWorldSize())));
   }
 
   /**

@@ -1,34 +1,63 @@
 package io.github.reshard.checkpoint.zero3;
 
-import io.github.reshard.checkpoint.deepspeed.OptimizerValues;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.StateTensors;
+import io.github.reshard.checkpoint.format.ModelPart;
+import io.github.reshard.checkpoint.format.OptimizerValues;
+import io.github.reshard.checkpoint.format.Target;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PyInstance;
+import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyTuple;
 import io.github.reshard.checkpoint.state.States;
-import io.github.reshard.checkpoint.state.ZeroLayout;
+import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.function.Function;
 
 /** How an optimizer file of ZeRO-3 is read: the first sub-group speaks for its param group. */
 record ShardedValues() implements OptimizerValues.Reading {
   @Override
-  public OptimizerValues read(TorchFile file, ZeroLayout source) {
-    ShardedLayout layout = ShardedLayout.of(source);
+  public OptimizerValues read(TorchFile file, List<Map<String, DType>> partitioned) {
     ShardedStates states = new ShardedStates(PickledValue.root(file.path(), file.parse().root()));
     List<OptimizerValues.Group> groups = new ArrayList<>();
-    for (int g = 0; g < states.paramGroups().items().size(); g++) {
-      int first = layout.bucketsOf(g).get(0);
+    List<List<Integer>> subGroups = states.subGroups();
+    for (int g = 0; g < subGroups.size(); g++) {
+      if (subGroups.get(g).isEmpty()) {
+        groups.add(new OptimizerValues.Group(PyNone.NONE, Optional.empty(), List.of()));
+        continue;
+      }
+      int first = subGroups.get(g).get(0);
+      Optional<PickledValue> state = states.state(first);
+      List<String> cut =
+          partitioned.get(g).keySet().stream()
+              .filter(name -> !name.equals(States.MASTER))
+              .filter(name -> state.isPresent())
+              .filter(name -> StateTensors.find(state.orElseThrow(), name).isPresent())
+              .toList();
       groups.add(
           new OptimizerValues.Group(
               unlabelled(states.flatGroups().items().get(first).node()),
-              states.state(first).map(PickledValue::node),
-              states.partitions(layout, first).keySet().stream()
-                  .filter(name -> !name.equals(States.MASTER))
-                  .toList()));
+              state.map(PickledValue::node),
+              cut));
     }
     return new OptimizerValues(states.root(), states.stateDict(), states.optimizer(), groups);
+  }
+
+  @Override
+  public void requireShared(
+      TrainingState state,
+      ModelPart part,
+      Target target,
+      Function<String, RefusedException> refusal)
+      throws IOException {
+    SubGroupStates.requireAgree(state, part, target.worldSize());
   }
 
   /** The tensor without the attributes that ZeRO-3 gives it. */

@@ -7,6 +7,7 @@ import io.github.reshard.checkpoint.torch.PickledValue;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
+import java.util.function.Consumer;
 
 /**
  * The sub-groups that a ZeRO-3 checkpoint records.
@@ -76,7 +77,7 @@ public record SubGroups(List<Parameter> parameters, List<Integer> firsts, Pickle
    * The {@code sub_group_size} that makes these boundaries at {@code ranks} ranks, from ds_config
    * or, where that is not stored, from the boundaries themselves.
    */
-  public long size(ModelStates model, int ranks, int targetRanks, List<String> notes) {
+  public long size(ModelStates model, int ranks, int targetRanks, Consumer<String> notes) {
     Optional<DsConfig> config = model.config();
     if (config.isPresent()) {
       long size = config.get().subGroupSize();
@@ -102,7 +103,7 @@ public record SubGroups(List<Parameter> parameters, List<Integer> firsts, Pickle
    * @param remedy what the user can do if they leave several
    */
   public long inferred(
-      int ranks, int targetRanks, List<String> notes, String because, String remedy) {
+      int ranks, int targetRanks, Consumer<String> notes, String because, String remedy) {
     ShardedLayout pieces = new ShardedLayout(ranks, parameters, 0);
     long above = -1;
     long atMost = Long.MAX_VALUE;
@@ -125,7 +126,7 @@ public record SubGroups(List<Parameter> parameters, List<Integer> firsts, Pickle
           "no sub_group_size makes these sub-groups at %d ranks.".formatted(ranks));
     }
     if (smallest <= DsConfig.DEFAULT_SUB_GROUP_SIZE && DsConfig.DEFAULT_SUB_GROUP_SIZE <= atMost) {
-      notes.add(
+      notes.accept(
           "%s; sub_group_size is taken to be DeepSpeed's default of %d, which fits the sub-groups"
               .formatted(because, DsConfig.DEFAULT_SUB_GROUP_SIZE));
       return DsConfig.DEFAULT_SUB_GROUP_SIZE;
@@ -136,7 +137,7 @@ public record SubGroups(List<Parameter> parameters, List<Integer> firsts, Pickle
           "%s, and sub_group_size may be anything from %d to %d, which makes different sub-groups at %d ranks. %s"
               .formatted(because, smallest, atMost, targetRanks, remedy));
     }
-    notes.add(
+    notes.accept(
         "%s; every sub_group_size that fits the source makes the same sub-groups at %d ranks"
             .formatted(because, targetRanks));
     return smallest;

@@ -1,12 +1,16 @@
-package io.github.reshard.checkpoint.deepspeed;
+package io.github.reshard.checkpoint.format;
 
+import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyObject;
-import io.github.reshard.checkpoint.state.ZeroLayout;
+import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.IOException;
 import java.io.Serializable;
 import java.util.List;
+import java.util.Map;
 import java.util.Optional;
+import java.util.function.Function;
 
 /**
  * What an optimizer file says beside its partitions, in the one form that all stages have in
@@ -33,9 +37,23 @@ public record OptimizerValues(
     /**
      * Reads a file anew.
      *
-     * @param source how its parameters lie
+     * @param states for each param group the partitioned states
      */
-    OptimizerValues read(TorchFile file, ZeroLayout source);
+    OptimizerValues read(TorchFile file, List<Map<String, DType>> states);
+
+    /**
+     * Checks that files of other partitions can be made of it: that what is not partitioned is one
+     * value for a param group, and all of it is there.
+     *
+     * @param refusal of the writer, of a problem that is said without its end
+     * @throws RefusedException if not
+     */
+    void requireShared(
+        TrainingState state,
+        ModelPart part,
+        Target target,
+        Function<String, RefusedException> refusal)
+        throws IOException;
   }
 
   /** The param groups' hyper-parameters. */

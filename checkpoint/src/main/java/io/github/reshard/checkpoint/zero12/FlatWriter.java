@@ -1,0 +1,60 @@
+package io.github.reshard.checkpoint.zero12;
+
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.format.CheckpointWriter;
+import io.github.reshard.checkpoint.format.ModelPart;
+import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.format.Target;
+import io.github.reshard.checkpoint.format.TrainingState;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import java.io.IOException;
+
+/**
+ * Plans the files of ZeRO-1 and 2. A checkpoint of either is edited, so that N → N gives back every
+ * byte; of anything else the files are made anew.
+ */
+public final class FlatWriter implements CheckpointWriter {
+  static final String ROUND_ROBIN_NOTE =
+      "round_robin_gradients: param_slice_mappings are written as DeepSpeed writes them, which is"
+          + " not where the parameters are. load_checkpoint ignores them; ds_to_universal.py would"
+          + " scramble this checkpoint.";
+
+  private final int stage;
+
+  /**
+   * @param stage 1 or 2; {@link ZeroStage#AS_SAVED} for that of a source that is of one of these
+   */
+  public FlatWriter(int stage) {
+    this.stage = stage;
+  }
+
+  @Override
+  public ReshardPlan plan(TrainingState state, Target target) throws IOException {
+    PlanDraft draft = new PlanDraft(state, target);
+    NewFlatCheckpoint anew = new NewFlatCheckpoint(draft, target, stage);
+    for (ModelPart part : state.parts()) {
+      if (part.origin().orElse(null) instanceof SavedFlat saved) {
+        int to = saved.stage() == stage ? ZeroStage.AS_SAVED : stage;
+        if (to != ZeroStage.AS_SAVED) {
+          FlatConversion.requireConvertible(draft, part, saved, to);
+        }
+        new EditedFlat(draft, to, recipe -> recipe)
+            .add(
+                part,
+                saved,
+                (template, rank) ->
+                    draft.inTag(CheckpointFiles.nameOf(template, rank, part.mpRank())));
+      } else {
+        anew.add(part);
+      }
+    }
+    draft.carryFiles();
+    if (anew.derives()) {
+      draft.note(
+          "ZeRO-3 stores no module weights; those of the output are its masters, rounded to the"
+              + " module's type.");
+    }
+    return draft.plan();
+  }
+}

@@ -1,0 +1,46 @@
+package io.github.reshard.checkpoint.zero3;
+
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.format.CheckpointWriter;
+import io.github.reshard.checkpoint.format.ModelPart;
+import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.format.Target;
+import io.github.reshard.checkpoint.format.TrainingState;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import java.io.IOException;
+
+/**
+ * Plans the files of ZeRO-3. Those of a checkpoint of ZeRO-3 are edited; of anything else the files
+ * are made anew.
+ */
+public final class ShardedWriter implements CheckpointWriter {
+  /** What is said of a checkpoint whose masters nothing is compared with. */
+  public static final String ONLY_SHAPES =
+      "ZeRO-3 stores no module weights; that the masters belong to these parameters is proven by"
+          + " their shapes, not by their values.";
+
+  @Override
+  public ReshardPlan plan(TrainingState state, Target target) throws IOException {
+    PlanDraft draft = new PlanDraft(state, target);
+    NewShardedCheckpoint anew = new NewShardedCheckpoint(draft, target);
+    boolean edits = false;
+    for (ModelPart part : state.parts()) {
+      if (part.origin().orElse(null) instanceof SavedSharded saved) {
+        new EditedSharded(draft, recipe -> recipe)
+            .add(
+                part,
+                saved,
+                (template, rank) ->
+                    draft.inTag(CheckpointFiles.nameOf(template, rank, part.mpRank())));
+        edits = true;
+      } else {
+        anew.add(part);
+      }
+    }
+    draft.carryFiles();
+    if (edits) {
+      draft.note(ONLY_SHAPES);
+    }
+    return draft.plan();
+  }
+}
