@@ -25,6 +25,43 @@ public interface CommandOptions extends ExportOptions {
 
   void setGpus(Integer gpus);
 
+  /**
+   * The data-parallel sizes, separated by commas, where there are several; {@code null} when {@code
+   * targetWorldSize} says the one.
+   */
+  String getTargetWorldSizes();
+
+  void setTargetWorldSizes(String sizes);
+
+  /** Of how many checkpoints that are saved one is resharded. */
+  @Default.Integer(1)
+  Integer getEvery();
+
+  void setEvery(Integer every);
+
+  /** Whether older checkpoints are passed over when a newer one is whole. */
+  @Default.Boolean(false)
+  boolean getNewestOnly();
+
+  void setNewestOnly(boolean newestOnly);
+
+  /** After how many quiet milliseconds following ends; {@code null} for never. */
+  Long getUntil();
+
+  void setUntil(Long quietMillis);
+
+  /** How many milliseconds lie between two looks at what is saved. */
+  @Default.Long(10_000)
+  Long getPoll();
+
+  void setPoll(Long millis);
+
+  /** For how many milliseconds a checkpoint may stay incomplete. */
+  @Default.Long(600_000)
+  Long getGiveUpAfter();
+
+  void setGiveUpAfter(Long millis);
+
   /** How many checkpoints stay in the output; {@code null} for all. */
   Integer getKeep();
 

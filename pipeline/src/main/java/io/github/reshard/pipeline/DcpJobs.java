@@ -46,7 +46,8 @@ final class DcpJobs {
     if (dcp && (options.getTargetWorldSize() != null || options.getTargetStage() != null)) {
       throw new RefusedException(
           options.getInput(),
-          "a distributed checkpoint is the same for any number of ranks and has no ZeRO stage; leave --targetWorldSize and --targetStage out.");
+          "a distributed checkpoint is the same for any number of ranks and has no ZeRO stage;"
+              + " leave --targetWorldSize and --targetStage out.");
     }
   }
 
@@ -55,23 +56,32 @@ final class DcpJobs {
     if (source.user().isPresent()) {
       throw new RefusedException(
           source.location(),
-          "a distributed checkpoint needs the model files of save_checkpoint, which shards that were saved one by one do not have; leave --outputFormat out.");
+          "a distributed checkpoint needs the model files of save_checkpoint, which shards that"
+              + " were saved one by one do not have; leave --outputFormat out.");
     }
     Optional<String> output = Optional.ofNullable(options.getOutput());
     if (output.isPresent() && Stores.isLocal(source.location()) && Stores.isLocal(output.get())) {
       Job.requireApart(source.files(), output.get());
     }
-    DcpDialect dialect =
-        Arrays.stream(DcpDialect.values())
-            .filter(of -> of.optionName().equals(options.getDialect()))
-            .findFirst()
-            .orElse(DcpDialect.TORCH);
+    DcpDialect dialect = dialect(options);
     int files = options.getFilesPerCheckpoint() == null ? 0 : options.getFilesPerCheckpoint();
     return new Job(
         source,
         DcpPlanner.plan(source.store(), source.files(), dialect, files, options.getPartBytes()),
-        ReshardOptions.DCP + ", " + dialect.optionName(),
+        form(options),
         output);
+  }
+
+  private static DcpDialect dialect(ReshardOptions options) {
+    return Arrays.stream(DcpDialect.values())
+        .filter(of -> of.optionName().equals(options.getDialect()))
+        .findFirst()
+        .orElse(DcpDialect.TORCH);
+  }
+
+  /** What the output is made as. */
+  static String form(ReshardOptions options) {
+    return ReshardOptions.DCP + ", " + dialect(options).optionName();
   }
 
   /** Files of DeepSpeed, of the distributed checkpoint that is {@code --input}. */
@@ -79,19 +89,22 @@ final class DcpJobs {
     if (options.getOutputFormat() != null && options.getOutputFormat().equals(ReshardOptions.DCP)) {
       throw new RefusedException(
           options.getInput(),
-          "--template is for an --input that is a distributed checkpoint, and from one of these to another no tool is needed: every loader cuts it for its own ranks.");
+          "--template is for an --input that is a distributed checkpoint, and from one of these to"
+              + " another no tool is needed: every loader cuts it for its own ranks.");
     }
     if (Stores.isLocal(options.getInput()) != Stores.isLocal(options.getTemplate())) {
       throw new RefusedException(
           options.getInput(),
-          "--input is local and --template is not, or the other way round, and one store reads both. Copy one of the two.");
+          "--input is local and --template is not, or the other way round, and one store reads"
+              + " both. Copy one of the two.");
     }
     Source template = Source.find(options.getTemplate(), null, options);
     Optional<String> output = Optional.ofNullable(options.getOutput());
     if (template.user().isPresent()) {
       throw new RefusedException(
           template.location(),
-          "--template is a checkpoint of save_checkpoint; shards that were saved one by one are none.");
+          "--template is a checkpoint of save_checkpoint; shards that were saved one by one are"
+              + " none.");
     }
     if (output.isPresent()) {
       Job.requireDistinct(options.getTemplate(), output.get());
@@ -169,7 +182,10 @@ final class DcpJobs {
       }
       throw new RefusedException(
           directory,
-          "this is a distributed checkpoint of PyTorch, which does not say all that DeepSpeed needs. Let the run that will load it save once after one step, and name the directory of that with --template. From one distributed checkpoint to another no tool is needed.",
+          "this is a distributed checkpoint of PyTorch, which does not say all that DeepSpeed"
+              + " needs. Let the run that will load it save once after one step, and name the"
+              + " directory of that with --template. From one distributed checkpoint to another no"
+              + " tool is needed.",
           e);
     }
   }

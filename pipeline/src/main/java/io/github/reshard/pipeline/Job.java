@@ -6,13 +6,16 @@ import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
+import io.github.reshard.checkpoint.storage.Publishing;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.pipeline.storage.Stores;
 import io.github.reshard.transforms.JobConfig;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.HashSet;
+import java.util.List;
 import java.util.Optional;
 import java.util.Set;
 import org.apache.beam.sdk.options.PipelineOptions;
@@ -41,6 +44,39 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
       return DcpJobs.in(options);
     }
     return of(Source.ofInput(options), options);
+  }
+
+  /**
+   * The jobs that {@code options} ask for: one for each number of ranks, all of one source. Nothing
+   * is written.
+   *
+   * @throws RefusedException if the input is refused for one of them
+   * @throws OutputException if the output is part of it
+   */
+  static List<Job> all(ReshardOptions options) throws IOException {
+    CommandOptions asked = options.as(CommandOptions.class);
+    if (!TargetSizes.areSeveral(asked)) {
+      return List.of(of(options));
+    }
+    requireDistinct(options.getInput(), options.getOutput());
+    if (options.getTemplate() != null) {
+      throw new RefusedException(
+          options.getTemplate(), "--template is for one --targetWorldSize at a time.");
+    }
+    Source source = Source.ofInput(options);
+    List<Job> jobs = new ArrayList<>();
+    for (int ranks : TargetSizes.of(asked)) {
+      jobs.add(
+          of(
+              source,
+              ranks,
+              stage(options),
+              options.getOutput() == null
+                  ? Optional.empty()
+                  : Optional.of(TargetSizes.output(asked, ranks)),
+              options.getPartBytes()));
+    }
+    return jobs;
   }
 
   /** The ZeRO stage that is asked for, or {@link ZeroStage#AS_SAVED}. */
@@ -82,6 +118,16 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
     return new Job(source, plan, form(source, targetStage), output);
   }
 
+  /** What the output is made as where no stage is asked for, of a checkpoint with a tag. */
+  static String form(ReshardOptions options) {
+    if (ReshardOptions.DCP.equals(options.getOutputFormat())) {
+      return DcpJobs.form(options);
+    }
+    return ReshardOptions.UNIVERSAL.equals(options.getOutputFormat())
+        ? ReshardOptions.UNIVERSAL
+        : JobConfig.AS_SAVED;
+  }
+
   /** To ask for the stage that it has changes nothing. */
   static String form(Source source, int targetStage) throws IOException {
     if (source.user().isPresent() && source.hints().sanitize()) {
@@ -110,19 +156,26 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
    * @throws OutputException if it cannot go there
    */
   TargetStore target(boolean overwrite, PipelineOptions options) {
+    return target(Publishing.of(overwrite), options);
+  }
+
+  /** The same, by a run that says how it publishes. */
+  TargetStore target(Publishing publishing, PipelineOptions options) {
     String to = output.orElseThrow();
     if (source.user().isEmpty()) {
-      return Stores.target(to, plan.tag(), overwrite, latest(), options);
+      return Stores.target(to, plan.tag(), latest(), publishing, options);
     }
     if (!Stores.isLocal(to)) {
       throw new OutputException(
           to,
-          "shards without a tag can only be written to a local directory: in an object store nothing could make all of them visible at once. Write them locally and upload them.");
+          "shards without a tag can only be written to a local directory: in an object store"
+              + " nothing could make all of them visible at once. Write them locally and upload"
+              + " them.");
     }
     Set<String> names = new HashSet<>(Set.of(CheckpointFiles.MANIFEST));
     plan.targets().forEach(file -> names.add(file.path()));
     return new LocalShardsStore(
-        Stores.directory(to), names, source.user().get().pattern(), overwrite);
+        Stores.directory(to), names, source.user().get().pattern(), publishing.overwrite());
   }
 
   /** The file that will name the output's tag. */

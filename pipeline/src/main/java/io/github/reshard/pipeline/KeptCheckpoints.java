@@ -17,6 +17,9 @@ import org.apache.beam.sdk.options.PipelineOptions;
 
 /** Removes older checkpoints of an output, and only what is as this program made it. */
 final class KeptCheckpoints {
+  /** Begins what is said of one that was removed. */
+  static final String REMOVED = "removed the older ";
+
   private static final Path LATEST = Path.of("latest");
 
   private KeptCheckpoints() {}
@@ -84,7 +87,7 @@ final class KeptCheckpoints {
     try {
       Files.move(root.resolve(name), gone);
       deleteTree(gone);
-      return "removed the older " + root.resolve(name);
+      return REMOVED + root.resolve(name);
     } catch (IOException e) {
       return "could not remove the older %s: %s".formatted(root.resolve(name), e);
     }

@@ -23,13 +23,29 @@ public record PlanReport(ReshardPlan plan, long planBytes, boolean tagIsThere) {
   private static final long BUFFER_BYTES = 2L << 20;
 
   /**
-   * Plans without touching anything.
+   * Plans without touching anything, for each size that is asked for.
+   *
+   * @throws io.github.reshard.checkpoint.RefusedException if the reshard would be refused
+   */
+  public static List<PlanReport> all(CommandOptions options) {
+    try {
+      return Job.all(options).stream().map(job -> of(job, options)).toList();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  /**
+   * The same, for one size.
    *
    * @throws io.github.reshard.checkpoint.RefusedException if the reshard would be refused
    */
   public static PlanReport of(CommandOptions options) {
+    return all(options).get(0);
+  }
+
+  private static PlanReport of(Job job, CommandOptions options) {
     try {
-      Job job = Job.of(options);
       ReshardPlan plan = job.plan();
       CountingStream counter = new CountingStream();
       try (ObjectOutputStream out = new ObjectOutputStream(counter)) {

@@ -23,6 +23,7 @@ import io.github.reshard.transforms.WriteParts;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -54,20 +55,55 @@ public final class ReshardPipeline {
    * @throws JobStagedException if the runner wrote the job down instead of running it
    */
   public static ReshardReport run(ReshardOptions options, ProgressListener progress) {
+    return runAll(options, progress).get(0);
+  }
+
+  /**
+   * The same, for each number of ranks that is asked for: one graph makes all outputs.
+   *
+   * @throws RefusedException if the input is refused
+   * @throws OutputException if an output cannot be written
+   * @throws JobStagedException if the runner wrote the job down instead of running it
+   */
+  public static List<ReshardReport> runAll(ReshardOptions options, ProgressListener progress) {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
     try {
-      Job job = planned(options, progress);
-      TargetStore target = job.target(options.getOverwrite(), options);
-      target.begin();
-      return move(job, target, "moving bytes", options, progress, begin);
+      List<Placed> placed = new ArrayList<>();
+      for (Job job : planned(options, progress)) {
+        placed.add(new Placed(job, job.target(options.getOverwrite(), options)));
+      }
+      begin(placed);
+      return move(placed, "moving bytes", options, progress, begin);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
   }
 
+  /**
+   * A job and where its output is written.
+   *
+   * @param target as {@link Job#target} gives it, or one that writes nothing
+   */
+  private record Placed(Job job, TargetStore target) {}
+
+  /** All of them, or none. */
+  private static void begin(List<Placed> placed) throws IOException {
+    List<Placed> begun = new ArrayList<>();
+    try {
+      for (Placed one : placed) {
+        one.target().begin();
+        begun.add(one);
+      }
+    } catch (IOException | RuntimeException e) {
+      abandon(begun, e);
+      throw e;
+    }
+  }
+
   /** What is being saved at this moment is waited for, or refused with what grows. */
-  private static Job planned(ReshardOptions options, ProgressListener progress) throws IOException {
+  private static List<Job> planned(ReshardOptions options, ProgressListener progress)
+      throws IOException {
     Saving saving = Saving.of(options);
     if (options.getWait() != null) {
       progress.phase("waiting until it is whole", 0);
@@ -76,7 +112,7 @@ public final class ReshardPipeline {
     }
     Optional<Look> before = saving.look();
     try {
-      return Job.of(options);
+      return Job.all(options);
     } catch (RefusedException e) {
       throw saving.because(before, e);
     }
@@ -119,27 +155,50 @@ public final class ReshardPipeline {
       ReshardOptions options,
       ProgressListener progress,
       long beginNanos) {
-    JobConfig config =
-        new JobConfig(options.getTrustMasters(), job.form(), System.currentTimeMillis());
-    progress.phase(phase, job.payloadBytes());
+    return move(List.of(new Placed(job, target)), phase, options, progress, beginNanos).get(0);
+  }
+
+  private static List<ReshardReport> move(
+      List<Placed> placed,
+      String phase,
+      ReshardOptions options,
+      ProgressListener progress,
+      long beginNanos) {
+    progress.phase(phase, placed.stream().mapToLong(one -> one.job().payloadBytes()).sum());
     try {
       Pipeline pipeline = Pipeline.create(options);
-      apply(pipeline, job.plan(), job.source().store(), target, config);
+      List<Reshard> reshards = new ArrayList<>();
+      Map<String, ReshardPlan> plans = new LinkedHashMap<>();
+      for (Placed one : placed) {
+        JobConfig config =
+            new JobConfig(options.getTrustMasters(), one.job().form(), System.currentTimeMillis());
+        Reshard reshard =
+            Reshard.keep(
+                newKey(), one.job().plan(), one.job().source().store(), one.target(), config);
+        reshards.add(reshard);
+        plans.put(reshard.key(), one.job().plan());
+      }
+      apply(pipeline.apply("Plan", PlanItems.ofAll(plans)), Reshards.of(reshards));
       PipelineResult result = pipeline.run();
       progress.running(result);
       PipelineResult.State state = waitFor(result);
       if (state != PipelineResult.State.DONE) {
         throw new IllegalStateException("the pipeline ended as " + state);
       }
-      return report(job, result, (System.nanoTime() - beginNanos) / 1e9);
+      double seconds = (System.nanoTime() - beginNanos) / 1e9;
+      List<ReshardReport> reports = new ArrayList<>();
+      for (int i = 0; i < placed.size(); i++) {
+        reports.add(report(placed.get(i).job(), reshards.get(i), result, seconds));
+      }
+      return reports;
     } catch (JobStagedException e) {
       throw e;
     } catch (RuntimeException e) {
-      abandon(target, e);
+      abandon(placed, e);
       throw e;
     } catch (IOException e) {
       UncheckedIOException failure = new UncheckedIOException(e);
-      abandon(target, failure);
+      abandon(placed, failure);
       throw failure;
     }
   }
@@ -158,11 +217,13 @@ public final class ReshardPipeline {
     return Job.of(Source.ofInput(source, options), options).plan();
   }
 
-  private static void abandon(TargetStore target, RuntimeException failure) {
-    try {
-      target.abandon();
-    } catch (IOException | RuntimeException e) {
-      failure.addSuppressed(e);
+  private static void abandon(List<Placed> begun, Exception failure) {
+    for (Placed one : begun) {
+      try {
+        one.target().abandon();
+      } catch (IOException | RuntimeException e) {
+        failure.addSuppressed(e);
+      }
     }
   }
 
@@ -192,13 +253,14 @@ public final class ReshardPipeline {
     return UUID.randomUUID().toString().substring(0, 8);
   }
 
-  private static ReshardReport report(Job job, PipelineResult result, double seconds) {
+  private static ReshardReport report(
+      Job job, Reshard reshard, PipelineResult result, double seconds) {
     ReshardPlan plan = job.plan();
     Proofs proofs = Proofs.of(plan);
-    long disagreed = counter(result, Counters.PARAMETERS_DISAGREED);
+    long disagreed = counter(result, Counters.of(reshard, Counters.PARAMETERS_DISAGREED));
     List<String> notes = new ArrayList<>(plan.notes());
     notes.addAll(proofs.notProven(disagreed));
-    if (counter(result, Counters.LEFT_BEHIND) > 0) {
+    if (counter(result, Counters.of(reshard, Counters.LEFT_BEHIND)) > 0) {
       notes.add(
           "the output is whole, but what it was made of could not all be removed; do so with: "
               + CommandName.typed()
@@ -214,7 +276,7 @@ public final class ReshardPipeline {
         plan.parallelism().tensorDegree(),
         proofs.parameters(),
         proofs.elements(),
-        counter(result, Counters.BYTES_READ),
+        counter(result, Counters.of(reshard, Counters.BYTES_READ)),
         plan.targetBytes(),
         plan.targets().size(),
         seconds,

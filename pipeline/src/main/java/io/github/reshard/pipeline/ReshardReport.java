@@ -48,8 +48,15 @@ public record ReshardReport(
 
   /** For machines: the components of this record by name. */
   public String json() {
+    return json(List.of(this));
+  }
+
+  /** For machines: a report, or a list of them where there are several. */
+  public static String json(List<ReshardReport> reports) {
     try {
-      return new ObjectMapper().enable(SerializationFeature.INDENT_OUTPUT).writeValueAsString(this);
+      return new ObjectMapper()
+          .enable(SerializationFeature.INDENT_OUTPUT)
+          .writeValueAsString(reports.size() == 1 ? reports.get(0) : reports);
     } catch (JsonProcessingException e) {
       throw new UncheckedIOException(e);
     }

@@ -5,9 +5,11 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.follow.Look;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.FileNotFoundException;
@@ -21,6 +23,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.TreeMap;
+import java.util.stream.Stream;
 import org.apache.beam.sdk.options.PipelineOptions;
 
 /** An output directory, and whether what is in it is what a plan would write. */
@@ -87,6 +90,91 @@ final class ReshardedOutput {
             && sources(manifest).equals(sources(plan));
     boolean named = tag.isEmpty() || latest.equals(Optional.of(tag));
     return same && named ? State.CURRENT : State.OUTDATED;
+  }
+
+  /**
+   * Whether the tag stands here as it would be made of {@code look}, whatever {@code latest} says.
+   *
+   * @param ranks data-parallel ranks that will load it
+   */
+  boolean isMadeOf(Look look, String tag, int ranks, String form, boolean trustMasters)
+      throws IOException {
+    try {
+      Optional<JsonNode> found = manifest(list(directory(tag)));
+      if (found.isEmpty() || isHalfPublished(tag)) {
+        return false;
+      }
+      JsonNode manifest = found.get();
+      return manifest.path("output").path("dataParallelRanks").asInt() == ranks
+          && manifest.path("output").path("form").asText().equals(form)
+          && manifest.path("config").path("trustMasters").asBoolean() == trustMasters
+          && isOf(look, inTag(look, manifest))
+          && isMade(tag);
+    } catch (RefusedException | NoSuchFileException e) {
+      return false;
+    }
+  }
+
+  /**
+   * What the job that published the tag called that reshard; empty if it called it nothing, or died
+   * meanwhile.
+   */
+  Optional<String> run(String tag) throws IOException {
+    try {
+      if (isHalfPublished(tag)) {
+        return Optional.empty();
+      }
+      return manifest(list(directory(tag)))
+          .map(manifest -> manifest.path("run").asText())
+          .filter(run -> !run.isEmpty());
+    } catch (RefusedException | NoSuchFileException e) {
+      return Optional.empty();
+    }
+  }
+
+  private boolean isHalfPublished(String tag) throws IOException {
+    return list(output).files().stream()
+        .anyMatch(file -> file.name().equals(Leftovers.name(tag, "publishing")));
+  }
+
+  /**
+   * Whether {@code sources} are files of the tag as they are now, and all files of ranks.
+   *
+   * @param sources bytes and version by path in the tag
+   */
+  private static boolean isOf(Look look, Map<String, String> sources) {
+    Map<String, String> now = new TreeMap<>();
+    Stream.concat(look.files().stream(), look.deeper().stream())
+        .forEach(
+            file ->
+                now.put(
+                    pathIn(look, file.path()).orElse(file.path()),
+                    file.bytes() + " " + file.version()));
+    return now.entrySet().containsAll(sources.entrySet())
+        && look.files().stream()
+            .map(FileStat::name)
+            .filter(CheckpointFiles::isTagFile)
+            .allMatch(sources::containsKey);
+  }
+
+  /** Bytes and version by path in the tag, of the source that a manifest tells. */
+  private static Map<String, String> inTag(Look look, JsonNode manifest) {
+    Map<String, String> files = new TreeMap<>();
+    for (JsonNode file : manifest.path("source").path("files")) {
+      pathIn(look, file.path("path").asText())
+          .ifPresent(
+              path ->
+                  files.put(
+                      path, file.path("bytes").asText() + " " + file.path("version").asText()));
+    }
+    return files;
+  }
+
+  /** A path behind the tag's own, on whatever way the tag was reached. */
+  private static Optional<String> pathIn(Look look, String path) {
+    String tag = "/" + look.saved().tag() + "/";
+    int at = path.lastIndexOf(tag);
+    return at < 0 ? Optional.empty() : Optional.of(path.substring(at + tag.length()));
   }
 
   /** Whether this program made the tag, and all of it is there and as it was written. */

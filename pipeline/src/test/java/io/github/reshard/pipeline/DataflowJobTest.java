@@ -18,6 +18,7 @@ import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.storage.FileStat;
+import io.github.reshard.checkpoint.storage.Publishing;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -212,7 +213,7 @@ class DataflowJobTest {
         pipeline,
         plan,
         Stores.source(output, options),
-        Stores.target(output, plan.tag(), false, TargetStore.LATEST, options),
+        Stores.target(output, plan.tag(), TargetStore.LATEST, Publishing.of(false), options),
         new JobConfig(false, JobConfig.AS_SAVED, 0));
     pipeline.run();
     return bucket.under("").get("job.json").length;

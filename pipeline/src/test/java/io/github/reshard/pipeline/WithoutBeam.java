@@ -27,6 +27,7 @@ import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.PositionalFile;
+import io.github.reshard.checkpoint.storage.Publishing;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
@@ -70,10 +71,10 @@ final class WithoutBeam {
             : new LocalTargetStore(
                 output.toString(),
                 plan.tag(),
-                false,
                 plan.targetWorldSize() == ReshardPlan.ANY_WORLD_SIZE
                     ? TargetStore.LATEST_UNIVERSAL
-                    : TargetStore.LATEST);
+                    : TargetStore.LATEST,
+                Publishing.of(false));
     for (TargetFile file : plan.targets()) {
       List<List<SliceCrc>> entries = new ArrayList<>();
       file.entries().forEach(entry -> entries.add(new ArrayList<>()));

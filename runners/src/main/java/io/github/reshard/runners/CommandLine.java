@@ -129,8 +129,14 @@ record CommandLine(String command, Map<String, List<String>> options) {
   /** The options as Beam wants them: {@code --name=value}. */
   String[] beamArgs() {
     return options.entrySet().stream()
-        .flatMap(option -> option.getValue().stream().map(v -> "--" + option.getKey() + "=" + v))
+        .flatMap(option -> option.getValue().stream().map(v -> beamArg(option.getKey(), v)))
         .toArray(String[]::new);
+  }
+
+  /** Several sizes are another option of the pipeline than one. */
+  private static String beamArg(String name, String value) {
+    boolean several = name.equals(Options.RANKS) && value.contains(",");
+    return "--" + name + (several ? "s" : "") + "=" + value;
   }
 
   /** This command line, with {@code value} for an option that is not given. */

@@ -51,18 +51,18 @@ final class Completion {
     StringBuilder script =
         new StringBuilder(
             """
-            # Completion of reshard for bash: eval "$(reshard completion bash)"
-            _reshard() {
-              local cur=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} option= words=
-              if [ "$cur" = = ]; then
-                option=$before cur=
-              elif [ "$before" = = ]; then
-                option=${COMP_WORDS[COMP_CWORD - 2]}
-              else
-                option=$before
-              fi
-              case $option in
-            """);
+# Completion of reshard for bash: eval "$(reshard completion bash)"
+_reshard() {
+  local cur=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} option= words=
+  if [ "$cur" = = ]; then
+    option=$before cur=
+  elif [ "$before" = = ]; then
+    option=${COMP_WORDS[COMP_CWORD - 2]}
+  else
+    option=$before
+  fi
+  case $option in
+""");
     bashValues(Option.Kind.DIRECTORY, "compgen -d -- \"$cur\"", script);
     bashValues(Option.Kind.FILE, "compgen -f -- \"$cur\"", script);
     WORDS.forEach(
@@ -145,7 +145,7 @@ final class Completion {
               case DIRECTORY -> "_files -/";
               case FILE -> "_files";
               case RUNNER, STAGE, FORMAT, DIALECT, DTYPE -> "(" + WORDS.get(option.kind()) + ")";
-              case FLAG, TEXT, COUNT, BYTES, SECONDS -> " ";
+              case FLAG, TEXT, COUNT, COUNTS, BYTES, SECONDS, MILLIS, UNTIL -> " ";
             };
         spec += ":" + option.value() + ":" + action;
       }

@@ -6,6 +6,7 @@ import io.github.reshard.pipeline.CommandOptions;
 import io.github.reshard.pipeline.DcpInspection;
 import io.github.reshard.pipeline.Ensure;
 import io.github.reshard.pipeline.ExportPipeline;
+import io.github.reshard.pipeline.FollowPipeline;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.JobStagedException;
 import io.github.reshard.pipeline.PlanReport;
@@ -58,6 +59,9 @@ public final class Main {
   private final Map<String, String> environment;
   private final String defaultRunner;
 
+  /** That of a command that runs until it is told to stop, else null. */
+  private StopSignal stop;
+
   Main(PrintStream out, PrintStream err, Map<String, String> environment, String defaultRunner) {
     this.out = out;
     this.err = err;
@@ -76,10 +80,13 @@ public final class Main {
     // Names of files and the arrow are not ASCII, whatever the locale.
     PrintStream out = utf8(FileDescriptor.out);
     PrintStream err = utf8(FileDescriptor.err);
-    int code =
-        new Main(out, err, System.getenv(), System.getProperty(RUNNER_PROPERTY, "")).run(args);
+    Main main = new Main(out, err, System.getenv(), System.getProperty(RUNNER_PROPERTY, ""));
+    int code = main.run(args);
     out.flush();
     err.flush();
+    if (main.stop != null) {
+      main.stop.end(code);
+    }
     // A runner's threads may live on. Inside Maven a plain return is what lets Maven end well.
     boolean embedded = Main.class.getClassLoader() != ClassLoader.getSystemClassLoader();
     if (code != 0 || !embedded) {
@@ -119,6 +126,7 @@ public final class Main {
         case VERIFY -> verify(options);
         case PLAN -> plan(options);
         case EXPORT -> export(options);
+        case FOLLOW -> follow(options);
         case CLEANUP -> cleanup(options);
       };
     } catch (Exception | LinkageError | OutOfMemoryError | StackOverflowError e) {
@@ -205,14 +213,18 @@ public final class Main {
   }
 
   private int reshard(CommandOptions options) {
-    ReshardReport report;
+    List<ReshardReport> reports;
     try (Progress progress = progress()) {
-      report = ReshardPipeline.run(options, progress);
+      reports = ReshardPipeline.runAll(options, progress);
     } catch (JobStagedException e) {
       out.println(e.getMessage());
       return 0;
     }
-    out.println(options.getJson() ? report.json() : Summary.of(report));
+    if (options.getJson()) {
+      out.println(ReshardReport.json(reports));
+    } else {
+      reports.forEach(report -> out.println(Summary.of(report)));
+    }
     return 0;
   }
 
@@ -236,6 +248,19 @@ public final class Main {
     }
     out.println(options.getJson() ? report.json() : Summary.ofExport(report));
     return 0;
+  }
+
+  private int follow(CommandOptions options) {
+    FollowLines lines = new FollowLines(out, options.getJson());
+    StopSignal listening = StopSignal.listen();
+    stop = listening;
+    try {
+      FollowPipeline.run(options, listening::isGiven, lines::accept);
+      return lines.end();
+    } catch (JobStagedException e) {
+      out.println(e.getMessage());
+      return 0;
+    }
   }
 
   /** A script takes what is on stdout: all else goes to stderr. */
@@ -285,7 +310,7 @@ public final class Main {
   }
 
   private int plan(CommandOptions options) {
-    out.println(Tables.of(PlanReport.of(options)));
+    PlanReport.all(options).forEach(plan -> out.println(Tables.of(plan)));
     return 0;
   }
 }

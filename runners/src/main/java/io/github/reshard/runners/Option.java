@@ -1,5 +1,6 @@
 package io.github.reshard.runners;
 
+import java.util.ArrayList;
 import java.util.Collections;
 import java.util.EnumMap;
 import java.util.List;
@@ -18,7 +19,8 @@ import java.util.regex.Pattern;
  * @param uses what it is for, by the commands that take it
  */
 record Option(String name, Kind kind, String value, Group group, Map<Command, Use> uses) {
-  private static final Pattern TIME = Pattern.compile("(\\d{1,9})([smh])");
+  private static final String IDLE = "idle:";
+  private static final Pattern TIME = Pattern.compile("(\\d{1,9})(ms|s|m|h)");
   private static final Pattern SIZE = Pattern.compile("(\\d+)([KMGT]i?B?)?");
 
   Option {
@@ -51,7 +53,13 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
     DTYPE,
     BYTES,
     /** A time, such as 60s. */
-    SECONDS
+    SECONDS,
+    /** A time in milliseconds, such as 500ms or 10m. */
+    MILLIS,
+    /** When to end: {@code idle:TIME}. */
+    UNTIL,
+    /** One or more whole numbers from 1 on, separated by commas. */
+    COUNTS
   }
 
   /** The parts of the main job's help. */
@@ -59,7 +67,8 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
     WHAT("What to reshard", ""),
     SHARDS(
         "Shards that you saved yourself: torch.save(optimizer.state_dict(), ...) on every rank",
-        "A directory of files such as optimizer.00.pt needs nothing more than --input; the output holds the same names for M ranks. docs/user-shards.md is the guide."),
+        "A directory of files such as optimizer.00.pt needs nothing more than --input; the output"
+            + " holds the same names for M ranks. docs/user-shards.md is the guide."),
     WEIGHTS("Which weights, and how", ""),
     CARE("How careful to be", ""),
     RUN("How to run", "");
@@ -152,7 +161,16 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
         yield given;
       }
       case BYTES -> Long.toString(atLeastOne(bytes(given)));
-      case SECONDS -> Long.toString(seconds(given));
+      case SECONDS -> Long.toString(millis(given) / 1000);
+      case MILLIS -> Long.toString(atLeastOne(millis(given)));
+      case UNTIL -> {
+        if (!given.startsWith(IDLE)) {
+          throw new UsageException(
+              "--" + name + " is " + IDLE + "TIME, such as " + IDLE + "10m, not '" + given + "'");
+        }
+        yield Long.toString(millis(given.substring(IDLE.length())));
+      }
+      case COUNTS -> counts(given);
     };
   }
 
@@ -160,12 +178,31 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
     return value.equals("true") || value.equals("false");
   }
 
-  private long seconds(String given) {
+  /** Each once: two outputs of one size would be one. */
+  private String counts(String given) {
+    List<String> counts = new ArrayList<>();
+    for (String count : given.split(",", -1)) {
+      String number = Integer.toString(atLeastOne(number(count.strip())));
+      if (counts.contains(number)) {
+        throw new UsageException("--" + name + "=" + given + " names " + number + " twice");
+      }
+      counts.add(number);
+    }
+    return String.join(",", counts);
+  }
+
+  private long millis(String given) {
     Matcher matcher = TIME.matcher(given);
     if (!matcher.matches()) {
       throw new UsageException("--" + name + " is a time such as 60s or 10m, not '" + given + "'");
     }
-    long unit = matcher.group(2).equals("s") ? 1 : matcher.group(2).equals("m") ? 60 : 3600;
+    long unit =
+        switch (matcher.group(2)) {
+          case "ms" -> 1;
+          case "s" -> 1_000;
+          case "m" -> 60_000;
+          default -> 3_600_000;
+        };
     return Long.parseLong(matcher.group(1)) * unit;
   }
 

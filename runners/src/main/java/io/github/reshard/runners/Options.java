@@ -4,6 +4,7 @@ import static io.github.reshard.runners.Command.CLEANUP;
 import static io.github.reshard.runners.Command.DOCTOR;
 import static io.github.reshard.runners.Command.ENSURE;
 import static io.github.reshard.runners.Command.EXPORT;
+import static io.github.reshard.runners.Command.FOLLOW;
 import static io.github.reshard.runners.Command.INSPECT;
 import static io.github.reshard.runners.Command.PLAN;
 import static io.github.reshard.runners.Command.RESHARD;
@@ -15,16 +16,19 @@ import static io.github.reshard.runners.Option.Group.WEIGHTS;
 import static io.github.reshard.runners.Option.Group.WHAT;
 import static io.github.reshard.runners.Option.Kind.BYTES;
 import static io.github.reshard.runners.Option.Kind.COUNT;
+import static io.github.reshard.runners.Option.Kind.COUNTS;
 import static io.github.reshard.runners.Option.Kind.DIALECT;
 import static io.github.reshard.runners.Option.Kind.DIRECTORY;
 import static io.github.reshard.runners.Option.Kind.DTYPE;
 import static io.github.reshard.runners.Option.Kind.FILE;
 import static io.github.reshard.runners.Option.Kind.FLAG;
 import static io.github.reshard.runners.Option.Kind.FORMAT;
+import static io.github.reshard.runners.Option.Kind.MILLIS;
 import static io.github.reshard.runners.Option.Kind.RUNNER;
 import static io.github.reshard.runners.Option.Kind.SECONDS;
 import static io.github.reshard.runners.Option.Kind.STAGE;
 import static io.github.reshard.runners.Option.Kind.TEXT;
+import static io.github.reshard.runners.Option.Kind.UNTIL;
 
 import io.github.reshard.checkpoint.dcp.DcpDialect;
 import io.github.reshard.pipeline.ReshardOptions;
@@ -63,6 +67,11 @@ final class Options {
                   RESHARD)
               .requiredBy("The directory that save_checkpoint was given.", DOCTOR, PLAN, EXPORT)
               .requiredBy(
+                  "The directory that a run saves into: that of save_checkpoint, or what Hugging"
+                      + " Face Trainer, Accelerate or Lightning make around it. It need not be"
+                      + " there yet. It is only ever read.",
+                  FOLLOW)
+              .requiredBy(
                   "The directory that save_checkpoint was given, or that of a distributed"
                       + " checkpoint of PyTorch.",
                   INSPECT)
@@ -79,17 +88,26 @@ final class Options {
                   "The directory to write to: --output/TAG/... and, last, `latest`. It is made if"
                       + " it is not there. It may not be --input.",
                   RESHARD)
+              .requiredBy(
+                  "The directory to write to; with several sizes --output/world-M for each. One job"
+                      + " follows into it at a time.",
+                  FOLLOW)
               .requiredBy("The other one. It is only read.", VERIFY)
               .requiredBy("The directory that gets the weights; all of it appears at once.", EXPORT)
               .requiredBy("The --output of those runs.", CLEANUP)
               .takenBy("Where to make it. Default: INPUT-world-M.", ENSURE)
               .takenBy("The directory to write to; looked at, not touched. Default: none.", PLAN),
-          Option.of(RANKS, COUNT, "M", WHAT)
+          Option.of(RANKS, COUNTS, "M", WHAT)
               .requiredBy(
                   "How many data-parallel ranks will load the output. Pipeline- and tensor-parallel"
-                      + " degrees stay as saved, so that M x those is the number of GPUs.",
+                      + " degrees stay as saved, so that M x those is the number of GPUs. Several,"
+                      + " such as 4,8,16, are made at once: --output/world-4, --output/world-8,"
+                      + " ..., each with its own `latest`.",
                   RESHARD)
-              .requiredBy("How many data-parallel ranks will load the output.", PLAN)
+              .requiredBy(
+                  "How many data-parallel ranks will load the output; several as 4,8,16.",
+                  PLAN,
+                  FOLLOW)
               .requiredBy("How many data-parallel ranks will load.", ENSURE)
               .takenBy("Also show who holds what on M data-parallel ranks. Default: off.", INSPECT),
           Option.of(GPUS, COUNT, "N", WHAT)
@@ -117,12 +135,32 @@ final class Options {
           Option.of("outputTag", TEXT, "TAG", WHAT)
               .takenBy(
                   "Which checkpoint inside --output. Default: what its `latest` says.", VERIFY),
+          Option.of("every", COUNT, "K", WHAT)
+              .takenBy("Take each K-th checkpoint that is saved. Default: all.", FOLLOW),
+          Option.of("newestOnly", FLAG, "", WHAT)
+              .takenBy(
+                  "Pass over older ones when a newer one is whole, and say which. Default: all, in"
+                      + " the order in which they were saved.",
+                  FOLLOW),
+          Option.of("until", UNTIL, "idle:TIME", WHAT)
+              .takenBy(
+                  "End when nothing new was saved for so long, such as idle:10m. Default: go on"
+                      + " until told to stop.",
+                  FOLLOW),
+          Option.of("poll", MILLIS, "TIME", WHAT)
+              .takenBy("How often to look, such as 500ms or 1m. Default: 10s.", FOLLOW),
+          Option.of("giveUpAfter", MILLIS, "TIME", WHAT)
+              .takenBy(
+                  "How long a checkpoint that does not change may stay incomplete until what is"
+                      + " missing is said. If more of it comes, it is looked at again. Default:"
+                      + " 10m.",
+                  FOLLOW),
           Option.of("targetStage", STAGE, "STAGE", WHAT)
               .takenBy(
                   "The ZeRO stage of the run that will load the output: 1, 2 or 3. Default: that of"
                       + " --input.",
                   RESHARD)
-              .takenBy("As in the main job. Default: that of --input.", PLAN),
+              .takenBy("As in the main job. Default: that of --input.", PLAN, FOLLOW),
           Option.of(FORMAT_NAME, FORMAT, "FORMAT", WHAT)
               .takenBy(
                   "native is what save_checkpoint would have written on M ranks; universal is"
@@ -133,20 +171,20 @@ final class Options {
                       + " universal refuses what DeepSpeed would not load at the size and stage"
                       + " that are given. Default: native.",
                   RESHARD)
-              .takenBy("As in the main job. Default: native.", PLAN),
+              .takenBy("As in the main job. Default: native.", PLAN, FOLLOW),
           Option.of("dialect", DIALECT, "DIALECT", WHAT)
               .takenBy(
                   "Under which keys --outputFormat=dcp puts what: torch is what get_state_dict"
                       + " gives, torchFlat the same with flatten_optimizer_state_dict, torchtitan"
                       + " and accelerate are theirs. Default: torch.",
                   RESHARD)
-              .takenBy("As in the main job. Default: torch.", PLAN),
+              .takenBy("As in the main job. Default: torch.", PLAN, FOLLOW),
           Option.of("filesPerCheckpoint", COUNT, "K", WHAT)
               .takenBy(
                   "Into how many data files --outputFormat=dcp writes. Default: as many as --input"
                       + " has data-parallel ranks.",
                   RESHARD)
-              .takenBy("As in the main job. Default: one for each rank.", PLAN),
+              .takenBy("As in the main job. Default: one for each rank.", PLAN, FOLLOW),
           Option.of("template", DIRECTORY, "DIR", WHAT)
               .takenBy(
                   "For an --input that is a distributed checkpoint of PyTorch: what the DeepSpeed"
@@ -160,7 +198,11 @@ final class Options {
               .takenBy(
                   "How many checkpoints stay in --output when one is made; older ones that this"
                       + " program made are removed. Default: all.",
-                  ENSURE),
+                  ENSURE)
+              .takenBy(
+                  "How many checkpoints stay in --output; older ones that this program made are"
+                      + " removed, and older ones that wait are passed over. Default: all.",
+                  FOLLOW),
           Option.of("shards", TEXT, "PATTERN", SHARDS)
               .takenBy(
                   "Other names: the file name with one * in the place of the rank, such as"
@@ -245,14 +287,15 @@ final class Options {
                       + " somebody edited the weights on purpose; the result follows the masters."
                       + " Default: refuse, and name the parameter.",
                   RESHARD)
-              .takenBy("As in the main job. Default: off.", DOCTOR, ENSURE, PLAN, EXPORT),
+              .takenBy("As in the main job. Default: off.", DOCTOR, ENSURE, PLAN, EXPORT, FOLLOW),
           Option.of(RUNNER_NAME, RUNNER, "RUNNER", RUN)
               .takenBy("Where the work is done. Default: DirectRunner.", ALL)
               .takenBy(
                   "Where the work is done: DirectRunner is this machine, FlinkRunner is Flink,"
                       + " embedded here or a cluster with --flinkMaster=HOST:PORT, DataflowRunner"
                       + " is Google Cloud. Default: DirectRunner.",
-                  RESHARD)
+                  RESHARD,
+                  FOLLOW)
               .takenBy(
                   "Where the work is done. A cluster also needs a --tempLocation that all its"
                       + " machines see. Default: DirectRunner.",
@@ -264,11 +307,16 @@ final class Options {
                       + " and a local --output.",
                   RESHARD)
               .takenBy(
-                  "How much one worker writes in one go. Default: 64MiB.", ENSURE, PLAN, EXPORT)
+                  "How much one worker writes in one go. Default: 64MiB.",
+                  ENSURE,
+                  PLAN,
+                  EXPORT,
+                  FOLLOW)
               .takenBy("How much one worker reads in one go. Default: 64MiB.", DOCTOR)
               .takenBy("How much one worker compares in one go. Default: 64MiB.", VERIFY),
           Option.of("json", FLAG, "", RUN)
               .takenBy("Print JSON. Default: a summary.", RESHARD, DOCTOR, EXPORT)
+              .takenBy("Print JSON, one object a line. Default: a line a checkpoint.", FOLLOW)
               .takenBy(
                   "Print JSON, which also says where every element is. Default: a table.", INSPECT)
               .takenBy(

@@ -52,7 +52,8 @@ final class RunnerDefaults {
       if (location != null && Stores.isLocal(location)) {
         throw new UsageException(
             location
-                + ": the workers of Dataflow do not see this machine's files; --input and --output are in gs:// there");
+                + ": the workers of Dataflow do not see this machine's files; --input and --output"
+                + " are in gs:// there");
       }
     }
   }
@@ -110,6 +111,9 @@ final class RunnerDefaults {
     if (!given.has("executionModeForBatch")) {
       options.setExecutionModeForBatch("PIPELINED_FORCED");
     }
+    if (given.command().equals(Command.FOLLOW.word())) {
+      follow(options, given);
+    }
     Optional<FlinkCluster> cluster = FlinkCluster.of(options);
     if (cluster.isPresent()) {
       if (!given.has("parallelism")) {
@@ -123,6 +127,19 @@ final class RunnerDefaults {
       if (loader instanceof URLClassLoader urls && loader != ClassLoader.getSystemClassLoader()) {
         options.setFlinkConfDir(configurationWith(urls.getURLs()).toString());
       }
+    }
+  }
+
+  /**
+   * A job without an end is watched and ended by its client; and as long as a source has not ended,
+   * Flink takes checkpoints.
+   */
+  private static void follow(FlinkPipelineOptions options, CommandLine given) {
+    if (!given.has("attachedMode")) {
+      options.setAttachedMode(false);
+    }
+    if (!given.has("shutdownSourcesAfterIdleMs")) {
+      options.setShutdownSourcesAfterIdleMs(Long.MAX_VALUE);
     }
   }
 

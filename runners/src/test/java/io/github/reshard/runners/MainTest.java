@@ -163,14 +163,17 @@ class MainTest {
       }
     }
 
+    // Several sizes of --targetWorldSize are another option of the pipeline than one.
+    assertThat(inPipeline.remove("targetWorldSizes")).isEqualTo(String.class);
+
     assertThat(inPipeline).isEqualTo(inTable);
   }
 
   private static Class<?> type(Option.Kind kind) {
     return switch (kind) {
       case FLAG -> boolean.class;
-      case COUNT, STAGE -> Integer.class;
-      case SECONDS -> Long.class;
+      case COUNT, COUNTS, STAGE -> Integer.class;
+      case SECONDS, MILLIS, UNTIL -> Long.class;
       case BYTES -> long.class;
       case TEXT, DIRECTORY, FILE, RUNNER, FORMAT, DIALECT, DTYPE -> String.class;
     };

@@ -8,9 +8,15 @@ import java.io.Serializable;
  * @param trustMasters whether the job goes on when master weights do not give the module's weights
  * @param form what the output is made as, {@link #AS_SAVED} or whatever was asked for in words
  * @param startMillis when it began, in milliseconds since 1970
+ * @param run what the job calls this reshard, of many; empty if it has only this one
  */
-public record JobConfig(boolean trustMasters, String form, long startMillis)
+public record JobConfig(boolean trustMasters, String form, long startMillis, String run)
     implements Serializable {
   /** The output is of the format and the ZeRO stage of the source. */
   public static final String AS_SAVED = "as saved";
+
+  /** Of a job's only reshard. */
+  public JobConfig(boolean trustMasters, String form, long startMillis) {
+    this(trustMasters, form, startMillis, "");
+  }
 }

@@ -80,6 +80,9 @@ public record Manifest(Map<String, Integer> digests) {
     root.put("manifestVersion", VERSION);
     root.putObject("tool").put("name", "reshard").put("version", toolVersion());
     root.put("tag", plan.tag());
+    if (!config.run().isEmpty()) {
+      root.put("run", config.run());
+    }
     root.putObject("config")
         .put("targetWorldSize", plan.targetWorldSize())
         .put("trustMasters", config.trustMasters())

@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import org.apache.beam.sdk.coders.Coder;
 import org.apache.beam.sdk.transforms.Create;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.values.PBegin;
@@ -32,8 +33,13 @@ public final class PlanItems extends PTransform<PBegin, PCollection<Keyed<PlanIt
     return new PlanItems(items);
   }
 
+  /** How they travel. */
+  public static Coder<Keyed<PlanItem>> coder() {
+    return Keyed.coder(Coders.PLAN_ITEM);
+  }
+
   @Override
   public PCollection<Keyed<PlanItem>> expand(PBegin begin) {
-    return begin.apply("Items", Create.of(items).withCoder(Keyed.coder(Coders.PLAN_ITEM)));
+    return begin.apply("Items", Create.of(items).withCoder(coder()));
   }
 }

@@ -78,21 +78,22 @@ record PlannedReshard(Reshard reshard, ReshardPlan plan, PlanIndex index) {
       if (reshard.isEmpty()) {
         return null;
       }
-      byte[] bytes;
-      try {
-        bytes = reshard.get().target().kept();
-      } catch (OutputException e) {
-        if (reshards.failed(reshard.get(), 1, e)) {
+      byte[] bytes = null;
+      for (int tries = 1; bytes == null; tries++) {
+        try {
           bytes = reshard.get().target().kept();
-        } else {
-          return null;
+        } catch (OutputException e) {
+          if (!reshards.failed(reshard.get(), tries, e)) {
+            return null;
+          }
         }
       }
       String digest = reshard.get().planDigest();
       if (!digest.isEmpty() && !Reshard.digest(bytes).equals(digest)) {
         throw new OutputException(
             "--output",
-            "the plan that was kept there is not the one that this job wrote. Something else writes to it; run again.");
+            "the plan that was kept there is not the one that this job wrote. Something else writes"
+                + " to it; run again.");
       }
       ReshardPlan plan = PlanCoder.of().decode(new ByteArrayInputStream(bytes));
       PlannedReshard planned = new PlannedReshard(reshard.get(), plan, PlanIndex.of(plan));
@@ -111,13 +112,26 @@ record PlannedReshard(Reshard reshard, ReshardPlan plan, PlanIndex index) {
           return;
         } catch (RefusedException e) {
           reshards.refused(planned.reshard(), planned.plan(), e);
+          over(key);
           return;
         } catch (OutputException e) {
           if (!reshards.failed(planned.reshard(), tries, e)) {
+            over(key);
+            return;
+          }
+        } catch (IOException e) {
+          if (!reshards.broken(planned.reshard(), planned.plan(), tries, e)) {
+            over(key);
             return;
           }
         }
       }
+    }
+
+    /** What still comes of it is asked for anew, and dropped. */
+    private void over(String key) {
+      forget(key);
+      last = null;
     }
   }
 

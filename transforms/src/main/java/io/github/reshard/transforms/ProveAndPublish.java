@@ -15,8 +15,6 @@ import java.util.TreeMap;
 import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.coders.StringUtf8Coder;
 import org.apache.beam.sdk.coders.VarIntCoder;
-import org.apache.beam.sdk.metrics.Counter;
-import org.apache.beam.sdk.metrics.Metrics;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.Flatten;
 import org.apache.beam.sdk.transforms.PTransform;
@@ -108,9 +106,6 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
             .thenComparing(ParamId::name);
 
     private final PlannedReshard.Finder finder;
-    private final Counter disagreed =
-        Metrics.counter(Counters.NAMESPACE, Counters.PARAMETERS_DISAGREED);
-    private final Counter leftBehind = Metrics.counter(Counters.NAMESPACE, Counters.LEFT_BEHIND);
 
     Publish(Reshards reshards) {
       this.finder = new PlannedReshard.Finder(reshards);
@@ -124,6 +119,7 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
           outcomes.getKey().reshard(),
           planned -> {
             List<String> paths = publish(planned, outcomes.getValue());
+            finder.reshards().published(planned.reshard());
             PlannedReshard.forget(planned.reshard().key());
             paths.forEach(out::output);
           });
@@ -155,7 +151,7 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
                 .formatted(unfinished.cardinality(), unproven.cardinality()));
       }
       requireUnchanged(planned);
-      disagreed.inc(disagreements.size());
+      Counters.inc(planned.reshard(), Counters.PARAMETERS_DISAGREED, disagreements.size());
       List<String> paths = new ArrayList<>();
       plan.targets().forEach(file -> paths.add(file.path()));
       String manifest = Manifest.path(plan.tag());
@@ -166,7 +162,7 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
           Manifest.json(
               plan, config, DigestTensors.inOrder(planned, digests), disagreements, seconds);
       if (!planned.reshard().target().publish(paths, manifest, content)) {
-        leftBehind.inc();
+        Counters.inc(planned.reshard(), Counters.LEFT_BEHIND, 1);
       }
       return paths;
     }

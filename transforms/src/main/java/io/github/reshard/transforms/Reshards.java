@@ -40,6 +40,21 @@ public interface Reshards extends Serializable {
     throw failure;
   }
 
+  /**
+   * Hears that reading failed in a way of which nobody can say whose fault it is.
+   *
+   * @param tries how many times the same step has failed by now
+   * @return whether to try again; if not, the reshard is over
+   * @throws IOException {@code failure}, if it ends the job
+   */
+  default boolean broken(Reshard reshard, ReshardPlan plan, int tries, IOException failure)
+      throws IOException {
+    throw failure;
+  }
+
+  /** Hears that a reshard is published, maybe more than once. */
+  default void published(Reshard reshard) throws IOException {}
+
   /** Whether nothing more comes of the reshard {@code key} now that {@code later} is under way. */
   default boolean isPast(String key, String later) {
     return false;

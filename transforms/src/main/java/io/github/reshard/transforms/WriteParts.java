@@ -203,6 +203,7 @@ public final class WriteParts
     private void emit(PlannedReshard planned, Sums sums, MultiOutputReceiver out) {
       String reshard = planned.reshard().key();
       bytesRead.inc(sums.bytesRead);
+      Counters.inc(planned.reshard(), Counters.BYTES_READ, sums.bytesRead);
       bytesWritten.inc(sums.bytesWritten);
       emit(reshard, sums.read, out.get(READ));
       emit(reshard, sums.written, out.get(WRITTEN));

@@ -16,6 +16,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import java.util.Set;
+import java.util.function.Consumer;
 
 /**
  * Finds the checkpoints in a directory that a run saves into, in each of the ways they are laid
@@ -57,6 +58,17 @@ public final class SavedTags {
    * @throws RefusedException if something is there that cannot be listed, such as a broken link
    */
   public List<Look> look() throws IOException {
+    return look(
+        refused -> {
+          throw refused;
+        });
+  }
+
+  /**
+   * The same; {@code unlisted} hears why a directory cannot be listed, and the others are looked
+   * at.
+   */
+  public List<Look> look(Consumer<RefusedException> unlisted) throws IOException {
     Optional<SourceStore.Listing> top = list(around);
     if (top.isEmpty()) {
       return List.of();
@@ -65,7 +77,11 @@ public final class SavedTags {
     boolean pathTags = latest(top.get()).filter(tag -> tag.contains("/")).isPresent();
     for (String sub : top.get().directories()) {
       if (!Leftovers.isOne(sub)) {
-        lookAt(sub, top.get(), pathTags, looks);
+        try {
+          lookAt(sub, top.get(), pathTags, looks);
+        } catch (RefusedException e) {
+          unlisted.accept(e);
+        }
       }
     }
     return looks;

@@ -111,6 +111,14 @@ public record Watched(SortedMap<SavedTag, Seen> tags) implements Serializable {
     REFUSED
   }
 
+  /** Whether the last looks of both showed the same. */
+  public boolean looksLike(Watched other) {
+    return tags.keySet().equals(other.tags.keySet())
+        && tags.entrySet().stream()
+            .allMatch(
+                tag -> tag.getValue().fingerprint() == other.tags.get(tag.getKey()).fingerprint());
+  }
+
   /** What is remembered of {@code saved}. */
   Optional<Seen> of(SavedTag saved) {
     return Optional.ofNullable(tags.get(saved));
@@ -122,8 +130,9 @@ public record Watched(SortedMap<SavedTag, Seen> tags) implements Serializable {
     left.computeIfPresent(
         saved,
         (tag, seen) ->
+            // Not as it was, so that two more looks have to be equal.
             new Seen(
-                seen.fingerprint(), seen.sinceMillis(), Seen.NEVER, Told.NOTHING, 0, new long[0]));
+                ~seen.fingerprint(), seen.sinceMillis(), Seen.NEVER, Told.NOTHING, 0, new long[0]));
     return new Watched(new TreeMap<>(left));
   }
 

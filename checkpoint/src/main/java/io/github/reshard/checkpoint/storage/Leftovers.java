@@ -17,12 +17,13 @@ import java.util.stream.Stream;
 /**
  * What runs that died left in an output, under names that no checkpoint has: {@code
  * .reshard-TAG.unpublished}, {@code .reshard-TAG.replaced}, the marker {@code
- * .reshard-TAG.publishing} and the lock {@code .reshard-TAG.lock}. Published tags are never looked
- * at.
+ * .reshard-TAG.publishing}, the lock {@code .reshard-TAG.lock}, and a {@link JobDirectory}.
+ * Published tags are never looked at.
  */
 public final class Leftovers {
   private static final Pattern NAME =
-      Pattern.compile("\\.reshard-(.+)\\.(unpublished|replaced|publishing|lock(?:\\..*)?)");
+      Pattern.compile(
+          "\\.reshard-(?:(.+)\\.(unpublished|replaced|publishing|lock(?:\\..*)?)|follow)");
   private static final String MARKER = "publishing";
   private static final String LOCK = ".lock";
 
@@ -70,7 +71,7 @@ public final class Leftovers {
     for (String name : names) {
       Matcher matcher = NAME.matcher(name);
       if (matcher.matches()
-          && matcher.group(2).equals(MARKER)
+          && MARKER.equals(matcher.group(2))
           && !latest.contains(matcher.group(1).replace(STEP, "/"))) {
         throw new OutputException(
             output,
@@ -87,9 +88,17 @@ public final class Leftovers {
    *     cannot be removed
    */
   public static List<Removed> remove(String output) {
+    return remove(output, Set.of());
+  }
+
+  /** The same, but for what has one of the names {@code spared}. */
+  public static List<Removed> remove(String output, Set<String> spared) {
     Path directory = Path.of(output).toAbsolutePath().normalize();
     try {
-      List<Path> inside = in(directory, NAME);
+      List<Path> inside =
+          in(directory, NAME).stream()
+              .filter(left -> !spared.contains(left.getFileName().toString()))
+              .toList();
       List<Path> beside =
           directory.getParent() == null
               ? List.of()
@@ -125,8 +134,9 @@ public final class Leftovers {
   }
 
   private static void requireNotHeld(String output, Path left) throws IOException {
-    if (left.toString().endsWith(LOCK)) {
-      Optional<LockHolder> holder = new LocalLock(left).livingHolder();
+    Path lock = left.endsWith(JobDirectory.NAME) ? left.resolve(JobDirectory.LOCK) : left;
+    if ((lock != left || left.toString().endsWith(LOCK)) && Files.exists(lock)) {
+      Optional<LockHolder> holder = new LocalLock(lock).livingHolder();
       if (holder.isPresent()) {
         throw new OutputHeldException(output, holder.get().describe());
       }

@@ -32,11 +32,21 @@ final class LocalLock {
   }
 
   /**
-   * Takes the output for {@code run}, from a dead holder too.
+   * Takes the output for {@code run}, from a dead holder too, and gives signs of life from now on.
    *
    * @throws OutputHeldException if a living run has it
    */
   void acquire(String output, String run) throws IOException {
+    LockHolder me = take(output, run);
+    Heartbeat.start(output, () -> renew(me));
+  }
+
+  /**
+   * The same without signs of life, which are the caller's to give by {@link #adopt}.
+   *
+   * @return this process
+   */
+  LockHolder take(String output, String run) throws IOException {
     LockHolder me = LockHolder.here(run);
     Path mine = file.resolveSibling(file.getFileName() + "." + run);
     try {
@@ -69,7 +79,29 @@ final class LocalLock {
       Files.deleteIfExists(mine);
     }
     removeTriesOfTheDead();
-    Heartbeat.start(output, () -> renew(me));
+    return me;
+  }
+
+  /**
+   * Shows that {@code run} lives, in this process from now on: a job goes from one to another.
+   *
+   * @return false if the lock is not {@code run}'s any more
+   */
+  boolean adopt(String run) throws IOException {
+    Optional<LockHolder> holder =
+        content().flatMap(LockHolder::parse).filter(found -> found.run().equals(run));
+    if (holder.isEmpty()) {
+      return false;
+    }
+    Path mine = file.resolveSibling(file.getFileName() + "." + run);
+    try {
+      Files.write(mine, LockHolder.here(run).since(holder.get()).now().toBytes());
+      Files.move(mine, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+    } catch (NoSuchFileException e) {
+      // Somebody took it for what is left of a dead one; the next sign comes soon.
+      return true;
+    }
+    return true;
   }
 
   /** What runs that were killed while they tried left; one that still tries makes its own again. */

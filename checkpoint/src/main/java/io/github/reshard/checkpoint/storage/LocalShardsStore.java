@@ -32,6 +32,7 @@ public final class LocalShardsStore extends LocalStagingStore {
    */
   public LocalShardsStore(
       String output, Set<String> replaceable, String pattern, boolean overwrite) {
+    super(Publishing.newRun());
     this.output = output;
     this.replaceable = Set.copyOf(replaceable);
     this.pattern = pattern;

@@ -19,7 +19,6 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Optional;
 import java.util.Set;
-import java.util.UUID;
 import java.util.concurrent.locks.Lock;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.stream.Stream;
@@ -41,7 +40,11 @@ abstract class LocalStagingStore implements TargetStore {
   private static final Lock[] TURNS =
       Stream.generate(ReentrantLock::new).limit(256).toArray(Lock[]::new);
 
-  private final String run = UUID.randomUUID().toString().substring(0, 8);
+  private final String run;
+
+  LocalStagingStore(String run) {
+    this.run = run;
+  }
 
   /** Where the output goes. */
   abstract Path directory();
@@ -108,7 +111,8 @@ abstract class LocalStagingStore implements TargetStore {
     } catch (NoSuchFileException e) {
       throw new OutputException(
           keptFile().toString(),
-          "is gone, or this machine does not see it. Another run with the same output has begun since, something deleted it, or --output is no directory that all workers share.",
+          "is gone, or this machine does not see it. Another run with the same output has begun"
+              + " since, something deleted it, or --output is no directory that all workers share.",
           e);
     } catch (IOException e) {
       throw new OutputException(keptFile().toString(), "cannot be read: " + e, e);
@@ -251,7 +255,8 @@ abstract class LocalStagingStore implements TargetStore {
   static OutputException gone(Path missing) {
     return new OutputException(
         missing.toString(),
-        "is gone before it was published: did something delete it, or another run write to the same output? Run again.");
+        "is gone before it was published: did something delete it, or another run write to the same"
+            + " output? Run again.");
   }
 
   @Override

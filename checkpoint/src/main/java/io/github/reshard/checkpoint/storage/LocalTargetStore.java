@@ -22,8 +22,8 @@ public final class LocalTargetStore extends LocalStagingStore {
 
   private final String output;
   private final String tag;
-  private final boolean overwrite;
   private final String latest;
+  private final Publishing publishing;
 
   /**
    * @param output the directory that gets the checkpoint
@@ -31,21 +31,21 @@ public final class LocalTargetStore extends LocalStagingStore {
    * @param overwrite whether a tag that is there is replaced
    */
   public LocalTargetStore(String output, String tag, boolean overwrite) {
-    this(output, tag, overwrite, LATEST);
+    this(output, tag, LATEST, Publishing.of(overwrite));
   }
 
   /**
    * @param output the directory that gets the checkpoint
    * @param tag its tag
-   * @param overwrite whether a tag that is there is replaced
    * @param latest the file that then names the tag, {@link TargetStore#LATEST} or {@link
    *     TargetStore#LATEST_UNIVERSAL}
    */
-  public LocalTargetStore(String output, String tag, boolean overwrite, String latest) {
+  public LocalTargetStore(String output, String tag, String latest, Publishing publishing) {
+    super(publishing.run());
     this.output = output;
     this.tag = tag;
-    this.overwrite = overwrite;
     this.latest = latest;
+    this.publishing = publishing;
   }
 
   @Override
@@ -95,7 +95,7 @@ public final class LocalTargetStore extends LocalStagingStore {
   }
 
   private void requireReplaceable() {
-    if (Files.exists(tagDirectory()) && !overwrite && !Files.exists(marker())) {
+    if (Files.exists(tagDirectory()) && !publishing.overwrite() && !Files.exists(marker())) {
       throw new OutputException(
           tagDirectory().toString(), "the output already holds this tag; --overwrite replaces it.");
     }
@@ -135,11 +135,14 @@ public final class LocalTargetStore extends LocalStagingStore {
       }
     }
     sync(directory());
-    Path newPointer = staging().resolve(latest);
-    write(newPointer, tag.getBytes(StandardCharsets.UTF_8));
-    Files.move(
-        newPointer, pointer, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-    sync(directory());
+    // None is there if it named this tag, also if a run died since it took it away.
+    if (publishing.leads() || !Files.exists(pointer)) {
+      Path newPointer = staging().resolve(latest);
+      write(newPointer, tag.getBytes(StandardCharsets.UTF_8));
+      Files.move(
+          newPointer, pointer, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+      sync(directory());
+    }
     return clear(replaced());
   }
 }

@@ -48,6 +48,11 @@ public record LockHolder(
         "");
   }
 
+  /** The same, which has gone on from {@code earlier}. */
+  public LockHolder since(LockHolder earlier) {
+    return new LockHolder(run, host, machine, pid, started, earlier.since(), doing);
+  }
+
   /** The same, with what it is at now. */
   public LockHolder now() {
     return new LockHolder(run, host, machine, pid, started, since, Heartbeat.doing());
@@ -118,7 +123,8 @@ public record LockHolder(
                 "another run has taken it over, because this one gave no sign of life for %d s: %s."
                     .formatted(DEAD_AFTER_MILLIS / 1000, other.describe()))
         .orElse(
-            "the lock of this run is gone: another run took the output over and has ended, or something removed it. Run again.");
+            "the lock of this run is gone: another run took the output over and has ended, or"
+                + " something removed it. Run again.");
   }
 
   /** As it stands in the lock. */

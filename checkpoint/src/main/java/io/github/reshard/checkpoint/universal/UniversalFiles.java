@@ -22,7 +22,7 @@ public final class UniversalFiles {
   private UniversalFiles() {}
 
   /** The tag that gets the Universal Checkpoint of {@code tag}. */
-  static String tag(String tag) {
+  public static String tag(String tag) {
     return nativeTag(tag) + ENDING;
   }
 

@@ -183,6 +183,7 @@ class WatchTest {
     look();
     assertThat(look()).hasSize(1);
     watched = watched.forget(new SavedTag("", "s1"));
+    assertThat(look()).isEmpty();
     assertThat(look()).containsExactly("s1 whole");
   }
 
@@ -229,5 +230,17 @@ class WatchTest {
         assertThat(files.values()).allMatch(file -> file.bytes() == 100);
       }
     }
+  }
+
+  @Test
+  void stepsAreInTheOrderOfTheirNumbers() {
+    List<SavedTag> tags = new ArrayList<>();
+    for (String name : List.of("b", "a10", "a9", "a", "a9b2", "a9b10", "a09", "a9x")) {
+      tags.add(new SavedTag("", name));
+    }
+    tags.sort(null);
+    assertThat(tags)
+        .extracting(SavedTag::tag)
+        .containsExactly("a", "a9", "a09", "a9b2", "a9b10", "a9x", "a10", "b");
   }
 }

@@ -1,6 +1,7 @@
 package io.github.reshard.pipeline.storage;
 
 import io.github.reshard.checkpoint.OutputException;
+import io.github.reshard.checkpoint.storage.JobDirectory;
 import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.checkpoint.storage.LockHolder;
 import io.github.reshard.checkpoint.storage.OutputHeldException;
@@ -22,23 +23,27 @@ final class BucketLeftovers {
   private BucketLeftovers() {}
 
   /**
-   * Removes what runs that died left in {@code directory}.
+   * Removes what runs that died left in {@code directory}, but for what has one of the names {@code
+   * spared}.
    *
    * @throws OutputException if something is half published
    */
-  static List<Leftovers.Removed> remove(ObjectStore store, String directory) throws IOException {
+  static List<Leftovers.Removed> remove(ObjectStore store, String directory, Set<String> spared)
+      throws IOException {
     String base = directory.isEmpty() ? "" : directory + "/";
     SortedMap<String, List<Found>> left = new TreeMap<>();
     for (Found object : store.list(base + ".reshard-")) {
       String inside = object.name().substring(base.length());
       String name = inside.substring(0, (inside + "/").indexOf('/'));
-      if (Leftovers.isOne(name)) {
+      if (Leftovers.isOne(name) && !spared.contains(name)) {
         left.computeIfAbsent(name, n -> new ArrayList<>()).add(object);
       }
     }
     for (String name : left.keySet()) {
-      if (name.endsWith(".lock")) {
-        Optional<LockHolder> holder = new BucketLock(store, base + name).livingHolder();
+      boolean follows = name.equals(JobDirectory.NAME);
+      if (follows || name.endsWith(".lock")) {
+        String lock = follows ? name + "/" + JobDirectory.LOCK : name;
+        Optional<LockHolder> holder = new BucketLock(store, base + lock).livingHolder();
         if (holder.isPresent()) {
           throw new OutputHeldException(store.uri(directory), holder.get().describe());
         }

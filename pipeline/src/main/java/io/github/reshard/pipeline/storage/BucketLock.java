@@ -24,12 +24,22 @@ final class BucketLock {
   }
 
   /**
-   * Takes the output for {@code run}, from a dead holder too.
+   * Takes the output for {@code run}, from a dead holder too, and gives signs of life from now on.
    *
    * @param output for messages
    * @throws OutputHeldException if a living run has it
    */
   void acquire(String output, String run) throws IOException {
+    LockHolder me = take(output, run);
+    Heartbeat.start(output, () -> renew(me));
+  }
+
+  /**
+   * The same without signs of life, which are the caller's to give by {@link #adopt}.
+   *
+   * @return this process
+   */
+  LockHolder take(String output, String run) throws IOException {
     LockHolder me = LockHolder.here(run);
     while (!store.putIfAbsent(name, me.toBytes())) {
       Optional<Found> found = store.find(name);
@@ -48,7 +58,28 @@ final class BucketLock {
         break;
       }
     }
-    Heartbeat.start(output, () -> renew(me));
+    return me;
+  }
+
+  /**
+   * Shows that {@code run} lives, in this process from now on: a job goes from one to another.
+   *
+   * @return false if the lock is not {@code run}'s any more
+   */
+  boolean adopt(String run) throws IOException {
+    Optional<Found> found = ofRun(run);
+    if (found.isEmpty()) {
+      return false;
+    }
+    Optional<LockHolder> holder = LockHolder.parse(store.read(found.get()));
+    LockHolder me = LockHolder.here(run);
+    return store.replace(found.get(), holder.map(me::since).orElse(me).now().toBytes())
+        || isOf(run);
+  }
+
+  /** Whether {@code run} has it. */
+  boolean isOf(String run) throws IOException {
+    return ofRun(run).isPresent();
   }
 
   /** How long ago the lock was written, by the store's own clock. */

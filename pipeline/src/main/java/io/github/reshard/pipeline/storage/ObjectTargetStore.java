@@ -3,6 +3,7 @@ package io.github.reshard.pipeline.storage;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.checkpoint.storage.PositionalFile;
+import io.github.reshard.checkpoint.storage.Publishing;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.pipeline.storage.ObjectStore.Found;
 import java.io.IOException;
@@ -14,7 +15,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
-import java.util.UUID;
 
 /**
  * A checkpoint in a bucket, where nothing can be written in place or renamed. Everything grows
@@ -45,10 +45,10 @@ final class ObjectTargetStore implements TargetStore {
   private final ObjectStore store;
   private final String base;
   private final String tag;
-  private final boolean overwrite;
   private final String latest;
+  private final Publishing publishing;
   private final int smallBytes = Integer.getInteger(SMALL_PROPERTY, DEFAULT_SMALL_BYTES);
-  private final String run = UUID.randomUUID().toString().substring(0, 8);
+  private final String run;
 
   /**
    * @param directory the output, a name in the store without a slash at its end; empty for the
@@ -56,12 +56,13 @@ final class ObjectTargetStore implements TargetStore {
    * @param latest the file that names the published tag
    */
   ObjectTargetStore(
-      ObjectStore store, String directory, String tag, boolean overwrite, String latest) {
+      ObjectStore store, String directory, String tag, String latest, Publishing publishing) {
     this.store = store;
     this.base = directory.isEmpty() ? "" : directory + "/";
     this.tag = tag;
-    this.overwrite = overwrite;
     this.latest = latest;
+    this.publishing = publishing;
+    this.run = publishing.run();
   }
 
   /**
@@ -72,7 +73,7 @@ final class ObjectTargetStore implements TargetStore {
    */
   static ObjectTargetStore withoutPointer(
       ObjectStore store, String directory, String name, boolean overwrite) {
-    return new ObjectTargetStore(store, directory, name, overwrite, NO_POINTER);
+    return new ObjectTargetStore(store, directory, name, NO_POINTER, Publishing.of(overwrite));
   }
 
   private String staging() {
@@ -125,7 +126,9 @@ final class ObjectTargetStore implements TargetStore {
 
   private void requireReplaceable() throws IOException {
     String tagPrefix = base + tag + "/";
-    if (!overwrite && !store.list(tagPrefix).isEmpty() && store.find(marker()).isEmpty()) {
+    if (!publishing.overwrite()
+        && !store.list(tagPrefix).isEmpty()
+        && store.find(marker()).isEmpty()) {
       throw new OutputException(
           store.uri(tagPrefix), "the output already holds this tag; --overwrite replaces it.");
     }
@@ -232,7 +235,8 @@ final class ObjectTargetStore implements TargetStore {
     InParallel.forEach(copies, copy -> store.copy(copy.from(), copy.to()));
     InParallel.forEach(commits, copy -> store.copy(copy.from(), copy.to()));
     store.put(base + manifest, content);
-    if (hasPointer()) {
+    // None is there if it named this tag, also if a run died since it took it away.
+    if (hasPointer() && (publishing.leads() || store.find(base + latest).isEmpty())) {
       point();
     }
     return clear();

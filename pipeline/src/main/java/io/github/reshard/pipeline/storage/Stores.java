@@ -1,11 +1,15 @@
 package io.github.reshard.pipeline.storage;
 
+import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.storage.JobDirectory;
 import io.github.reshard.checkpoint.storage.Leftovers;
+import io.github.reshard.checkpoint.storage.LocalJobDirectory;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
+import io.github.reshard.checkpoint.storage.Publishing;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import java.io.IOException;
@@ -14,7 +18,9 @@ import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.NotDirectoryException;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.util.List;
+import java.util.Optional;
 import java.util.Set;
 import org.apache.beam.sdk.io.FileSystems;
 import org.apache.beam.sdk.options.PipelineOptions;
@@ -126,19 +132,18 @@ public final class Stores {
   /**
    * How to write the checkpoint {@code tag} into {@code output}.
    *
-   * @param overwrite whether a tag that is there is replaced
    * @param latest the file that then names the tag, {@link TargetStore#LATEST} or {@link
    *     TargetStore#LATEST_UNIVERSAL}
    * @param options of the pipeline, for Beam's file systems
    * @throws RefusedException if nothing here knows the scheme
    */
   public static TargetStore target(
-      String output, String tag, boolean overwrite, String latest, PipelineOptions options) {
+      String output, String tag, String latest, Publishing publishing, PipelineOptions options) {
     if (isLocal(output)) {
-      return new LocalTargetStore(local(output), tag, overwrite, latest);
+      return new LocalTargetStore(local(output), tag, latest, publishing);
     }
     return new ObjectTargetStore(
-        objects(output, options), ObjectName.parse(output).name(), tag, overwrite, latest);
+        objects(output, options), ObjectName.parse(output).name(), tag, latest, publishing);
   }
 
   /**
@@ -167,9 +172,85 @@ public final class Stores {
    */
   public static List<Leftovers.Removed> removeLeftovers(String output, PipelineOptions options)
       throws IOException {
+    return removeLeftovers(output, Set.of(), options);
+  }
+
+  /** The same, but for what has one of the names {@code spared}. */
+  public static List<Leftovers.Removed> removeLeftovers(
+      String output, Set<String> spared, PipelineOptions options) throws IOException {
     return isLocal(output)
-        ? Leftovers.remove(local(output))
-        : BucketLeftovers.remove(objects(output, options), ObjectName.parse(output).name());
+        ? Leftovers.remove(local(output), spared)
+        : BucketLeftovers.remove(objects(output, options), ObjectName.parse(output).name(), spared);
+  }
+
+  /**
+   * By what the processes of a job that writes into {@code output} tell one another how it stands.
+   *
+   * @param options of the pipeline, for Beam's file systems
+   */
+  public static JobDirectory jobDirectory(String output, PipelineOptions options) {
+    return isLocal(output)
+        ? new LocalJobDirectory(directory(output))
+        : new BucketJobDirectory(objects(output, options), ObjectName.parse(output).name());
+  }
+
+  /**
+   * Writes a small file beside the checkpoints of an output; it appears whole.
+   *
+   * @param path in the output, with slashes
+   * @param options of the pipeline, for Beam's file systems
+   * @throws OutputException if it cannot be written
+   */
+  public static void put(String output, String path, byte[] content, PipelineOptions options)
+      throws IOException {
+    if (!isLocal(output)) {
+      objects(output, options).put(objectName(output, path), content);
+      return;
+    }
+    Path file = Path.of(directory(output), path);
+    Path unfinished = file.resolveSibling("." + file.getFileName());
+    try {
+      Files.createDirectories(file.getParent());
+      Files.write(unfinished, content);
+      Files.move(
+          unfinished, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+    } catch (IOException e) {
+      throw new OutputException(file.toString(), "cannot be written: " + e, e);
+    }
+  }
+
+  /** What {@link #put} wrote; empty if it is not there. */
+  public static Optional<byte[]> get(String output, String path, PipelineOptions options)
+      throws IOException {
+    if (isLocal(output)) {
+      try {
+        return Optional.of(Files.readAllBytes(Path.of(directory(output), path)));
+      } catch (NoSuchFileException e) {
+        return Optional.empty();
+      }
+    }
+    ObjectStore store = objects(output, options);
+    Optional<ObjectStore.Found> found = store.find(objectName(output, path));
+    return found.isEmpty() ? Optional.empty() : Optional.of(store.read(found.get()));
+  }
+
+  /** Removes what {@link #put} wrote, if it is there. */
+  public static void delete(String output, String path, PipelineOptions options)
+      throws IOException {
+    if (isLocal(output)) {
+      Files.deleteIfExists(Path.of(directory(output), path));
+      return;
+    }
+    ObjectStore store = objects(output, options);
+    Optional<ObjectStore.Found> found = store.find(objectName(output, path));
+    if (found.isPresent()) {
+      store.delete(List.of(found.get()));
+    }
+  }
+
+  private static String objectName(String output, String path) {
+    String directory = ObjectName.parse(output).name();
+    return directory.isEmpty() ? path : directory + "/" + path;
   }
 
   private static ObjectStore objects(String output, PipelineOptions options) {

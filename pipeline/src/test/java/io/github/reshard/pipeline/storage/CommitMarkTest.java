@@ -2,6 +2,7 @@ package io.github.reshard.pipeline.storage;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.github.reshard.checkpoint.storage.Publishing;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
@@ -24,7 +25,8 @@ class CommitMarkTest {
 
   private static void publish(Memory memory, boolean overwrite) throws IOException {
     ObjectTargetStore target =
-        new ObjectTargetStore(memory, "out", "tag", overwrite, TargetStore.LATEST_DCP);
+        new ObjectTargetStore(
+            memory, "out", "tag", TargetStore.LATEST_DCP, Publishing.of(overwrite));
     target.begin();
     for (String file : FILES) {
       String prefix =
