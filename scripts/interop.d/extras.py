@@ -86,6 +86,11 @@ OPTIMIZERS = {
     "sgd-nesterov-foreach": lambda groups: torch.optim.SGD(
         _bare(groups), momentum=0.9, nesterov=True, foreach=True),
     "nadam": lambda groups: torch.optim.NAdam(_bare(groups)),
+    "radam": lambda groups: torch.optim.RAdam(_bare(groups)),
+    "adamax": lambda groups: torch.optim.Adamax(_bare(groups)),
+    "adadelta": lambda groups: torch.optim.Adadelta(_bare(groups)),
+    "asgd": lambda groups: torch.optim.ASGD(_bare(groups)),
+    "rprop": lambda groups: torch.optim.Rprop(_without_decay(groups)),
     "adagrad-from-one": lambda groups: torch.optim.Adagrad(
         _bare(groups), initial_accumulator_value=1.0),
 }

@@ -17,10 +17,12 @@ import sys
 import tempfile
 import time
 
+import deepspeed
 import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+import extras
 import ranks
 from cases import TOLERANCES
 from interop import CLONE, CORPUS, HERE, Mismatch, _brief, _same, entry
@@ -39,6 +41,10 @@ class Case:
     dialect: str = "torch"
     dtype: str = "fp32"
     fsdp1: bool = False
+    optimizer: str = None  # one of extras
+    out: bool = True
+    back: bool = True
+    partial: bool = False
 
 
 CASES = (
@@ -54,8 +60,25 @@ CASES = (
     Case("z2-adagrad", "--opt adagrad", "--stage 2", 3, "torchFlat"),
     Case("z2-rmsprop", "--opt rmsprop", "--stage 2", 2),
     Case("z2-amsgrad", "--opt amsgrad --two", "--stage 2", 4),
-    # The way back only. One group: groups of train.py go by dimensions, which FSDP1 takes away.
-    Case("z2-of-fsdp1", "", "--stage 2", 2, fsdp1=True),
+    Case("z2-sgd-plain", "--opt sgd0 --two", "--stage 2", 2),
+    Case("z2-nadam", "--two", "--stage 2", 2, optimizer="nadam"),
+    Case("z3-nadam", "--two", "--stage 3 --sub 400", 2, "torchFlat", optimizer="nadam"),
+    Case("z2-radam", "", "--stage 2", 3, "torchFlat", optimizer="radam"),
+    Case("z3-adamax", "--two", "--stage 3", 2, optimizer="adamax"),
+    Case("z1-adadelta", "", "--stage 1", 2, optimizer="adadelta"),
+    Case("z2-asgd", "", "--stage 2", 2, optimizer="asgd"),
+    Case("z2-rprop", "", "--stage 2", 2, optimizer="rprop"),
+    Case("z2-lion", "--two", "--stage 2", 3, optimizer="lion"),
+    Case("z3-lion", "--two", "--stage 3", 2, "torchtitan", optimizer="lion"),
+    Case("z1-lion-bf16-optimizer", "", "--stage 1 --dtype bf16 --gad fp32", 2, dtype="bf16",
+         optimizer="lion"),
+    Case("z2-group-step", "--two", "--stage 2", 2, optimizer="group-step-adam"),
+    # What it saves of AdamW this DeepSpeed cannot load itself.
+    Case("z2-elastic", "--two", "--stage 2 --elastic", 4, partial=True, back=False),
+    Case("z2-elastic-group-step", "--two", "--stage 2 --elastic", 3, partial=True,
+         optimizer="group-step-adam"),
+    # One group: groups of train.py go by dimensions, which FSDP1 takes away.
+    Case("z2-of-fsdp1", "", "--stage 2", 2, fsdp1=True, out=False),
 )
 
 
@@ -75,7 +98,7 @@ def main():
             continue
         home = os.path.join(work, case.name)
         os.makedirs(home)
-        for way in (back,) if case.fsdp1 else (out, back):
+        for way in (*[out] * case.out, *[back] * case.back):
             for line, failure in way(case, home, shlex.split(options.reshard)):
                 print(line + (f"\n    {failure}" if failure else ""), flush=True)
                 failed += bool(failure)
@@ -186,12 +209,29 @@ def train(case, script, size, home, name, arguments):
         more += f" --dtype {case.dtype}"
     if script != "train.py" and case.fsdp1:
         more += " --fsdp1"
+    if script != "train.py" and case.partial:
+        more += " --partial"
+    if script != "train.py" and case.optimizer:
+        more += f" --opt {case.optimizer}"
     if script == "train.py":
         more += " --clip"
     function, namespace = entry(path, [
         *shlex.split(case.shared), *shlex.split(more), "--world", str(size),
         *map(str, arguments)])
-    return ranks.run(function, size, namespace, os.path.join(home, f"{name}.log"))
+    return ranks.run(function, size, namespace, os.path.join(home, f"{name}.log"),
+                     before=lambda: take_optimizer(case))
+
+
+def take_optimizer(case):
+    """Makes every engine of this process train with the case's optimizer."""
+    initialize = deepspeed.initialize
+
+    def with_optimizer(*args, **kwargs):
+        kwargs["optimizer"] = extras.OPTIMIZERS[case.optimizer](kwargs["optimizer"].param_groups)
+        return initialize(*args, **kwargs)
+
+    if case.optimizer:
+        deepspeed.initialize = with_optimizer
 
 
 def run(command):

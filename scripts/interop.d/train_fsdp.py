@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions, get_model_state_dict, get_optimizer_state_dict, set_model_state_dict,
@@ -24,6 +25,7 @@ from torch.distributed.fsdp import (
     FullyShardedDataParallel, MixedPrecisionPolicy, StateDictType, fully_shard)
 from torch.distributed.tensor import DTensor, Shard
 
+import extras
 import train
 
 GUIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "fsdp.md")
@@ -32,8 +34,15 @@ OPTIMIZERS = {
     "amsgrad": lambda groups: torch.optim.AdamW(groups, lr=1e-2, amsgrad=True),
     "sgd": lambda groups: torch.optim.SGD(groups, lr=1e-2, momentum=0.9),
     "adagrad": lambda groups: torch.optim.Adagrad(groups, lr=1e-2),
+    "sgd0": lambda groups: torch.optim.SGD(groups, lr=1e-2),
     "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr=1e-3, momentum=0.5),
 }
+
+
+def optimizer(name, groups):
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name](groups)
+    return extras.OPTIMIZERS[name](OPTIMIZERS["adamw"](groups).param_groups)
 
 
 def snippet(name):
@@ -59,10 +68,11 @@ class Trained:
 
         for module in (*self.model.blocks, self.model):
             fully_shard(module, mesh=mesh, mp_policy=policy, shard_placement_fn=placement)
-        self.optimizer = OPTIMIZERS[a.opt](train.groups(self.model, a.two))
+        self.optimizer = optimizer(a.opt, train.groups(self.model, a.two))
         self.scheduler = (
             torch.optim.lr_scheduler.StepLR(self.optimizer, 2, 0.9) if a.sched else None)
         self.steps = a.start
+        self.partial = a.partial
 
     def _options(self):
         return StateDictOptions(flatten_optimizer_state_dict=self.flat)
@@ -90,7 +100,9 @@ class Trained:
             dcp.save(state, checkpoint_id=os.path.join(path, directory))
 
     def load(self, path):
-        if self.dialect == "torch" and not self.scheduler:
+        if self.partial:
+            loaded = self._perform("partial", path)["steps"]
+        elif self.dialect == "torch" and not self.scheduler:
             loaded = self._perform("load", path)["steps"]
         else:
             loaded = self._load_parts(path)
@@ -142,10 +154,11 @@ class TrainedByFsdp1(Trained):
 
     def __init__(self, a, mesh):
         self.flat, self.dialect, self.scheduler, self.steps = False, "fsdp1", None, a.start
+        self.partial = False
         self.model = FullyShardedDataParallel(
             train.Net(tie=a.tie, freeze=a.freeze), use_orig_params=True,
             device_id=torch.device("cpu"))
-        self.optimizer = OPTIMIZERS[a.opt](train.groups(self.model, a.two))
+        self.optimizer = optimizer(a.opt, train.groups(self.model, a.two))
 
     def clip(self, norm):
         self.model.clip_grad_norm_(norm)
@@ -241,7 +254,7 @@ if __name__ == "__main__":
             ("truth", str, None), ("clip", float, 1.0), ("dtype", str, "fp32"),
             ("opt", str, "adamw"), ("dialect", str, "torch")]:
         p.add_argument(f"--{option}", type=kind, default=default)
-    for option in ("two", "tie", "freeze", "sched", "fsdp1", "columns"):
+    for option in ("two", "tie", "freeze", "sched", "fsdp1", "columns", "partial"):
         p.add_argument(f"--{option}", action="store_true")
     a = p.parse_args()
     torch.set_num_threads(1)

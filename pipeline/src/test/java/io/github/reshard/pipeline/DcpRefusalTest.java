@@ -136,7 +136,7 @@ class DcpRefusalTest {
   @Test
   void aBufferMore() throws IOException {
     Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
-    rename(dcp, renaming("optim.state.head.weight.step", "model.more"));
+    rename(dcp, renaming("optim.state.head.weight.exp_avg_sq", "model.more"));
     refuses(dcp, TWO_GROUPS, "the model has [more], which the template does not have");
   }
 
@@ -155,7 +155,7 @@ class DcpRefusalTest {
   @Test
   void trainedHereAndNotInTheTemplate() throws IOException {
     Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
-    rename(dcp, renaming("optim.state.head.weight.step", "optim.state.scale.exp_avg"));
+    rename(dcp, renaming("optim.state.head.weight.exp_avg_sq", "optim.state.scale.exp_avg"));
     refuses(
         dcp, TWO_GROUPS, "the optimizer has states of scale, which the template does not train");
   }
@@ -178,6 +178,38 @@ class DcpRefusalTest {
                 ? "optim.state.head.weight.step"
                 : key.equals("optim.state.head.weight.step") ? "model.scale" : key);
     refuses(dcp, TWO_GROUPS, "'optim.state.head.weight.step' is 1.5");
+  }
+
+  @Test
+  void aStepThatIsNotThere() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(dcp, renaming("optim.state.head.weight.step", "elsewhere"));
+    refuses(dcp, TWO_GROUPS, "'optim.state.head.weight.step' is not there");
+  }
+
+  @Test
+  void aHyperParameterThatIsNotThere() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(dcp, renaming("optim.param_groups.0.betas", "elsewhere"));
+    refuses(dcp, TWO_GROUPS, "has no 'betas' of the param group with emb.weight");
+  }
+
+  /** NAdam's states are those of Adam, but for a number that Adam has not. */
+  @Test
+  void hyperParametersOfAnotherOptimizer() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(dcp, renaming("optim.param_groups.0.initial_lr", "optim.param_groups.0.momentum_decay"));
+    refuses(
+        dcp,
+        TWO_GROUPS,
+        "the param group with emb.weight has 'momentum_decay', the number 0.01, and the template's optimizer has no such option");
+  }
+
+  @Test
+  void aScalarThatTheTemplateHasNot() throws IOException {
+    Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
+    rename(dcp, renaming("global_steps", "optim.state.head.weight.mu_product"));
+    refuses(dcp, TWO_GROUPS, "the optimizer keeps [mu_product] of head.weight");
   }
 
   @Test

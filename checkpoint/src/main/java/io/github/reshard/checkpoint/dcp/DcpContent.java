@@ -33,10 +33,17 @@ public record DcpContent(
    * What a param group's parameters share.
    *
    * @param where it was found, for messages
-   * @param options its hyper-parameters
+   * @param options its hyper-parameters; empty if they were not saved
    * @param step how many steps its optimizer has made, if it counts them
+   * @param isStepOption whether that was saved among the hyper-parameters
+   * @param scalars what the optimizer keeps of each parameter beside tensors, its step among it
    */
-  public record Group(String where, Map<String, PyObject> options, OptionalDouble step) {}
+  public record Group(
+      String where,
+      Map<String, PyObject> options,
+      OptionalDouble step,
+      boolean isStepOption,
+      Map<String, Scalar> scalars) {}
 
   /**
    * A tensor that the source holds in one piece.

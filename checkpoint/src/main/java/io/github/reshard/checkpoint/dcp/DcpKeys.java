@@ -190,6 +190,18 @@ public final class DcpKeys {
         .anyMatch(key -> key.startsWith(optimizer + GROUPS + parameter + "."));
   }
 
+  /** The options of group {@code groupOrParameter}; in a flat checkpoint of a parameter. */
+  public Set<String> options(String groupOrParameter) {
+    String prefix = option(groupOrParameter, "");
+    Set<String> options = new TreeSet<>();
+    for (String key : items.keySet()) {
+      if (key.startsWith(prefix) && key.indexOf('.', prefix.length()) < 0) {
+        options.add(key.substring(prefix.length()));
+      }
+    }
+    return options;
+  }
+
   /** The key of an option of group {@code group}; in a flat checkpoint of a parameter. */
   public String option(String groupOrParameter, String option) {
     return optimizer + GROUPS + groupOrParameter + "." + option;

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.RankLocal;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyInt;
@@ -22,10 +23,11 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
-import java.util.OptionalDouble;
 import java.util.Set;
+import java.util.stream.Stream;
 
 /**
  * Plans a distributed checkpoint: every tensor whole in one chunk, because whoever loads it cuts it
@@ -46,6 +48,7 @@ public final class DcpWriter {
   private final List<Target> targets = new ArrayList<>();
   private final List<Moved> moved = new ArrayList<>();
   private final Map<String, Integer> modelPieces = new HashMap<>();
+  private final Set<String> remarks = new LinkedHashSet<>();
 
   /** Where a state of a parameter goes. */
   private record Target(int model, int parameter, String state, DcpTree tree, int piece) {}
@@ -88,10 +91,10 @@ public final class DcpWriter {
   }
 
   /**
-   * Checks that every state of {@code read} is one number for each element, of an optimizer that
-   * FSDP has too.
+   * Checks that every state of {@code read} is one number for each element and stands under a name
+   * of its own.
    *
-   * @throws RefusedException if one is not
+   * @throws RefusedException if one does not
    */
   public static void requireElementwise(ReshardPlan read) {
     for (PartitionedModel partitioned : read.models()) {
@@ -102,7 +105,14 @@ public final class DcpWriter {
       }
       if (!isFrozen(partitioned)) {
         for (Map<String, DType> states : partitioned.states()) {
-          kind(states.keySet(), read.checkpoint());
+          for (String state : states.keySet()) {
+            if (state.indexOf('.') >= 0) {
+              throw new RefusedException(
+                  read.checkpoint(),
+                  "the optimizer keeps '%s' in a dict of its own, as bitsandbytes does. How such state looks under FSDP is not known, so it is not taken to a distributed checkpoint or from one: load the checkpoint once with an optimizer of torch.optim, and save it again."
+                      .formatted(state));
+            }
+          }
         }
       }
     }
@@ -113,7 +123,7 @@ public final class DcpWriter {
   }
 
   private void addParameters() {
-    Map<Integer, Integer> steps = new HashMap<>();
+    Map<Integer, Map<String, Integer>> scalars = new HashMap<>();
     for (int m = 0; m < read.models().size(); m++) {
       PartitionedModel partitioned = read.models().get(m);
       for (int p = 0; p < partitioned.parameters().size(); p++) {
@@ -121,9 +131,11 @@ public final class DcpWriter {
         for (Map.Entry<String, DType> state : partitioned.statesOf(p).entrySet()) {
           addState(m, p, parameter, state.getKey(), state.getValue());
         }
-        if (!isFrozen(partitioned) && kind(parameter.group()).counts()) {
-          int piece = steps.computeIfAbsent(parameter.group(), this::stepPiece);
-          optimizer.put(dialect.state(parameter.name(), STEP), piece);
+        if (!isFrozen(partitioned)) {
+          scalars
+              .computeIfAbsent(parameter.group(), this::addScalars)
+              .forEach(
+                  (name, piece) -> optimizer.put(dialect.state(parameter.name(), name), piece));
         }
       }
     }
@@ -153,23 +165,48 @@ public final class DcpWriter {
         states.addAll(partitioned.states().get(group).keySet());
       }
     }
-    return kind(states, read.checkpoint());
+    states.remove(States.MASTER);
+    DcpContent.Group of = content.groups().get(group);
+    OptimizerKind kind =
+        OptimizerKind.of(states, of.scalars().keySet(), of.options().keySet());
+    if (!kind.isOfTorch()) {
+      remarks.add(
+          "the optimizer is none of torch.optim, so its states and options go under the names that it gave them: under FSDP it has to be the same class");
+    }
+    return kind;
   }
 
-  private static OptimizerKind kind(Set<String> states, String where) {
-    Set<String> ofOptimizer = new HashSet<>(states);
-    ofOptimizer.remove(States.MASTER);
-    return OptimizerKind.of(ofOptimizer, where);
-  }
-
-  private int stepPiece(int group) {
-    OptionalDouble step = content.groups().get(group).step();
-    if (step.isEmpty()) {
+  /** The containers of what a parameter of {@code group} has once, by name. */
+  private Map<String, Integer> addScalars(int group) {
+    Map<String, Integer> pieces = new LinkedHashMap<>();
+    DcpContent.Group of = content.groups().get(group);
+    boolean counts = kind(group).counts();
+    if (counts && of.step().isEmpty()) {
       throw new RefusedException(
-          content.groups().get(group).where(),
+          of.where(),
           "does not say how many steps its optimizer has made, which the bias correction needs.");
     }
-    return optimizer.add(DcpTree.scalar((float) step.getAsDouble()));
+    if (counts) {
+      pieces.put(STEP, optimizer.add(DcpTree.scalar((float) of.step().getAsDouble())));
+    }
+    of.scalars()
+        .forEach(
+            (name, scalar) -> {
+              if (RankLocal.isOfOneRank(name)) {
+                throw new RefusedException(
+                    of.where(),
+                    "its optimizer keeps '%s', which each rank computes from its own partition, as Adafactor and LAMB do: what it keeps means another thing where parameters are cut in another way. It is not taken to a distributed checkpoint."
+                        .formatted(name));
+              }
+              if (!counts || !name.equals(STEP)) {
+                pieces.put(
+                    name,
+                    scalar instanceof Scalar.OfTensor tensor
+                        ? optimizer.add(tensor.piece())
+                        : optimizer.addValue(((Scalar.OfValue) scalar).value()));
+              }
+            });
+    return pieces;
   }
 
   private void addTensors() {
@@ -206,7 +243,15 @@ public final class DcpWriter {
     }
     for (int g = 0; g < content.groups().size(); g++) {
       DcpContent.Group group = content.groups().get(g);
-      Map<String, PyObject> options = kind(g).complete(group.options(), group.where());
+      OptimizerKind kind = kind(g);
+      Map<String, PyObject> options = kind.complete(group.options(), group.where());
+      if (group.isStepOption()) {
+        options.put(STEP, PyInt.of((long) group.step().orElseThrow()));
+      }
+      if (group.options().isEmpty()) {
+        remarks.add(
+            "elastic_checkpoint saved no hyper-parameters, and none are made up: load it with DefaultLoadPlanner(allow_partial_load=True), and the script's own stay");
+      }
       List<String> parameters = names.getOrDefault(g, List.of());
       for (Map.Entry<String, PyObject> option : options.entrySet()) {
         int piece = optimizer.addValue(option.getValue());
@@ -295,7 +340,7 @@ public final class DcpWriter {
         carried,
         List.of(),
         read.evidence(),
-        read.notes(),
+        Stream.concat(read.notes().stream(), remarks.stream()).toList(),
         read.partBytes());
   }
 

@@ -16,7 +16,7 @@ import java.util.regex.Pattern;
  * do the same; {@code weight_norm}, {@code adam_norm} and {@code trust_ratio} of the common LAMB
  * (cybertronai/pytorch-lamb, lamb.py: written in {@code step}, read by nobody but its logger).
  */
-final class RankLocal {
+public final class RankLocal {
   private static final String BASE = "base_optimizer_state";
 
   private static final Set<String> KEYS = Set.of("RMS", "weight_norm", "adam_norm", "trust_ratio");
@@ -26,6 +26,11 @@ final class RankLocal {
       Pattern.compile(".*(step|lr|scale|scaler|betas|decay|version|stage|overflow|iter)\\b.*");
 
   private RankLocal() {}
+
+  /** Whether an optimizer's state calls such a value {@code key}. */
+  public static boolean isOfOneRank(String key) {
+    return KEYS.contains(key);
+  }
 
   /**
    * Why two ranks may disagree.

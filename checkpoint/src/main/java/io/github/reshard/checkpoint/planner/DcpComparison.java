@@ -7,6 +7,7 @@ import io.github.reshard.checkpoint.dcp.DcpLayout;
 import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Chunk;
 import io.github.reshard.checkpoint.dcp.DcpSources;
+import io.github.reshard.checkpoint.dcp.Scalar;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
@@ -47,6 +48,7 @@ import java.util.Set;
 public record DcpComparison(ReshardPlan plan, List<String> differences, List<String> notes) {
   private static final long MOST_BYTES = 64L << 20;
   private static final int PROTOCOL = 2;
+  private static final String STEP = "step";
 
   public DcpComparison {
     differences = List.copyOf(differences);
@@ -211,6 +213,18 @@ public record DcpComparison(ReshardPlan plan, List<String> differences, List<Str
         for (Map.Entry<String, PyObject> option : found.get(g).options().entrySet()) {
           compare(where + option.getKey(), group.options().get(option.getKey()), option.getValue());
         }
+        found
+            .get(g)
+            .scalars()
+            .forEach(
+                (name, scalar) -> {
+                  Scalar other = group.scalars().get(name);
+                  if (other != null && !name.equals(STEP) && !other.equals(scalar.value())) {
+                    differences.add(
+                        "%s%s is %s in one and %s in the other"
+                            .formatted(where, name, other, scalar.value()));
+                  }
+                });
         if (group.step().isPresent()
             && found.get(g).step().isPresent()
             && !group.step().equals(found.get(g).step())) {

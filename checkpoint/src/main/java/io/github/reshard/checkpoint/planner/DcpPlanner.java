@@ -131,7 +131,14 @@ public final class DcpPlanner {
     }
     List<DcpContent.Group> groups =
         SavedOptimizer.of(store, files).groups().stream()
-            .map(group -> new DcpContent.Group(group.where(), group.options(), group.step()))
+            .map(
+                group ->
+                    new DcpContent.Group(
+                        group.where(),
+                        group.options(),
+                        group.step(),
+                        group.isStepOption(),
+                        group.scalars()))
             .toList();
     return new DcpContent(groups, tensors, tied, objects(store, files, left));
   }

@@ -46,8 +46,6 @@ import java.util.Set;
  * the distributed checkpoint instead.
  */
 public final class DcpReader {
-  private static final String STEP = "step";
-
   private final DcpCheckpoint dcp;
   private final ReshardPlan template;
   private final DcpKeys keys;
@@ -150,14 +148,19 @@ public final class DcpReader {
     for (PartitionedModel model : template.models()) {
       for (int p = 0; p < model.parameters().size(); p++) {
         Parameter parameter = model.parameters().get(p);
-        requireSameStates(keys, model, p);
+        if (!isFrozen(model)) {
+          requireSameStates(keys, model, p, run.scalars().get(parameter.group()).keySet());
+        }
         for (Map.Entry<String, DType> state : model.statesOf(p).entrySet()) {
           String key = key(keys, parameter.name(), state.getKey());
           requireAlike(keys, key, state.getValue(), parameter.shape());
           needed.add(key);
         }
-        if (!isFrozen(model) && keys.tensor(keys.state(parameter.name(), STEP)).isPresent()) {
-          needed.add(keys.state(parameter.name(), STEP));
+        if (!isFrozen(model)) {
+          run.scalars().get(parameter.group()).keySet().stream()
+              .map(name -> keys.state(parameter.name(), name))
+              .filter(key -> keys.tensor(key).isPresent())
+              .forEach(needed::add);
         }
       }
     }
@@ -165,14 +168,12 @@ public final class DcpReader {
     return needed;
   }
 
-  private static void requireSameStates(DcpKeys keys, PartitionedModel model, int p) {
-    if (isFrozen(model)) {
-      return;
-    }
+  private static void requireSameStates(
+      DcpKeys keys, PartitionedModel model, int p, Set<String> scalars) {
     String name = model.parameters().get(p).name();
     Set<String> further = new HashSet<>(keys.states(name));
     further.removeAll(model.statesOf(p).keySet());
-    further.remove(STEP);
+    further.removeAll(scalars);
     if (!further.isEmpty()) {
       throw new RefusedException(
           keys.where(),
@@ -249,11 +250,11 @@ public final class DcpReader {
       }
     }
     for (TemplateTensors.Located tensor : run.tensors()) {
-      if (tensor.name() == null) {
+      if (!tensor.isOfModule()) {
         carried.replace(
             tensor.address(),
             tensor.bytes(),
-            sources.address(run.stepKey(tensor.group()), 0),
+            sources.address(run.scalarKey(tensor.group(), tensor.name()), 0),
             null);
       } else if (!derived.contains(tensor.name())) {
         replace(tensor, carried);

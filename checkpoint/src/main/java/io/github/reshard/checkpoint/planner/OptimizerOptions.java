@@ -33,6 +33,11 @@ public final class OptimizerOptions {
       throws IOException {
     List<Map<String, Object>> groups = new ArrayList<>();
     for (SavedOptimizer.Group group : SavedOptimizer.of(store, files).groups()) {
+      if (group.options().isEmpty()) {
+        throw new RefusedException(
+            group.where(),
+            "it was saved with elastic_checkpoint, which leaves the hyper-parameters of the param groups out, and other formats need them. Load it once without elastic_checkpoint and save it again.");
+      }
       Map<String, Object> options = new LinkedHashMap<>();
       group
           .options()

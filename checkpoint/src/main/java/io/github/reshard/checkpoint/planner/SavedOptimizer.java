@@ -1,8 +1,10 @@
 package io.github.reshard.checkpoint.planner;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.dcp.Scalar;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
+import io.github.reshard.checkpoint.deepspeed.Replicated;
 import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyNone;
@@ -10,6 +12,7 @@ import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.ElementText;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
@@ -23,6 +26,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.OptionalDouble;
 import java.util.zip.CRC32;
 
@@ -35,6 +39,7 @@ import java.util.zip.CRC32;
 record SavedOptimizer(List<Group> groups) {
   private static final String STEP = "step";
   private static final String PARAMS = "params";
+  private static final String ELASTIC_STEP = "base_optimizer_state_step";
 
   SavedOptimizer {
     groups = List.copyOf(groups);
@@ -44,10 +49,18 @@ record SavedOptimizer(List<Group> groups) {
    * A param group.
    *
    * @param where it is, for messages
-   * @param options its hyper-parameters
+   * @param options its hyper-parameters; with elastic_checkpoint none
    * @param step how many steps its optimizer has made, if it counts them
+   * @param isStepOption whether that stands among the hyper-parameters, as FusedAdam's
+   * @param scalars what the group's state says once for all of its elements, its step among it if
+   *     it stands there
    */
-  record Group(String where, Map<String, PyObject> options, OptionalDouble step) {}
+  record Group(
+      String where,
+      Map<String, PyObject> options,
+      OptionalDouble step,
+      boolean isStepOption,
+      Map<String, Scalar> scalars) {}
 
   /**
    * Reads them.
@@ -62,11 +75,11 @@ record SavedOptimizer(List<Group> groups) {
       for (int g = 0; g < found.size(); g++) {
         if (g == groups.size()) {
           groups.add(found.get(g));
-        } else if (groups.get(g).step().isEmpty() && found.get(g).step().isPresent()) {
+        } else if (groups.get(g).scalars().isEmpty() && !found.get(g).scalars().isEmpty()) {
           groups.set(g, found.get(g));
         }
       }
-      if (groups.stream().allMatch(group -> group.step().isPresent())) {
+      if (groups.stream().noneMatch(group -> group.scalars().isEmpty())) {
         break;
       }
     }
@@ -103,26 +116,36 @@ record SavedOptimizer(List<Group> groups) {
         return groups;
       }
       OptimizerStates flat = new OptimizerStates(root);
-      if (flat.isElastic()) {
-        throw flat.baseState()
-            .refused(
-                "it was saved with elastic_checkpoint, which leaves the hyper-parameters of the"
-                    + " param groups out, and other formats need them. Load it once without"
-                    + " elastic_checkpoint and save it again.");
-      }
-      List<PickledValue> saved = flat.baseState().get("param_groups").items();
       List<Group> groups = new ArrayList<>();
-      for (int g = 0; g < saved.size(); g++) {
-        groups.add(
-            group(
-                saved.get(g),
-                flat
-                    .stateNode(g)
-                    .map(node -> new PickledValue(file.path(), "the optimizer's state", node))
-                    .stream()
-                    .toList()));
+      for (int g = 0; g < flat.groups(); g++) {
+        List<PickledValue> states =
+            flat
+                .stateNode(g)
+                .map(node -> new PickledValue(file.path(), "the optimizer's state", node))
+                .stream()
+                .toList();
+        groups.add(flat.isElastic() ? elastic(g, states) : group(options(flat, g), states));
       }
       return groups;
+    }
+
+    private static PickledValue options(OptimizerStates flat, int group) {
+      return flat.baseState().get("param_groups").items().get(group);
+    }
+
+    /**
+     * elastic_checkpoint keeps no hyper-parameters: the run that loads has its own. Of steps that
+     * stand among them it keeps those of the first group (DeepSpeed 0.19.6,
+     * runtime/zero/stage_1_and_2.py, {@code state_dict}).
+     */
+    private Group elastic(int group, List<PickledValue> states) throws IOException {
+      Optional<PickledValue> step =
+          new OptimizerStates(root).stateDict().findPresent(ELASTIC_STEP);
+      return group(
+          "param group " + group + " of " + file.path(),
+          Map.of(),
+          step.isPresent() ? number(step.get()) : OptionalDouble.empty(),
+          states);
     }
 
     private Group group(PickledValue saved, List<PickledValue> states) throws IOException {
@@ -140,7 +163,31 @@ record SavedOptimizer(List<Group> groups) {
           options.put(option.key(), option.value().node());
         }
       }
+      return group(saved.where(), options, step, states);
+    }
+
+    private Group group(
+        String where,
+        Map<String, PyObject> options,
+        OptionalDouble ofGroup,
+        List<PickledValue> states)
+        throws IOException {
+      Map<String, Scalar> scalars = new LinkedHashMap<>();
+      OptionalDouble step = ofGroup;
       for (PickledValue state : states) {
+        for (PickledValue.Entry entry : state.children()) {
+          Optional<Scalar> scalar = scalar(entry.value());
+          if (scalar.isPresent()) {
+            Scalar other = scalars.putIfAbsent(entry.key(), scalar.get());
+            if (other != null && !other.equals(scalar.get())) {
+              throw entry
+                  .value()
+                  .refused(
+                      "is %s, in another sub-group of the same param group %s. Each parameter would need a number of its own."
+                          .formatted(scalar.get(), other));
+            }
+          }
+        }
         OptionalDouble counted =
             state.find(STEP).isPresent() ? number(state.get(STEP)) : OptionalDouble.empty();
         if (counted.isPresent() && step.isPresent() && !counted.equals(step)) {
@@ -150,7 +197,22 @@ record SavedOptimizer(List<Group> groups) {
         }
         step = counted.isPresent() ? counted : step;
       }
-      return new Group(saved.where(), options, step);
+      return new Group(where, options, step, ofGroup.isPresent(), scalars);
+    }
+
+    /** The value if it is one for all elements: a number, or a tensor of one. */
+    private Optional<Scalar> scalar(PickledValue value) throws IOException {
+      Optional<TensorNode> tensor = value.asTensor();
+      if (tensor.isPresent()) {
+        return Replicated.isReplicated(tensor.get())
+            ? Optional.of(new Scalar.OfTensor(tensor.get().dtype(), element(value)))
+            : Optional.empty();
+      }
+      boolean isPlain =
+          value.node() != PyNone.NONE
+              && !value.isDict()
+              && StorageKeys.references(value.node()).isEmpty();
+      return isPlain ? Optional.of(Scalar.OfValue.of(value.node())) : Optional.empty();
     }
 
     private OptionalDouble number(PickledValue value) throws IOException {
@@ -163,6 +225,17 @@ record SavedOptimizer(List<Group> groups) {
       if (value.node() instanceof PyFloat number) {
         return OptionalDouble.of(number.value());
       }
+      DType dtype = value.tensor().dtype();
+      try {
+        return OptionalDouble.of(
+            Double.parseDouble(ElementText.of(dtype, ByteBuffer.wrap(element(value)), 0)));
+      } catch (NumberFormatException e) {
+        throw value.refused("expected a number, found a tensor of %s.".formatted(dtype));
+      }
+    }
+
+    /** The bytes of a tensor of one element. */
+    private byte[] element(PickledValue value) throws IOException {
       TensorNode tensor = value.tensor();
       tensor.requireInBounds(value.where());
       TorchFile.Entry entry = file.storage(tensor.storageKey()).orElseThrow();
@@ -171,20 +244,16 @@ record SavedOptimizer(List<Group> groups) {
       }
       ByteBuffer bytes = store.read(stat, entry.payloadOffset(), entry.bytes());
       CRC32 crc = new CRC32();
-      crc.update(bytes);
+      crc.update(bytes.duplicate());
       if (file.hasCrcs() && (int) crc.getValue() != entry.crc32()) {
         throw new RefusedException(
             value.where(),
             "expected CRC %08x of entry %s, found %08x: the file is damaged; copy it again"
                 .formatted(entry.crc32(), entry.name(), (int) crc.getValue()));
       }
-      int width = tensor.dtype().bytes();
-      ByteBuffer element = bytes.slice(Math.toIntExact(tensor.storageOffset() * width), width);
-      try {
-        return OptionalDouble.of(Double.parseDouble(ElementText.of(tensor.dtype(), element, 0)));
-      } catch (NumberFormatException e) {
-        throw value.refused("expected a number, found a tensor of %s.".formatted(tensor.dtype()));
-      }
+      byte[] element = new byte[tensor.dtype().bytes()];
+      bytes.get(Math.toIntExact(tensor.storageOffset() * element.length), element);
+      return element;
     }
   }
 }

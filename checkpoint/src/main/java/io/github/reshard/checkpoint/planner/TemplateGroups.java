@@ -3,8 +3,11 @@ package io.github.reshard.checkpoint.planner;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
 import io.github.reshard.checkpoint.dcp.DcpKeys;
+import io.github.reshard.checkpoint.dcp.OptimizerKind;
+import io.github.reshard.checkpoint.dcp.Scalar;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.pickle.PyList;
+import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
@@ -24,7 +27,6 @@ import java.util.OptionalDouble;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
-import java.util.stream.Collectors;
 
 /**
  * The param groups of a distributed checkpoint, as a template has them.
@@ -37,27 +39,45 @@ record TemplateGroups(DcpKeys keys, Map<String, PyObject> objects, DcpCheckpoint
   private static final String STEP = "step";
   private static final String PARAMS = "params";
 
-  private static Map<Integer, List<String>> namesByGroup(ReshardPlan plan) {
-    Map<Integer, List<String>> names = new TreeMap<>();
-    for (PartitionedModel model : plan.models()) {
-      if (!model.states().isEmpty() && model.states().get(0).containsKey(States.FROZEN)) {
-        continue;
-      }
-      for (Parameter parameter : model.parameters()) {
-        names.computeIfAbsent(parameter.group(), g -> new ArrayList<>()).add(parameter.name());
-      }
-    }
-    return names;
-  }
+  /**
+   * A scalar of a param group.
+   *
+   * @param key where its first parameter has it
+   * @param value what all of its parameters have
+   */
+  record FoundScalar(String key, Scalar value) {}
 
   /**
    * A param group.
    *
    * @param options of those that the template has, what the distributed checkpoint has
    * @param step how many steps were made, if it counts them
-   * @param stepKey the key of a step, or null
+   * @param scalars of those that the template has, what the distributed checkpoint has
    */
-  record Found(Map<String, PyObject> options, OptionalDouble step, String stepKey) {}
+  record Found(
+      Map<String, PyObject> options, OptionalDouble step, Map<String, FoundScalar> scalars) {}
+
+  /** The parameters of a param group, and the names of their states. */
+  private record Members(List<String> names, Set<String> states) {}
+
+  private static Map<Integer, Members> members(ReshardPlan plan) {
+    Map<Integer, Members> members = new TreeMap<>();
+    for (PartitionedModel model : plan.models()) {
+      if (DcpReader.isFrozen(model)) {
+        continue;
+      }
+      for (int p = 0; p < model.parameters().size(); p++) {
+        Parameter parameter = model.parameters().get(p);
+        Members of =
+            members.computeIfAbsent(
+                parameter.group(), g -> new Members(new ArrayList<>(), new HashSet<>()));
+        of.names().add(parameter.name());
+        of.states().addAll(model.statesOf(p).keySet());
+        of.states().remove(States.MASTER);
+      }
+    }
+    return members;
+  }
 
   /**
    * All groups.
@@ -67,66 +87,131 @@ record TemplateGroups(DcpKeys keys, Map<String, PyObject> objects, DcpCheckpoint
    */
   List<Found> find(ReshardPlan plan, List<SavedOptimizer.Group> groups, SourceStore store)
       throws IOException {
-    Map<Integer, List<String>> names = namesByGroup(plan);
+    Map<Integer, Members> members = members(plan);
     List<Found> all = new ArrayList<>();
     for (int g = 0; g < groups.size(); g++) {
-      List<String> ofGroup = names.getOrDefault(g, List.of());
+      Members of = members.get(g);
       all.add(
-          ofGroup.isEmpty()
-              ? new Found(Map.of(), OptionalDouble.empty(), null)
-              : find(groups.get(g), ofGroup, store));
+          of == null
+              ? new Found(Map.of(), OptionalDouble.empty(), Map.of())
+              : find(groups.get(g), of, store));
     }
     return all;
   }
 
-  private Found find(SavedOptimizer.Group group, List<String> names, SourceStore store)
+  private Found find(SavedOptimizer.Group group, Members members, SourceStore store)
       throws IOException {
-    Map<String, PyObject> options = new LinkedHashMap<>();
-    for (String option : group.options().keySet()) {
-      option(names, option).ifPresent(value -> options.put(option, value));
-    }
-    for (String needed : List.of("lr", "weight_decay")) {
-      if (group.options().containsKey(needed) && !options.containsKey(needed)) {
+    Map<String, FoundScalar> scalars = new LinkedHashMap<>();
+    Set<String> wanted = new TreeSet<>(group.scalars().keySet());
+    wanted.add(STEP);
+    for (String name : wanted) {
+      Scalar of = group.scalars().get(name);
+      Optional<FoundScalar> found = scalar(store, members.names(), name);
+      found.ifPresent(scalar -> scalars.put(name, scalar));
+      boolean isStepAsNumber = name.equals(STEP) && !(of instanceof Scalar.OfTensor);
+      if (of != null && !isStepAsNumber && (found.isEmpty() || !of.isOfTypeOf(found.get().value()))) {
         throw new RefusedException(
             keys.where(),
-            "has no '%s' of the param group with %s.".formatted(needed, names.get(0)));
+            "'%s' is %s, and the optimizer of the template keeps %s there. Make the template with the same optimizer."
+                .formatted(
+                    keys.state(members.names().get(0), name),
+                    found.isEmpty() ? "not there" : found.get().value().type(),
+                    of.type()));
       }
     }
-    OptionalDouble step = step(store, names);
-    String stepKey = keys.state(names.get(0), STEP);
+    Map<String, PyObject> options = options(group, members);
+    OptionalDouble step =
+        scalars.containsKey(STEP)
+            ? scalars.get(STEP).value().number()
+            : option(members.names(), STEP)
+                .map(value -> Scalar.OfValue.of(value).number())
+                .orElse(OptionalDouble.empty());
     if (group.step().isPresent() && step.isEmpty()) {
       throw new RefusedException(
           keys.where(),
-          "has no '%s': how many steps the optimizer has made is not said.".formatted(stepKey));
+          "has no '%s': how many steps the optimizer has made is not said."
+              .formatted(keys.state(members.names().get(0), STEP)));
     }
-    return new Found(options, step, step.isPresent() ? stepKey : null);
+    return new Found(options, step, scalars);
   }
 
-  private OptionalDouble step(SourceStore store, List<String> names) throws IOException {
-    Map<String, Double> steps =
-        StepValues.read(
-            store,
-            dcp,
-            names.stream()
-                .map(name -> keys.state(name, STEP))
-                .filter(key -> keys.tensor(key).isPresent())
-                .collect(Collectors.toCollection(TreeSet::new)));
-    OptionalDouble common = OptionalDouble.empty();
-    for (String name : names) {
-      String key = keys.state(name, STEP);
-      if (!steps.containsKey(key)) {
-        continue;
-      }
-      double step = steps.get(key);
-      if (common.isPresent() && common.getAsDouble() != step) {
+  /** What the distributed checkpoint has of the template's options. */
+  private Map<String, PyObject> options(SavedOptimizer.Group group, Members members) {
+    Map<String, PyObject> options = new LinkedHashMap<>();
+    if (group.options().isEmpty()) {
+      return options;
+    }
+    OptimizerKind kind =
+        OptimizerKind.of(
+            members.states(), group.scalars().keySet(), group.options().keySet());
+    for (String option : group.options().keySet()) {
+      Optional<PyObject> value = option(members.names(), option);
+      if (value.isPresent()) {
+        options.put(option, value.get());
+      } else if (kind.isOfTorch()
+          ? kind.required().contains(option)
+          : !OptimizerKind.isOfImplementation(option)) {
         throw new RefusedException(
             keys.where(),
-            "'%s' is %s, that of %s in the same param group %s. DeepSpeed counts the steps of a group once."
-                .formatted(key, step, names.get(0), common.getAsDouble()));
+            "has no '%s' of the param group with %s, and the template's optimizer has it. Make the template with the same optimizer."
+                .formatted(option, members.names().get(0)));
       }
-      common = OptionalDouble.of(step);
     }
-    return common;
+    for (String option : keys.options(optionsOf(members.names()))) {
+      if (!group.options().containsKey(option) && !option.equals(STEP)) {
+        PyObject value = option(members.names(), option).orElse(PyNone.NONE);
+        if (OptimizerKind.isHyperParameter(option, value)) {
+          throw new RefusedException(
+              keys.where(),
+              "the param group with %s has '%s', %s, and the template's optimizer has no such option: it has %s. Make the template with the same optimizer."
+                  .formatted(
+                      members.names().get(0),
+                      option,
+                      Scalar.OfValue.of(value),
+                      group.options().keySet()));
+        }
+      }
+    }
+    return options;
+  }
+
+  /** What all parameters of a group have once, under a key of their own each. */
+  private Optional<FoundScalar> scalar(SourceStore store, List<String> names, String scalar)
+      throws IOException {
+    Map<String, Scalar> found = new LinkedHashMap<>();
+    Set<String> tensors = new TreeSet<>();
+    for (String name : names) {
+      String key = keys.state(name, scalar);
+      if (keys.tensor(key).isPresent()) {
+        tensors.add(key);
+      } else if (objects.containsKey(key)) {
+        found.put(key, Scalar.OfValue.of(objects.get(key)));
+      }
+    }
+    found.putAll(ScalarValues.read(store, dcp, tensors));
+    if (found.isEmpty()) {
+      return Optional.empty();
+    }
+    String first = keys.state(names.get(0), scalar);
+    for (String name : names) {
+      String key = keys.state(name, scalar);
+      if (!found.containsKey(key) || !found.get(key).equals(found.get(first))) {
+        throw new RefusedException(
+            keys.where(),
+            "'%s' is %s, that of %s in the same param group %s. DeepSpeed keeps it once for a group."
+                .formatted(
+                    key,
+                    found.containsKey(key) ? found.get(key) : "not there",
+                    names.get(0),
+                    found.containsKey(first) ? found.get(first) : "is not there"));
+      }
+    }
+    return Optional.of(new FoundScalar(first, found.get(first)));
+  }
+
+  /** The number of the group, or the first parameter, whose options a flat checkpoint has. */
+  private String optionsOf(List<String> names) {
+    return keys.isFlat(names.get(0)) ? names.get(0) : groupOf(names);
   }
 
   /** The option of the group that these parameters are in. */

@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.dcp.DcpKeys;
 import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Chunk;
 import io.github.reshard.checkpoint.dcp.DcpSources;
+import io.github.reshard.checkpoint.dcp.Scalar;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
 import io.github.reshard.checkpoint.format.TorchRecipe;
@@ -40,7 +41,7 @@ import java.util.TreeSet;
  * @param tensors what those carry over and training changes: the module's tensors and steps
  * @param tied further names of parameters, and which one each names
  * @param values what takes the place of values in pickles
- * @param stepKeys for each param group the key of a step, or null if its optimizer counts none
+ * @param scalars for each param group what its parameters have once
  * @param modelKeys the keys of tensors of the module
  * @param notes what the user should know
  */
@@ -50,9 +51,10 @@ record TemplateRun(
     List<TemplateTensors.Located> tensors,
     Map<String, String> tied,
     TemplateValues values,
-    List<String> stepKeys,
+    List<Map<String, TemplateGroups.FoundScalar>> scalars,
     Set<String> modelKeys,
     List<String> notes) {
+  private static final String STEP = "step";
   private static final String GLOBAL_STEPS = "global_steps";
   private static final String GLOBAL_SAMPLES = "global_samples";
   private static final String SKIPPED = "skipped_steps";
@@ -65,9 +67,9 @@ record TemplateRun(
     return new Reading(store, files, plan, dcp, keys).read();
   }
 
-  /** The key of the step of a group whose files hold one. */
-  String stepKey(int group) {
-    return stepKeys.get(group);
+  /** The key of a scalar of a group whose files hold one. */
+  String scalarKey(int group, String name) {
+    return scalars.get(group).get(name).key();
   }
 
   /**
@@ -146,16 +148,26 @@ record TemplateRun(
       for (SavedModule module : SavedModule.of(plan, store, template)) {
         tied.putAll(module.tied());
       }
-      List<String> stepKeys = new ArrayList<>();
+      List<Map<String, TemplateGroups.FoundScalar>> scalars = new ArrayList<>();
       OptionalDouble steps = OptionalDouble.empty();
       List<SavedOptimizer.Group> groups = SavedOptimizer.of(store, template).groups();
       for (TemplateGroups.Found group :
           new TemplateGroups(keys, objects, dcp).find(plan, groups, store)) {
         OptionalDouble step = group.step();
+        Map<String, PyObject> plain = new LinkedHashMap<>();
+        group
+            .scalars()
+            .forEach(
+                (name, scalar) -> {
+                  if (scalar.value() instanceof Scalar.OfValue value && !name.equals(STEP)) {
+                    plain.put(name, value.value());
+                  }
+                });
         values.addGroup(
             group.options(),
-            step.isPresent() ? Optional.of((long) step.getAsDouble()) : Optional.empty());
-        stepKeys.add(group.stepKey());
+            step.isPresent() ? Optional.of((long) step.getAsDouble()) : Optional.empty(),
+            plain);
+        scalars.add(group.scalars());
         steps = step.isPresent() && step.getAsDouble() > steps.orElse(-1) ? step : steps;
       }
       long made = ofModel(steps);
@@ -165,7 +177,7 @@ record TemplateRun(
           tensors,
           tied,
           values,
-          stepKeys,
+          scalars,
           modelKeys(tensors, tied),
           notes);
     }
@@ -177,7 +189,7 @@ record TemplateRun(
         model.parameters().forEach(parameter -> known.add(parameter.name()));
       }
       for (TemplateTensors.Located tensor : tensors) {
-        if (tensor.name() != null) {
+        if (tensor.isOfModule()) {
           known.add(tensor.name());
           DcpMetadata.Tensor found = keys.requireTensor(keys.model(tensor.name()));
           if (!found.shape().equals(tensor.shape())) {

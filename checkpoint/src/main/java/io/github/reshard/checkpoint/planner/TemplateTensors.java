@@ -2,7 +2,7 @@ package io.github.reshard.checkpoint.planner;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
-import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
+import io.github.reshard.checkpoint.deepspeed.Replicated;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Address;
@@ -10,8 +10,6 @@ import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.checkpoint.zero12.OptimizerStates;
-import io.github.reshard.checkpoint.zero3.ShardedStates;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
@@ -20,15 +18,13 @@ import java.util.Optional;
 
 /** The tensors of a template's file that its reshard carries over instead of partitioning them. */
 final class TemplateTensors {
-  private static final String STEP = "step";
-
   private TemplateTensors() {}
 
   /**
    * A tensor whose elements are to come from elsewhere.
    *
-   * @param name what the module calls it, or null for a step
-   * @param group whose step it is
+   * @param name what the module calls it, or what the optimizer calls a scalar of its state
+   * @param group whose scalar it is, or {@link #OF_MODULE}
    * @param where it is, for messages
    * @param dtype the type of an element
    * @param shape elements per dimension
@@ -36,6 +32,12 @@ final class TemplateTensors {
    */
   record Located(
       String name, int group, String where, DType dtype, List<Long> shape, Address address) {
+    static final int OF_MODULE = -1;
+
+    boolean isOfModule() {
+      return group == OF_MODULE;
+    }
+
     long bytes() {
       long elements = 1;
       for (long size : shape) {
@@ -49,13 +51,13 @@ final class TemplateTensors {
    * Those of a file.
    *
    * @param source the index of the file in {@code plan}
-   * @throws RefusedException if one is not contiguous, or a step is no float32
+   * @throws RefusedException if one is not contiguous
    */
   static List<Located> of(ReshardPlan plan, int source, TorchFile file) {
     PickledValue root = PickledValue.root(file.path(), file.parse().root());
     return TemplateValues.isModelFile(root)
         ? ofModule(plan, source, file, root)
-        : steps(plan, source, file, root);
+        : scalars(plan, source, file, root);
   }
 
   private static List<Located> ofModule(
@@ -75,7 +77,7 @@ final class TemplateTensors {
                     where,
                     "is not contiguous, so its elements cannot be replaced. Save the template after .contiguous().");
               }
-              Located located = located(plan, source, file, name, 0, where, tensor);
+              Located located = located(plan, source, file, name, Located.OF_MODULE, where, tensor);
               if (seen.putIfAbsent(located.address(), name) == null) {
                 found.add(located);
               }
@@ -83,34 +85,19 @@ final class TemplateTensors {
     return found;
   }
 
-  private static List<Located> steps(
+  private static List<Located> scalars(
       ReshardPlan plan, int source, TorchFile file, PickledValue root) {
-    ShardedStates sharded = new ShardedStates(root);
-    boolean isSharded = sharded.stateDict().find(OptimizerFile.FLAT_GROUPS).isPresent();
-    OptimizerStates flat = new OptimizerStates(root);
     List<Located> found = new ArrayList<>();
-    int groups = isSharded ? sharded.paramGroups().items().size() : flat.groups();
-    for (int g = 0; g < groups; g++) {
-      List<PickledValue> states = new ArrayList<>();
-      if (isSharded) {
-        sharded.subGroups().get(g).forEach(b -> sharded.state(b).ifPresent(states::add));
-      } else {
-        flat.stateNode(g)
-            .ifPresent(node -> states.add(new PickledValue(file.path(), "state", node)));
-      }
-      for (PickledValue state : states) {
-        Optional<PickledValue> step = state.find(STEP);
-        if (step.isEmpty() || step.get().asTensor().isEmpty()) {
-          continue;
+    List<List<PickledValue>> groups = TemplateValues.states(root);
+    for (int g = 0; g < groups.size(); g++) {
+      for (PickledValue state : groups.get(g)) {
+        for (PickledValue.Entry entry : state.children()) {
+          Optional<TensorNode> tensor = entry.value().asTensor();
+          if (tensor.isPresent() && Replicated.isReplicated(tensor.get())) {
+            String where = entry.value().where();
+            found.add(located(plan, source, file, entry.key(), g, where, tensor.get()));
+          }
         }
-        TensorNode tensor = step.get().tensor();
-        if (tensor.dtype() != DType.FLOAT32 || tensor.numel() != 1) {
-          throw step.get()
-              .refused(
-                  "expected a step of one float32, found %d of %s."
-                      .formatted(tensor.numel(), tensor.dtype().torchName()));
-        }
-        found.add(located(plan, source, file, null, g, step.get().where(), tensor));
       }
     }
     return found;

@@ -25,12 +25,16 @@ final class TemplateValues implements Serializable {
   private static final long serialVersionUID = 1L;
   private static final int PROTOCOL = 2;
   private static final String STEP = "step";
+  private static final String ELASTIC_STEP = "base_optimizer_state_step";
   private static final String PARAM_GROUPS = "param_groups";
 
   /** By group and option, pickled: nodes of a graph are not handed to workers. */
   private final List<Map<String, byte[]>> options = new ArrayList<>();
 
   private final List<Long> steps = new ArrayList<>();
+
+  /** By group and name, pickled: what is a number in the state of a group. */
+  private final List<Map<String, byte[]>> scalars = new ArrayList<>();
 
   /** By the way to it in a model file. */
   private final Map<List<String>, byte[]> ofModel = new LinkedHashMap<>();
@@ -40,12 +44,19 @@ final class TemplateValues implements Serializable {
    *
    * @param values hyper-parameters that are other than the template's, or the same
    * @param step how many steps its optimizer has made; empty if it does not count them
+   * @param ofState what else its state has once
    */
-  void addGroup(Map<String, PyObject> values, Optional<Long> step) {
+  void addGroup(
+      Map<String, PyObject> values, Optional<Long> step, Map<String, PyObject> ofState) {
+    options.add(pickled(values));
+    steps.add(step.orElse(-1L));
+    scalars.add(pickled(ofState));
+  }
+
+  private static Map<String, byte[]> pickled(Map<String, PyObject> values) {
     Map<String, byte[]> pickled = new LinkedHashMap<>();
     values.forEach((name, value) -> pickled.put(name, PickleWriter.write(value, PROTOCOL)));
-    options.add(pickled);
-    steps.add(step.orElse(-1L));
+    return pickled;
   }
 
   /** Replaces a value of the model files. */
@@ -79,39 +90,60 @@ final class TemplateValues implements Serializable {
     at.entries().replace(path.get(path.size() - 1), value);
   }
 
-  private void applyToOptimizer(PickledValue root) {
+  /** The states of each param group: one in ZeRO-1 and 2, in ZeRO-3 one for each sub-group. */
+  static List<List<PickledValue>> states(PickledValue root) {
     ShardedStates sharded = new ShardedStates(root);
-    boolean isSharded = sharded.stateDict().find(OptimizerFile.FLAT_GROUPS).isPresent();
     OptimizerStates flat = new OptimizerStates(root);
-    List<PickledValue> groups =
-        isSharded ? sharded.paramGroups().items() : flat.baseState().get(PARAM_GROUPS).items();
+    boolean isSharded = sharded.stateDict().find(OptimizerFile.FLAT_GROUPS).isPresent();
+    int groups = isSharded ? sharded.paramGroups().items().size() : flat.groups();
+    List<List<PickledValue>> states = new ArrayList<>();
+    for (int g = 0; g < groups; g++) {
+      List<PickledValue> ofGroup = new ArrayList<>();
+      if (isSharded) {
+        sharded.subGroups().get(g).forEach(b -> sharded.state(b).ifPresent(ofGroup::add));
+      } else {
+        flat.stateNode(g)
+            .ifPresent(node -> ofGroup.add(new PickledValue(root.file(), "state", node)));
+      }
+      states.add(ofGroup);
+    }
+    return states;
+  }
+
+  private static List<PickledValue> paramGroups(PickledValue root) {
+    ShardedStates sharded = new ShardedStates(root);
+    if (sharded.stateDict().find(OptimizerFile.FLAT_GROUPS).isPresent()) {
+      return sharded.paramGroups().items();
+    }
+    OptimizerStates flat = new OptimizerStates(root);
+    return flat.isElastic() ? List.of() : flat.baseState().get(PARAM_GROUPS).items();
+  }
+
+  private void applyToOptimizer(PickledValue root) {
+    List<PickledValue> groups = paramGroups(root);
     for (int g = 0; g < groups.size(); g++) {
       PyEntries entries = groups.get(g).entries();
       options.get(g).forEach((name, value) -> entries.replace(name, read(value)));
-      replaceStep(groups.get(g), steps.get(g));
-      if (isSharded) {
-        for (int bucket : sharded.subGroups().get(g)) {
-          Optional<PickledValue> state = sharded.state(bucket);
-          if (state.isPresent()) {
-            replaceStep(state.get(), steps.get(g));
-          }
-        }
-      } else {
-        Optional<PyObject> state = flat.stateNode(g);
-        if (state.isPresent()) {
-          replaceStep(new PickledValue(root.file(), "state", state.get()), steps.get(g));
-        }
+      replaceStep(groups.get(g), STEP, steps.get(g));
+    }
+    replaceStep(new OptimizerFile(root).stateDict(), ELASTIC_STEP, steps.get(0));
+    List<List<PickledValue>> states = states(root);
+    for (int g = 0; g < states.size(); g++) {
+      for (PickledValue state : states.get(g)) {
+        PyEntries entries = state.entries();
+        scalars.get(g).forEach((name, value) -> entries.replace(name, read(value)));
+        replaceStep(state, STEP, steps.get(g));
       }
     }
   }
 
   /** A step that is a tensor is none of these. */
-  private static void replaceStep(PickledValue dict, long step) {
-    Optional<PickledValue> found = dict.find(STEP);
+  private static void replaceStep(PickledValue dict, String name, long step) {
+    Optional<PickledValue> found = dict.find(name);
     if (found.isPresent() && found.get().node() instanceof PyInt) {
-      dict.entries().replace(STEP, PyInt.of(step));
+      dict.entries().replace(name, PyInt.of(step));
     } else if (found.isPresent() && found.get().node() instanceof PyFloat) {
-      dict.entries().replace(STEP, new PyFloat(step));
+      dict.entries().replace(name, new PyFloat(step));
     }
   }
 }
