@@ -8,8 +8,10 @@ import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.DcpCheck;
 import io.github.reshard.checkpoint.planner.DcpPlanner;
 import io.github.reshard.checkpoint.planner.DcpReader;
+import io.github.reshard.checkpoint.shards.UserHints;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.FileNotFoundException;
@@ -30,7 +32,8 @@ final class DcpJobs {
 
   /** Whether the source of {@code plan} is a distributed checkpoint, which has no ranks. */
   static boolean readsDcp(ReshardPlan plan) {
-    return plan.models().stream().anyMatch(model -> model.source() instanceof DcpLayout);
+    return plan.sourceWorldSize() == ReshardPlan.ANY_WORLD_SIZE
+        || plan.models().stream().anyMatch(model -> model.source() instanceof DcpLayout);
   }
 
   /**
@@ -126,6 +129,32 @@ final class DcpJobs {
             options.getPartBytes()),
         Job.form(template, targetStage),
         output);
+  }
+
+  /**
+   * The proof of the distributed checkpoint that is {@code --input}, if it is one.
+   *
+   * @throws RefusedException if it is one that is not whole or not understood
+   */
+  static Optional<Job> check(ReshardOptions options) throws IOException {
+    Optional<DcpCheckpoint> dcp = at(options.getInput(), options.getTag(), options);
+    if (dcp.isEmpty()) {
+      return Optional.empty();
+    }
+    SourceStore store = Stores.source(options.getInput(), options);
+    Source source =
+        new Source(
+            dcp.get().path(),
+            store,
+            CheckpointFiles.none(dcp.get().path()),
+            Optional.empty(),
+            UserHints.NONE);
+    return Optional.of(
+        new Job(
+            source,
+            DcpCheck.plan(store, dcp.get(), options.getPartBytes()),
+            ReshardOptions.DCP,
+            Optional.empty()));
   }
 
   private static DcpCheckpoint find(SourceStore store, String location, String tag)

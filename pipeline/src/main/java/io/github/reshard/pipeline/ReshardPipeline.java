@@ -128,6 +128,10 @@ public final class ReshardPipeline {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
     try {
+      Optional<Job> dcp = DcpJobs.check(options);
+      if (dcp.isPresent()) {
+        return move(dcp.get(), new NoTargetStore(), "proving bytes", options, progress, begin);
+      }
       Source source = Source.ofInput(options);
       Job job =
           Job.of(

@@ -12,6 +12,7 @@ import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyGlobal;
 import io.github.reshard.checkpoint.pickle.PyInstance;
+import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.pickle.PyTuple;
@@ -20,8 +21,10 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.function.UnaryOperator;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -75,7 +78,7 @@ class DcpRefusalTest {
 
   /** Both have tensors of the same shapes at the same bytes, so that nothing else tells them. */
   @Test
-  void aDataFileUnderTwoNames() throws IOException {
+  void dataFilesThatWereExchanged() throws IOException {
     GoldenCase golden = GoldenCase.of("z2-bf16-clip");
     Path output = scratch.resolve("dcp");
     WithoutBeam.toDcp(golden.source(), output, DcpDialect.TORCH, 6);
@@ -83,7 +86,53 @@ class DcpRefusalTest {
     Path one = dcp.resolve("__1_0.distcp");
     Path other = dcp.resolve("__3_0.distcp");
     assertThat(Files.size(one)).isEqualTo(Files.size(other));
-    Files.copy(one, other, StandardCopyOption.REPLACE_EXISTING);
+    Path aside = scratch.resolve("aside");
+    Files.move(one, aside);
+    Files.move(other, one);
+    Files.move(aside, other);
+    refuses(dcp, golden, "expected the archive __", "The file was exchanged with another one");
+  }
+
+  /** Of the same model and at the same bytes, but saved at another time. */
+  @Test
+  void aDataFileOfAnotherCheckpoint() throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-bf16-clip");
+    Path output = scratch.resolve("dcp");
+    WithoutBeam.toDcp(golden.source(), output, DcpDialect.TORCH, 6);
+    Path later = scratch.resolve("later");
+    Path source = scratch.resolve("source");
+    Scratch.copyOf(golden.source(), source);
+    try (Stream<Path> files = Files.walk(source)) {
+      for (Path file : files.filter(p -> p.toString().endsWith("_states.pt")).toList()) {
+        Scratch.rewrite(file, root -> {}, (key, bytes) -> Arrays.fill(bytes, (byte) 0));
+      }
+    }
+    WithoutBeam.toDcp(source, later, DcpDialect.TORCH, 6);
+    Path dcp = output.resolve(golden.tag());
+    Path other = later.resolve(golden.tag()).resolve("__3_0.distcp");
+    assertThat(Files.size(dcp.resolve("__3_0.distcp"))).isEqualTo(Files.size(other));
+    Files.copy(other, dcp.resolve("__3_0.distcp"), StandardCopyOption.REPLACE_EXISTING);
+    refuses(dcp, golden, "expected the archive __3_0-reshard-", "was exchanged with another one");
+  }
+
+  /**
+   * As of a file that PyTorch saved: the archives of its data files are all called alike, and
+   * nothing else tells two that lie there under each other's names.
+   */
+  @Test
+  void aDataFileUnderTwoNames() throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-bf16-clip");
+    Path output = scratch.resolve("dcp");
+    WithoutBeam.toDcp(golden.source(), output, DcpDialect.TORCH, 6);
+    Path dcp = output.resolve(golden.tag());
+    Path metadata = dcp.resolve(".metadata");
+    PyObject root = PickleReader.read(Files.readAllBytes(metadata), "test").root();
+    fields(root).replace("storage_meta", PyNone.NONE);
+    Files.write(metadata, PickleWriter.write(root, 2));
+    Files.copy(
+        dcp.resolve("__1_0.distcp"),
+        dcp.resolve("__3_0.distcp"),
+        StandardCopyOption.REPLACE_EXISTING);
     refuses(dcp, golden, "__3_0.distcp", "holds the same bytes as __1_0.distcp");
   }
 
@@ -202,7 +251,8 @@ class DcpRefusalTest {
     refuses(
         dcp,
         TWO_GROUPS,
-        "the param group with emb.weight has 'momentum_decay', the number 0.01, and the template's optimizer has no such option");
+        "the param group with emb.weight has 'momentum_decay', the number 0.01, and the template's"
+            + " optimizer has no such option");
   }
 
   @Test

@@ -77,12 +77,20 @@ final class Summary {
   /** Of a run that only read and proved. */
   static String ofCheck(ReshardReport report) {
     List<String> lines = new ArrayList<>();
-    lines.add("Whole: " + report.tag() + " can be resharded");
-    lines.add(row("ranks", Quantity.count(report.sourceWorldSize(), "data-parallel rank")));
+    boolean hasRanks = report.sourceWorldSize() > 0;
+    lines.add(
+        "Whole: "
+            + report.tag()
+            + (hasRanks ? " can be resharded" : " is a distributed checkpoint, for any ranks"));
+    if (hasRanks) {
+      lines.add(row("ranks", Quantity.count(report.sourceWorldSize(), "data-parallel rank")));
+    }
     if (report.modelParallelRanks() > 1) {
       lines.add(row("GPUs", gpus(report)));
     }
-    lines.add(parameters(report));
+    if (hasRanks) {
+      lines.add(parameters(report));
+    }
     lines.add(row("bytes", Quantity.bytes(report.bytesRead()) + " read, nothing written"));
     lines.add(row("time", Quantity.seconds(report.seconds())));
     rows("proven", report.proven(), lines);

@@ -95,7 +95,9 @@ public record Proofs(
    */
   public List<String> proven(long disagreed) {
     List<String> sentences = new ArrayList<>();
-    sentences.add("every element of %d parameters is there once".formatted(parameters));
+    if (parameters > 0) {
+      sentences.add("every element of %d parameters is there once".formatted(parameters));
+    }
     if (entries > 0) {
       sentences.add("the bytes of %d entries have the CRC-32 that was saved".formatted(entries));
     }

@@ -23,12 +23,12 @@ import java.util.List;
 /**
  * The small {@code torch.save} results that a data file is a row of: a tensor with a storage of its
  * own, or an object. PyTorch saves them into memory, which is why the archive of each is called
- * {@code archive} (torch/distributed/checkpoint/filesystem.py, {@code _write_item}).
+ * {@code archive} (torch/distributed/checkpoint/filesystem.py, {@code _write_item}); what a loader
+ * does not look at.
  */
 final class Container {
   private Container() {}
 
-  private static final String ARCHIVE = "archive";
   private static final String STORAGE = "0";
   private static final int PROTOCOL = 2;
   private static final PyGlobal REBUILD = new PyGlobal("torch._utils", "_rebuild_tensor_v2");
@@ -36,10 +36,15 @@ final class Container {
   private static final PyGlobal ORDERED_DICT = new PyGlobal("collections", "OrderedDict");
   private static final PyGlobal UNTYPED = new PyGlobal("torch.storage", "UntypedStorage");
 
-  /** The layout of a container that holds a tensor on the CPU. */
-  static TorchFileLayout ofTensor(DType dtype, List<Long> shape) {
+  /**
+   * The layout of a container that holds a tensor on the CPU.
+   *
+   * @param archive what its archive is called
+   */
+  static TorchFileLayout ofTensor(String archive, DType dtype, List<Long> shape) {
     long bytes = Math.multiplyExact(Chunk.elements(shape), (long) dtype.bytes());
     return layout(
+        archive,
         PickleWriter.write(tensor(dtype, shape), PROTOCOL),
         List.of(new StorageSize(STORAGE, bytes)));
   }
@@ -47,16 +52,17 @@ final class Container {
   /**
    * The layout of a container that holds an object without tensors.
    *
+   * @param archive what its archive is called
    * @param pickle of the object, by protocol 2
    */
-  static TorchFileLayout ofPickle(byte[] pickle) {
-    return layout(pickle, List.of());
+  static TorchFileLayout ofPickle(String archive, byte[] pickle) {
+    return layout(archive, pickle, List.of());
   }
 
-  private static TorchFileLayout layout(byte[] pickle, List<StorageSize> storages) {
+  private static TorchFileLayout layout(String archive, byte[] pickle, List<StorageSize> storages) {
     return TorchFileLayout.plan(
         ContainerStyle.PLAIN,
-        ARCHIVE,
+        archive,
         pickle,
         storages,
         TorchFileLayout.serializationId(pickle, storages));

@@ -10,9 +10,10 @@ import java.util.List;
 /**
  * A {@code .distcp} file: containers one after the other.
  *
+ * @param archive what the archive of each is called
  * @param pieces what they hold, in the order of the file
  */
-record DataFileRecipe(List<Piece> pieces) implements Recipe {
+record DataFileRecipe(String archive, List<Piece> pieces) implements Recipe {
   DataFileRecipe {
     pieces = List.copyOf(pieces);
   }
@@ -25,10 +26,10 @@ record DataFileRecipe(List<Piece> pieces) implements Recipe {
     int entry = 0;
     for (Piece piece : pieces) {
       int crc32 = piece.payloadBytes() > 0 ? crcs.get(entry++) : 0;
-      for (ByteSegment segment : piece.segments(crc32)) {
+      for (ByteSegment segment : piece.segments(archive, crc32)) {
         segments.add(new ByteSegment(begin + segment.offset(), segment.bytes()));
       }
-      begin += piece.layout().totalBytes();
+      begin += piece.layout(archive).totalBytes();
     }
     return segments;
   }

@@ -103,6 +103,15 @@ public record DcpDirectory(
         : List.of(((DcpMetadata.Value) item).place());
   }
 
+  private Optional<SaveId> id() {
+    return SaveId.ofMetadata(metadata.saveId());
+  }
+
+  /** Whether each data file says that it is of this checkpoint and no other file of it. */
+  public boolean tellsFilesApart() {
+    return id().isPresent();
+  }
+
   /** Reads containers, keeping data files open between them. */
   public Reading open(SourceStore store) {
     return new Reading(this, store);
@@ -131,7 +140,18 @@ public record DcpDirectory(
         file = store.open(directory.files().get(place.file()));
         open.put(place.file(), file);
       }
-      return TorchFile.read(new ByteWindow(file, place, key));
+      TorchFile container = TorchFile.read(new ByteWindow(file, place, key));
+      Optional<SaveId> id = directory.id();
+      if (id.isPresent() && !container.archiveName().equals(id.get().archive(place.file()))) {
+        throw new RefusedException(
+            container.path(),
+            "expected the archive %s, which is called after the file and the checkpoint that %s is of, found %s. The file was exchanged with another one, of this checkpoint or another: copy all files of the checkpoint again."
+                .formatted(
+                    id.get().archive(place.file()),
+                    DcpMetadata.FILE_NAME,
+                    container.archiveName()));
+      }
+      return container;
     }
 
     /**

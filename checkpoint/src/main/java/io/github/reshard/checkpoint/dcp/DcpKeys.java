@@ -59,7 +59,7 @@ public final class DcpKeys {
         prefix(where, items.keySet(), "the weights of the model", parameters, name -> name);
     String optimizer =
         state.isEmpty()
-            ? ""
+            ? withoutStates(where, items.keySet(), first)
             : prefix(
                 where,
                 items.keySet(),
@@ -67,6 +67,16 @@ public final class DcpKeys {
                 List.of(first),
                 name -> STATE + name + "." + state.get());
     return new DcpKeys(where, items, model, optimizer);
+  }
+
+  /** An optimizer that keeps no state is found by its param groups, if these were saved. */
+  private static String withoutStates(String where, Set<String> keys, String first) {
+    for (String end : List.of(GROUPS + "0.params", GROUPS + first + ".lr")) {
+      if (keys.stream().anyMatch(key -> key.equals(end) || key.endsWith("." + end))) {
+        return prefix(where, keys, "the param groups", List.of(first), any -> end);
+      }
+    }
+    return "";
   }
 
   private interface Suffix {

@@ -16,8 +16,9 @@ import java.util.Optional;
  * @param items what is stored, by its flat key, in the order of the file
  * @param paths where in the nested state dict each key stands ({@code planner_data}); empty if the
  *     file does not say
+ * @param saveId what tells this save from others; empty if the file does not say
  */
-public record DcpMetadata(Map<String, Item> items, Map<String, List<Step>> paths)
+public record DcpMetadata(Map<String, Item> items, Map<String, List<Step>> paths, String saveId)
     implements Serializable {
   /** The file that commits a checkpoint: written last. */
   public static final String FILE_NAME = ".metadata";

@@ -28,6 +28,7 @@ final class DcpTree {
   private static final int PROTOCOL = 2;
 
   private final String directory;
+  private final SaveId id;
   private final List<Piece> pieces = new ArrayList<>();
   private final Map<String, Integer> keys = new LinkedHashMap<>();
   private final Map<String, List<Step>> paths = new LinkedHashMap<>();
@@ -35,9 +36,11 @@ final class DcpTree {
 
   /**
    * @param directory where it goes, relative to the output
+   * @param id what its files are told by
    */
-  DcpTree(String directory) {
+  DcpTree(String directory, SaveId id) {
     this.directory = directory;
+    this.id = id;
   }
 
   /** Adds a container; its number. */
@@ -87,10 +90,10 @@ final class DcpTree {
    * @param files into how many data files, or fewer if there are not as many containers
    */
   Planned plan(int firstTarget, int files) {
-    long[] bytes = pieces.stream().mapToLong(piece -> piece.layout().totalBytes()).toArray();
+    // Files with longer names have a few bytes more.
     long all = 0;
-    for (long of : bytes) {
-      all = Math.addExact(all, of);
+    for (Piece piece : pieces) {
+      all = Math.addExact(all, piece.layout(id.archive(name(0))).totalBytes());
     }
     List<TargetFile> targets = new ArrayList<>();
     List<Address> addresses = new ArrayList<>();
@@ -98,23 +101,30 @@ final class DcpTree {
     long done = 0;
     for (int p = 0; p < pieces.size(); ) {
       int number = targets.size();
-      String name = "__%d_0%s".formatted(number, DcpMetadata.DATA_SUFFIX);
+      String name = name(number);
+      String archive = id.archive(name);
       // What is left is shared evenly by the files that are left.
       long share = (all - done) / Math.max(1, files - number);
       List<Piece> inFile = new ArrayList<>();
       List<TargetFile.Entry> entries = new ArrayList<>();
       long at = 0;
+      long bytes = pieces.get(p).layout(archive).totalBytes();
       do {
         Piece piece = pieces.get(p);
-        places.add(new Place(name, at, bytes[p]));
-        addresses.add(address(piece, firstTarget + number, at, entries));
+        places.add(new Place(name, at, bytes));
+        addresses.add(address(piece, archive, firstTarget + number, at, entries));
         inFile.add(piece);
-        at += bytes[p++];
-      } while (p < pieces.size() && (number == files - 1 || at + bytes[p] / 2 <= share));
+        at += bytes;
+        p++;
+        bytes = p < pieces.size() ? pieces.get(p).layout(archive).totalBytes() : 0;
+      } while (p < pieces.size() && (number == files - 1 || at + bytes / 2 <= share));
       done += at;
       targets.add(
           new TargetFile(
-              directory + "/" + name, at, new DataFileRecipe(inFile), List.copyOf(entries)));
+              directory + "/" + name,
+              at,
+              new DataFileRecipe(archive, inFile),
+              List.copyOf(entries)));
     }
     byte[] metadata = MetadataWriter.write(metadata(places));
     targets.add(
@@ -126,12 +136,16 @@ final class DcpTree {
     return new Planned(targets, addresses);
   }
 
+  private static String name(int number) {
+    return "__%d_0%s".formatted(number, DcpMetadata.DATA_SUFFIX);
+  }
+
   private static Address address(
-      Piece piece, int target, long begin, List<TargetFile.Entry> entries) {
+      Piece piece, String archive, int target, long begin, List<TargetFile.Entry> entries) {
     if (piece instanceof Piece.OfPickle) {
       return new Address(target, NO_ENTRY, begin);
     }
-    long payload = begin + Container.payloadOffset(piece.layout());
+    long payload = begin + Container.payloadOffset(piece.layout(archive));
     if (piece.payloadBytes() == 0) {
       return new Address(target, NO_ENTRY, payload);
     }
@@ -143,7 +157,7 @@ final class DcpTree {
   private DcpMetadata metadata(List<Place> places) {
     Map<String, Item> items = new LinkedHashMap<>();
     keys.forEach((key, piece) -> items.put(key, item(pieces.get(piece), places.get(piece))));
-    return new DcpMetadata(items, paths);
+    return new DcpMetadata(items, paths, id.text());
   }
 
   private static Item item(Piece piece, Place place) {

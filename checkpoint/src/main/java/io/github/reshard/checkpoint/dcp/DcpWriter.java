@@ -60,15 +60,15 @@ public final class DcpWriter {
     this.read = read;
     this.content = content;
     this.dialect = dialect;
-    this.model = new DcpTree(directory(tag, dialect.modelDirectory()));
+    this.model = tree(read, tag, dialect.modelDirectory());
     this.optimizer =
         dialect.optimizerDirectory().equals(dialect.modelDirectory())
             ? model
-            : new DcpTree(directory(tag, dialect.optimizerDirectory()));
+            : tree(read, tag, dialect.optimizerDirectory());
   }
 
-  private static String directory(String tag, String inTag) {
-    return inTag.isEmpty() ? tag : tag + "/" + inTag;
+  private static DcpTree tree(ReshardPlan read, String tag, String inTag) {
+    return new DcpTree(inTag.isEmpty() ? tag : tag + "/" + inTag, SaveId.of(read, inTag));
   }
 
   /**
@@ -101,7 +101,8 @@ public final class DcpWriter {
       if (!partitioned.whole().isEmpty()) {
         throw new RefusedException(
             read.checkpoint(),
-            "it was trained with Muon, whose momentum is not cut with its parameter. Such state is not taken to a distributed checkpoint.");
+            "it was trained with Muon, whose momentum is not cut with its parameter. Such state is"
+                + " not taken to a distributed checkpoint.");
       }
       if (!isFrozen(partitioned)) {
         for (Map<String, DType> states : partitioned.states()) {
@@ -167,11 +168,11 @@ public final class DcpWriter {
     }
     states.remove(States.MASTER);
     DcpContent.Group of = content.groups().get(group);
-    OptimizerKind kind =
-        OptimizerKind.of(states, of.scalars().keySet(), of.options().keySet());
+    OptimizerKind kind = OptimizerKind.of(states, of.scalars().keySet(), of.options().keySet());
     if (!kind.isOfTorch()) {
       remarks.add(
-          "the optimizer is none of torch.optim, so its states and options go under the names that it gave them: under FSDP it has to be the same class");
+          "the optimizer is none of torch.optim, so its states and options go under the names that"
+              + " it gave them: under FSDP it has to be the same class");
     }
     return kind;
   }
@@ -250,7 +251,8 @@ public final class DcpWriter {
       }
       if (group.options().isEmpty()) {
         remarks.add(
-            "elastic_checkpoint saved no hyper-parameters, and none are made up: load it with DefaultLoadPlanner(allow_partial_load=True), and the script's own stay");
+            "elastic_checkpoint saved no hyper-parameters, and none are made up: load it with"
+                + " DefaultLoadPlanner(allow_partial_load=True), and the script's own stay");
       }
       List<String> parameters = names.getOrDefault(g, List.of());
       for (Map.Entry<String, PyObject> option : options.entrySet()) {
@@ -294,7 +296,8 @@ public final class DcpWriter {
     }
     throw new RefusedException(
         read.checkpoint(),
-        "a dict in the client state has a key that is neither a text nor a number, for which a distributed checkpoint has no place.");
+        "a dict in the client state has a key that is neither a text nor a number, for which a"
+            + " distributed checkpoint has no place.");
   }
 
   private ReshardPlan finished(int files) {

@@ -70,7 +70,20 @@ public final class MetadataReader {
             Names.STORAGE_DATA, key, Names.STATE_DICT_METADATA);
       }
     }
-    return new DcpMetadata(items, paths(fields.get(Names.PLANNER_DATA), items));
+    return new DcpMetadata(
+        items,
+        paths(fields.get(Names.PLANNER_DATA), items),
+        saveId(fields.get(Names.STORAGE_META)));
+  }
+
+  private String saveId(PyObject meta) {
+    if (meta == null || meta == PyNone.NONE) {
+      return "";
+    }
+    PyObject id =
+        fields(meta, Names.METADATA_MODULE, Names.STORAGE_META_CLASS, Names.STORAGE_META)
+            .get(Names.SAVE_ID);
+    return id == null || id == PyNone.NONE ? "" : text(id, Names.SAVE_ID);
   }
 
   private void requireVersion(PyObject version) {
@@ -113,7 +126,8 @@ public final class MetadataReader {
             || (transforms instanceof PyTuple tuple && tuple.size() == 0);
     if (!plain) {
       throw refused(
-          "'%s' is stored compressed or otherwise transformed (%s). Save it without extensions of the FileSystemWriter",
+          "'%s' is stored compressed or otherwise transformed (%s). Save it without extensions of"
+              + " the FileSystemWriter",
           key, Names.TRANSFORMS);
     }
     String file = text(required(fields, Names.PATH, key), Names.PATH);

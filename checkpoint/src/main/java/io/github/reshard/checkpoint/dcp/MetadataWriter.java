@@ -67,7 +67,17 @@ final class MetadataWriter {
         Names.STORAGE_DATA,
         places,
         Names.STORAGE_META,
-        PyNone.NONE);
+        made(
+            Names.METADATA_MODULE,
+            Names.STORAGE_META_CLASS,
+            "checkpoint_id",
+            PyNone.NONE,
+            Names.SAVE_ID,
+            metadata.saveId().isEmpty() ? PyNone.NONE : text(metadata.saveId()),
+            "load_id",
+            PyNone.NONE,
+            "modules",
+            new PyList()));
   }
 
   private PyObject step(Step step) {

@@ -21,6 +21,7 @@ final class Names {
   static final String CHUNK = "ChunkStorageMetadata";
   static final String INDEX = "MetadataIndex";
   static final String MEMORY_FORMAT = "_MEM_FORMAT_ENCODING";
+  static final String STORAGE_META_CLASS = "StorageMeta";
   static final String STORAGE_INFO = "_StorageInfo";
   static final String SIZE = "Size";
   static final String LAYOUT = "_get_layout";
@@ -30,6 +31,7 @@ final class Names {
   static final String PLANNER_DATA = "planner_data";
   static final String STORAGE_DATA = "storage_data";
   static final String STORAGE_META = "storage_meta";
+  static final String SAVE_ID = "save_id";
   static final String VERSION = "version";
   static final String PROPERTIES_FIELD = "properties";
   static final String SIZE_FIELD = "size";

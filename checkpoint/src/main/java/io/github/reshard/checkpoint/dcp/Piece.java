@@ -12,8 +12,12 @@ import java.util.zip.CRC32;
 
 /** A container of a data file that is to be written. */
 sealed interface Piece extends Serializable {
-  /** Its layout, the same at each call. */
-  TorchFileLayout layout();
+  /**
+   * Its layout, the same at each call.
+   *
+   * @param archive what its archive is called
+   */
+  TorchFileLayout layout(String archive);
 
   /** Bytes that come from the source; 0 if the plan says all of it. */
   default long payloadBytes() {
@@ -23,10 +27,11 @@ sealed interface Piece extends Serializable {
   /**
    * Every byte that does not come from the source, by offset in the container.
    *
+   * @param archive what its archive is called
    * @param crc32 of the bytes that do
    */
-  default List<ByteSegment> segments(int crc32) {
-    return layout().segments(Map.of(Container.storageKey(), crc32));
+  default List<ByteSegment> segments(String archive, int crc32) {
+    return layout(archive).segments(Map.of(Container.storageKey(), crc32));
   }
 
   /**
@@ -41,8 +46,8 @@ sealed interface Piece extends Serializable {
     }
 
     @Override
-    public TorchFileLayout layout() {
-      return Container.ofTensor(dtype, shape);
+    public TorchFileLayout layout(String archive) {
+      return Container.ofTensor(archive, dtype, shape);
     }
 
     @Override
@@ -60,16 +65,17 @@ sealed interface Piece extends Serializable {
   @SuppressWarnings("ArrayRecordComponent") // Never compared.
   record Scalar(DType dtype, byte[] element) implements Piece {
     @Override
-    public TorchFileLayout layout() {
-      return Container.ofTensor(dtype, List.of());
+    public TorchFileLayout layout(String archive) {
+      return Container.ofTensor(archive, dtype, List.of());
     }
 
     @Override
-    public List<ByteSegment> segments(int none) {
+    public List<ByteSegment> segments(String archive, int none) {
       CRC32 crc = new CRC32();
       crc.update(element);
-      List<ByteSegment> segments = new ArrayList<>(Piece.super.segments((int) crc.getValue()));
-      segments.add(new ByteSegment(Container.payloadOffset(layout()), element));
+      List<ByteSegment> segments =
+          new ArrayList<>(Piece.super.segments(archive, (int) crc.getValue()));
+      segments.add(new ByteSegment(Container.payloadOffset(layout(archive)), element));
       segments.sort(Comparator.comparingLong(ByteSegment::offset));
       return segments;
     }
@@ -83,8 +89,8 @@ sealed interface Piece extends Serializable {
   @SuppressWarnings("ArrayRecordComponent") // Never compared.
   record OfPickle(byte[] pickle) implements Piece {
     @Override
-    public TorchFileLayout layout() {
-      return Container.ofPickle(pickle);
+    public TorchFileLayout layout(String archive) {
+      return Container.ofPickle(archive, pickle);
     }
   }
 }

@@ -122,7 +122,8 @@ public record DcpComparison(ReshardPlan plan, List<String> differences, List<Str
         if (!source.isOfRuns()) {
           throw new RefusedException(
               dcp.path(),
-              "some of its parameters are cut along another dimension than the first, which is not compared. Take it to DeepSpeed's files with --template and compare these.");
+              "some of its parameters are cut along another dimension than the first, which is not"
+                  + " compared. Take it to DeepSpeed's files with --template and compare these.");
         }
         models.add(
             new PartitionedModel(

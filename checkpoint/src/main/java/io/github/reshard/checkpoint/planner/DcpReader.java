@@ -103,9 +103,7 @@ public final class DcpReader {
             "the chunks of each tensor hold every element once",
             DcpMetadata.FILE_NAME,
             dcp.directories().size()));
-    evidence.add(
-        Evidence.identity(
-            "archive names", 0, sources.files().stream().map(file -> file.stat().name()).toList()));
+    evidence.add(DcpCheck.identity(dcp));
     sources.refuseCopies(store, states).ifPresent(evidence::add);
     return evidence;
   }
@@ -195,7 +193,8 @@ public final class DcpReader {
                   dtype.torchName(),
                   shape,
                   tensor.shape().equals(shape)
-                      ? "Only states of the same type are taken over: DeepSpeed's masters are float32."
+                      ? "Only states of the same type are taken over: DeepSpeed's masters are"
+                            + " float32."
                       : "They are of different models."));
     }
   }

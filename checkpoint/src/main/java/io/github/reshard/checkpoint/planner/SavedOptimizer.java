@@ -139,8 +139,7 @@ record SavedOptimizer(List<Group> groups) {
      * runtime/zero/stage_1_and_2.py, {@code state_dict}).
      */
     private Group elastic(int group, List<PickledValue> states) throws IOException {
-      Optional<PickledValue> step =
-          new OptimizerStates(root).stateDict().findPresent(ELASTIC_STEP);
+      Optional<PickledValue> step = new OptimizerStates(root).stateDict().findPresent(ELASTIC_STEP);
       return group(
           "param group " + group + " of " + file.path(),
           Map.of(),

@@ -109,7 +109,9 @@ record TemplateGroups(DcpKeys keys, Map<String, PyObject> objects, DcpCheckpoint
       Optional<FoundScalar> found = scalar(store, members.names(), name);
       found.ifPresent(scalar -> scalars.put(name, scalar));
       boolean isStepAsNumber = name.equals(STEP) && !(of instanceof Scalar.OfTensor);
-      if (of != null && !isStepAsNumber && (found.isEmpty() || !of.isOfTypeOf(found.get().value()))) {
+      if (of != null
+          && !isStepAsNumber
+          && (found.isEmpty() || !of.isOfTypeOf(found.get().value()))) {
         throw new RefusedException(
             keys.where(),
             "'%s' is %s, and the optimizer of the template keeps %s there. Make the template with the same optimizer."
@@ -142,8 +144,7 @@ record TemplateGroups(DcpKeys keys, Map<String, PyObject> objects, DcpCheckpoint
       return options;
     }
     OptimizerKind kind =
-        OptimizerKind.of(
-            members.states(), group.scalars().keySet(), group.options().keySet());
+        OptimizerKind.of(members.states(), group.scalars().keySet(), group.options().keySet());
     for (String option : group.options().keySet()) {
       Optional<PyObject> value = option(members.names(), option);
       if (value.isPresent()) {

@@ -234,7 +234,8 @@ record TemplateRun(
                     if (steps.isEmpty()) {
                       throw new RefusedException(
                           keys.where(),
-                          "says nowhere how many steps were made: the optimizer does not count them, and there is no object 'global_steps'. Save it with one.");
+                          "says nowhere how many steps were made: the optimizer does not count"
+                              + " them, and there is no object 'global_steps'. Save it with one.");
                     }
                     return (long) steps.getAsDouble() + skipped;
                   });

@@ -75,7 +75,8 @@ final class TemplateTensors {
               if (!tensor.isContiguous()) {
                 throw new RefusedException(
                     where,
-                    "is not contiguous, so its elements cannot be replaced. Save the template after .contiguous().");
+                    "is not contiguous, so its elements cannot be replaced. Save the template after"
+                        + " .contiguous().");
               }
               Located located = located(plan, source, file, name, Located.OF_MODULE, where, tensor);
               if (seen.putIfAbsent(located.address(), name) == null) {

@@ -46,8 +46,7 @@ final class TemplateValues implements Serializable {
    * @param step how many steps its optimizer has made; empty if it does not count them
    * @param ofState what else its state has once
    */
-  void addGroup(
-      Map<String, PyObject> values, Optional<Long> step, Map<String, PyObject> ofState) {
+  void addGroup(Map<String, PyObject> values, Optional<Long> step, Map<String, PyObject> ofState) {
     options.add(pickled(values));
     steps.add(step.orElse(-1L));
     scalars.add(pickled(ofState));

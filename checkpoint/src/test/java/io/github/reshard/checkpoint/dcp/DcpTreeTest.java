@@ -13,6 +13,8 @@ import java.util.List;
 import org.junit.jupiter.api.Test;
 
 class DcpTreeTest {
+  private static final SaveId ID = new SaveId("reshard-0123456789abcdef");
+
   private static final long LARGE = 4_300_000_000L;
 
   private static Piece tensor(long elements) {
@@ -25,7 +27,7 @@ class DcpTreeTest {
    */
   @Test
   void entriesBeyond4GibInContainersOfTheirOwn() throws IOException {
-    DcpTree tree = new DcpTree("tag");
+    DcpTree tree = new DcpTree("tag", ID);
     int large = tree.add(tensor(LARGE));
     int small = tree.add(tensor(3));
     tree.put(DcpDialect.TORCH.model("large"), large);
@@ -34,7 +36,8 @@ class DcpTreeTest {
     DcpTree.Planned planned = tree.plan(5, 1);
 
     TargetFile data = planned.targets().get(0);
-    long small3 = Container.ofTensor(DType.INT8, List.of(3L)).totalBytes();
+    long small3 =
+        Container.ofTensor(ID.archive("__0_0.distcp"), DType.INT8, List.of(3L)).totalBytes();
     assertThat(data.bytes()).isGreaterThan(LARGE + small3);
     assertThat(planned.addresses().get(small).offset()).isGreaterThan(LARGE);
     assertThat(planned.addresses().get(small).file()).isEqualTo(5);
@@ -52,14 +55,14 @@ class DcpTreeTest {
 
   @Test
   void equalObjectsShareAContainer() {
-    DcpTree tree = new DcpTree("tag");
+    DcpTree tree = new DcpTree("tag", ID);
     assertThat(tree.addValue(PyInt.of(7))).isEqualTo(tree.addValue(PyInt.of(7)));
     assertThat(tree.addValue(PyInt.of(7))).isNotEqualTo(tree.addValue(PyInt.of(8)));
   }
 
   @Test
   void aKeyThatTwoThingsWouldHaveIsRefused() {
-    DcpTree tree = new DcpTree("tag");
+    DcpTree tree = new DcpTree("tag", ID);
     int piece = tree.add(tensor(3));
     tree.put(DcpDialect.TORCHTITAN.model("optimizer.state.w.step"), piece);
     assertThatThrownBy(() -> tree.put(DcpDialect.TORCHTITAN.state("w", "step"), piece))

@@ -179,7 +179,10 @@ class GoldenDcpTest {
           for (Chunk chunk : tensor.chunks()) {
             TorchFile file = reading.container(item.getKey(), chunk.place());
             requireSame(
-                directory, chunk.place(), Container.ofTensor(tensor.dtype(), chunk.sizes()), file);
+                directory,
+                chunk.place(),
+                Container.ofTensor("archive", tensor.dtype(), chunk.sizes()),
+                file);
           }
         } else {
           DcpMetadata.Place place = ((DcpMetadata.Value) item.getValue()).place();
@@ -187,7 +190,7 @@ class GoldenDcpTest {
           requireSame(
               directory,
               place,
-              Container.ofPickle(PickleWriter.write(file.parse().root(), 2)),
+              Container.ofPickle("archive", PickleWriter.write(file.parse().root(), 2)),
               file);
         }
       }

@@ -258,7 +258,7 @@ class HostileDcpTest {
           new DcpDirectory(
               dcp.path(),
               dcp.metadataFile(),
-              new DcpMetadata(items, dcp.metadata().paths()),
+              new DcpMetadata(items, dcp.metadata().paths(), dcp.metadata().saveId()),
               dcp.files());
       try (DcpDirectory.Reading reading = changed.open(new LocalSourceStore())) {
         Chunk chunk = other.chunks().get(0);
