@@ -148,7 +148,8 @@ final class DcpJobs {
             store,
             CheckpointFiles.none(dcp.get().path()),
             Optional.empty(),
-            UserHints.NONE);
+            UserHints.NONE,
+            Optional.empty());
     return Optional.of(
         new Job(
             source,

@@ -44,9 +44,9 @@ public final class RankLocal {
       return "The shards are of different steps or runs.";
     }
     return "Either the shards are of different steps or runs, or the optimizer computes this on"
-               + " each rank from its own partition, as Prodigy and D-Adaptation do with d: then"
-               + " what other ranks would have cannot be known, and no checkpoint of this optimizer"
-               + " can be resharded.";
+        + " each rank from its own partition, as Prodigy and D-Adaptation do with d: then"
+        + " what other ranks would have cannot be known, and no checkpoint of this optimizer"
+        + " can be resharded.";
   }
 
   /**

@@ -194,7 +194,7 @@ public final class DcpReader {
                   shape,
                   tensor.shape().equals(shape)
                       ? "Only states of the same type are taken over: DeepSpeed's masters are"
-                            + " float32."
+                          + " float32."
                       : "They are of different models."));
     }
   }

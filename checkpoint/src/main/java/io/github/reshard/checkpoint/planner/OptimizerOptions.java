@@ -36,7 +36,9 @@ public final class OptimizerOptions {
       if (group.options().isEmpty()) {
         throw new RefusedException(
             group.where(),
-            "it was saved with elastic_checkpoint, which leaves the hyper-parameters of the param groups out, and other formats need them. Load it once without elastic_checkpoint and save it again.");
+            "it was saved with elastic_checkpoint, which leaves the hyper-parameters of the param"
+                + " groups out, and other formats need them. Load it once without"
+                + " elastic_checkpoint and save it again.");
       }
       Map<String, Object> options = new LinkedHashMap<>();
       group
