@@ -44,6 +44,9 @@ class LayersTest {
               "copy.RowCopier <-> copy.SliceCopier",
               "rows are a slice's second way to be copied, with the copier's sums and buffers"),
           Map.entry(
+              "deepspeed.CheckpointFacts <-> deepspeed.FactsReading",
+              "the facts, and the one way to read them"),
+          Map.entry(
               "deepspeed.CheckpointFiles <-> deepspeed.Discovery",
               "the files, and the one way to find them"),
           Map.entry(

@@ -2,10 +2,16 @@ package io.github.reshard.testing;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.junit.jupiter.api.Test;
 
 /** What holds for the sources of all modules. */
@@ -16,29 +22,20 @@ class HouseTest {
   private static final Map<String, String> LONGER =
       Map.ofEntries(
           Map.entry(
-              "checkpoint/src/main/java/io/github/reshard/checkpoint/deepspeed/CheckpointFacts.java",
-              "is being split"),
+              "pipeline/src/main/java/io/github/reshard/pipeline/Follower.java",
+              "a few lines over; to be cut by whoever wrote it"),
+          Map.entry(
+              "pipeline/src/test/java/io/github/reshard/pipeline/FollowerTest.java",
+              "a few lines over; to be cut by whoever wrote it"),
           Map.entry(
               "checkpoint/src/main/java/io/github/reshard/checkpoint/zero12/ExpertGroups.java",
               "becomes part of the reader of its format"),
           Map.entry(
               "checkpoint/src/main/java/io/github/reshard/checkpoint/zero12/FlatLayout.java",
-              "becomes part of the reader of its format"),
-          Map.entry(
-              "checkpoint/src/test/java/io/github/reshard/checkpoint/planner/ShardedPlannerRefusalTest.java",
-              "is being split"),
-          Map.entry(
-              "checkpoint/src/test/java/io/github/reshard/checkpoint/storage/LocalStoresTest.java",
-              "is being split"),
-          Map.entry(
-              "pipeline/src/test/java/io/github/reshard/pipeline/GoogleBucketsTest.java",
-              "is being split"),
-          Map.entry(
-              "pipeline/src/test/java/io/github/reshard/pipeline/HostileCheckpointTest.java",
-              "is being split"),
-          Map.entry(
-              "pipeline/src/test/java/io/github/reshard/pipeline/Reassembly.java",
-              "is being split"));
+              "becomes part of the reader of its format"));
+
+  private static final Pattern OWN_VERSION =
+      Pattern.compile("<artifactId>reshard</artifactId>\\s*<version>([^<]*)</version>");
 
   private static List<Path> everything() {
     List<Path> all = new ArrayList<>(Sources.of("main"));
@@ -58,5 +55,20 @@ class HouseTest {
   @Test
   void publicTypesHaveJavadoc() {
     assertThat(Sources.publicTypesWithoutJavadoc(Sources.of("main"))).isEmpty();
+  }
+
+  /** The manifest, {@code reshard --version} and pip say it the same way, which PEP 440 gives. */
+  @Test
+  void allModulesAreOfOneVersionThatPipTakes() throws IOException {
+    Set<String> versions = new HashSet<>();
+    for (String module : Sources.MODULES) {
+      String pom = Files.readString(Sources.ROOT.resolve(module).resolve("pom.xml"));
+      Matcher own = OWN_VERSION.matcher(pom);
+      assertThat(own.find()).as(module).isTrue();
+      versions.add(own.group(1));
+    }
+    assertThat(versions).singleElement().asString().matches("\\d+\\.\\d+\\.\\d+(\\.dev\\d+)?");
+    assertThat(Files.readString(Sources.ROOT.resolve("scripts/package")))
+        .doesNotContain("SNAPSHOT", ".dev0");
   }
 }

@@ -21,15 +21,17 @@ import javax.tools.ToolProvider;
 
 /** The Java sources of all modules. */
 final class Sources {
-  private static final Path ROOT =
+  static final Path ROOT =
       Path.of(System.getProperty("reshard.testdata")).toAbsolutePath().normalize().getParent();
+
+  static final List<String> MODULES = List.of("checkpoint", "transforms", "pipeline", "runners");
 
   private Sources() {}
 
   /** The files below {@code src/KIND} of every module, {@code main} or {@code test} or other. */
   static List<Path> of(String kind) {
     List<Path> sources = new ArrayList<>();
-    for (String module : List.of("checkpoint", "transforms", "pipeline", "runners")) {
+    for (String module : MODULES) {
       Path root = ROOT.resolve(module).resolve("src").resolve(kind);
       if (Files.exists(root)) {
         try (Stream<Path> files = Files.walk(root)) {

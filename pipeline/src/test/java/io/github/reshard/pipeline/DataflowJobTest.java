@@ -24,6 +24,7 @@ import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import io.github.reshard.checkpoint.zero12.FlatLayout;
 import io.github.reshard.pipeline.storage.Stores;
+import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.transforms.JobConfig;
 import java.io.IOException;
 import java.nio.file.Files;

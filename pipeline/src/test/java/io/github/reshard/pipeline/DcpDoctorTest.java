@@ -5,6 +5,9 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.dcp.DcpDialect;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.Scratch;
+import io.github.reshard.testing.WithoutBeam;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

@@ -5,6 +5,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 import io.github.reshard.checkpoint.dcp.DcpDialect;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.testing.CheckpointComparison;
+import io.github.reshard.testing.DisturbedCheckpoint;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.Scratch;
+import io.github.reshard.testing.WithoutBeam;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -69,7 +74,7 @@ class DcpPipelineTest {
     Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", "columns-at-2");
     Path back = scratch.resolve("back");
     ReshardOptions options = Resharding.options(dcp, back, golden.sourceWorld());
-    options.setTemplate(DcpInputTest.template(golden, scratch.resolve("template")).toString());
+    options.setTemplate(DisturbedCheckpoint.of(golden, scratch.resolve("template")).toString());
     options.setPartBytes(partBytes);
     Resharding.run(options);
 
@@ -90,7 +95,7 @@ class DcpPipelineTest {
     ReshardOptions options = Resharding.options(dcp, scratch.resolve("out"), 2);
     options.setTemplate(golden.source().toString());
 
-    assertThat(Scratch.refusal(options)).contains("__1_0.distcp");
+    assertThat(Resharding.refusal(options)).contains("__1_0.distcp");
     assertThat(scratch.resolve("out/global_step3")).doesNotExist();
   }
 }

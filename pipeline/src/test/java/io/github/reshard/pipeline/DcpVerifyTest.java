@@ -9,6 +9,8 @@ import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.Scratch;
 import io.github.reshard.transforms.TensorVerdict;
 import java.nio.file.Path;
 import java.util.stream.IntStream;
@@ -67,7 +69,8 @@ class DcpVerifyTest {
     assertThat(report.verdicts()).allMatch(TensorVerdict::equal);
     assertThat(report.valueDifferences())
         .containsExactlyInAnyOrder(
-            "optimizer: param_groups[0].lr is the number 0.5 in one and the number 0.01 in the other",
+            "optimizer: param_groups[0].lr is the number 0.5 in one and the number 0.01 in the"
+                + " other",
             "global_steps is the number 4 in one and the number 3 in the other");
   }
 

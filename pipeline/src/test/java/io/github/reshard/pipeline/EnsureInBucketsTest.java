@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.pipeline.FaultyProxy.Fate;
+import io.github.reshard.testing.GoldenCase;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;

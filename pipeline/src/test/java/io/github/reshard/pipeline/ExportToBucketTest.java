@@ -5,6 +5,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.pipeline.FaultyProxy.Fate;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.Reassembly;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.List;

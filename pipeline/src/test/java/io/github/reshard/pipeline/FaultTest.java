@@ -1,6 +1,6 @@
 package io.github.reshard.pipeline;
 
-import static io.github.reshard.pipeline.Scratch.TAG;
+import static io.github.reshard.testing.Scratch.TAG;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
@@ -13,6 +13,7 @@ import io.github.reshard.checkpoint.storage.PositionalFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.testing.Scratch;
 import io.github.reshard.transforms.JobConfig;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -248,7 +249,8 @@ class FaultTest {
     }
     assertThat(Scratch.contents(SOURCE)).isEqualTo(source);
     System.out.printf(
-        "injected faults: each of %d storage calls failed once, %d survived, %d of them after publishing%n",
+        "injected faults: each of %d storage calls failed once, %d survived, %d of them after"
+            + " publishing%n",
         calls, published.size(), whole);
   }
 

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import io.github.reshard.checkpoint.storage.JobDirectory;
 import io.github.reshard.checkpoint.storage.LocalJobDirectory;
 import io.github.reshard.checkpoint.storage.OutputHeldException;
+import io.github.reshard.testing.Scratch;
 import io.github.reshard.transforms.Reshard;
 import java.io.IOException;
 import java.nio.file.Files;

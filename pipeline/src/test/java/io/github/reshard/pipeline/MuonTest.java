@@ -6,6 +6,12 @@ import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.testing.CheckpointComparison;
+import io.github.reshard.testing.Reassembly;
+import io.github.reshard.testing.Scratch;
+import io.github.reshard.testing.SourceCopy;
+import io.github.reshard.testing.TorchContent;
+import io.github.reshard.testing.WithoutBeam;
 import java.nio.file.Path;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
 import org.junit.jupiter.api.BeforeEach;
@@ -86,7 +92,7 @@ class MuonTest {
   void ranksThatDisagreeOnWhatTheyShareAreNamed() {
     change(shard(input, 1), 480);
 
-    assertThat(Scratch.refusal(input, output, 3))
+    assertThat(Resharding.refusal(input, output, 3))
         .contains("head.weight")
         .contains("ranks 0 and 1 share it and must hold the same momentum_buffer")
         .contains("element 480 differs");
@@ -99,7 +105,7 @@ class MuonTest {
     ReshardOptions options = Resharding.options(input, output, 1);
     options.setTrustMasters(true);
 
-    assertThat(Scratch.refusal(options)).contains("ranks 0 and 1 share it");
+    assertThat(Resharding.refusal(options)).contains("ranks 0 and 1 share it");
   }
 
   @Test
@@ -120,7 +126,7 @@ class MuonTest {
             momentum(TorchContent.read(shard(input, 1)).root()).storageKey(),
             bytes -> bytes.put(4 * 1520, (byte) (bytes.get(4 * 1520) ^ 1)));
 
-    assertThat(Scratch.refusal(input, output, 1)).contains("CRC-32").contains("momentum_buffer");
+    assertThat(Resharding.refusal(input, output, 1)).contains("CRC-32").contains("momentum_buffer");
   }
 
   @ParameterizedTest
@@ -133,7 +139,7 @@ class MuonTest {
           tensor.setGeometry(0, more > 0 ? 2001 : MOMENTUM - 1);
         });
 
-    assertThat(Scratch.refusal(input, output, 3))
+    assertThat(Resharding.refusal(input, output, 3))
         .contains(more > 0 ? "2002 elements" : "1521 elements")
         .contains("head.weight")
         .contains(more > 0 ? "found a tensor of shape [2001]" : "found a tensor of shape [1520]");
@@ -148,7 +154,7 @@ class MuonTest {
                 .list()
                 .removeIf(e -> TorchContent.text(e.key()).equals("momentum_buffer")));
 
-    assertThat(Scratch.refusal(input, output, 3))
+    assertThat(Resharding.refusal(input, output, 3))
         .contains("rank_1")
         .contains("momentum_buffer of rank 1")
         .contains("found none");
@@ -159,7 +165,7 @@ class MuonTest {
     ReshardOptions options = Resharding.options(input, output, 2);
     options.setTargetStage(1);
 
-    assertThat(Scratch.refusal(options)).contains("Muon").contains("--targetStage");
+    assertThat(Resharding.refusal(options)).contains("Muon").contains("--targetStage");
   }
 
   @Test
@@ -179,7 +185,7 @@ class MuonTest {
           });
     }
 
-    assertThat(Scratch.refusal(one, scratch.resolve("again"), 2))
+    assertThat(Resharding.refusal(one, scratch.resolve("again"), 2))
         .contains("momentum_buffer")
         .contains("--dsConfig");
   }

@@ -1,13 +1,14 @@
 package io.github.reshard.pipeline;
 
-import static io.github.reshard.pipeline.Scratch.MODEL;
-import static io.github.reshard.pipeline.Scratch.TAG;
-import static io.github.reshard.pipeline.Scratch.shard;
+import static io.github.reshard.testing.Scratch.MODEL;
+import static io.github.reshard.testing.Scratch.TAG;
+import static io.github.reshard.testing.Scratch.shard;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.testing.Scratch;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

@@ -3,6 +3,8 @@ package io.github.reshard.pipeline;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.Scratch;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -99,13 +101,14 @@ class RandomDamageTest {
         assertThat(contents(output)).as(what).isEqualTo(undamaged.get(golden));
         harmless++;
       } catch (RuntimeException e) {
-        assertThat(Scratch.find(e, RefusedException.class)).as(what + ": " + e).isPresent();
+        assertThat(Resharding.find(e, RefusedException.class)).as(what + ": " + e).isPresent();
         assertThat(output.resolve("latest")).as(what).doesNotExist();
         refused++;
       }
     }
     System.out.printf(
-        "random damage, seed %d: %d checkpoints, %d refused, %d with the output of the undamaged one%n",
+        "random damage, seed %d: %d checkpoints, %d refused, %d with the output of the undamaged"
+            + " one%n",
         SEED, COUNT, refused, harmless);
     assertThat(refused).isPositive();
   }

@@ -6,11 +6,12 @@ import static org.assertj.core.api.Assertions.catchThrowable;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.testing.CheckpointComparison;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.SourceCopy;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.List;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -66,57 +67,6 @@ class RefusalTest {
     source.damage(layer, "0", bytes -> bytes.put(100, (byte) (bytes.get(100) ^ 0x40)));
 
     assertThat(refusal(source).getMessage()).containsAnyOf(layer, "parameter 5.");
-  }
-
-  @Test
-  void anEditedWeightIsRefusedByParameterAndElement() throws IOException {
-    SourceCopy source = copy("z2-fp32-twogroups");
-    TensorNode weight =
-        TorchContent.read(source.file(MODEL)).tensors().get("module.blocks.1.fc.weight");
-    int at = (int) (4 * (weight.storageOffset() + 17));
-    source.change(MODEL, weight.storageKey(), b -> b.putFloat(at, b.getFloat(at) + 1));
-
-    assertThat(refusal(source))
-        .hasMessageContaining("blocks.1.fc.weight")
-        .hasMessageContaining("element 17 ");
-  }
-
-  @Test
-  void anEditedMasterIsRefusedByParameter() throws IOException {
-    SourceCopy source = copy("z1-bf16");
-    TensorNode master =
-        TorchContent.read(source.file(BF16_RANK_1))
-            .tensors()
-            .get("optimizer_state_dict.single_partition_of_fp32_groups[0]");
-    source.change(BF16_RANK_1, master.storageKey(), b -> b.putFloat(0, b.getFloat(0) * 1.5f + 1));
-
-    assertThat(refusal(source)).hasMessageContaining("of the master weights, cast to");
-  }
-
-  @Test
-  void ranksThatChangedPlacesAreRefused() throws IOException {
-    SourceCopy source = copy("z2-fp32-twogroups");
-    source.swap(RANK_0, RANK_1);
-
-    assertThat(refusal(source))
-        .hasMessageContaining(RANK_0)
-        .hasMessageContaining("saved as the optimizer file of rank 1")
-        .hasMessageContaining("expected the optimizer file of rank 0");
-
-    for (String rank : List.of(RANK_0, RANK_1)) {
-      Scratch.rename(source.file(rank), "archive");
-    }
-    assertThat(refusal(source)).hasMessageContaining("param_slice_mappings");
-  }
-
-  @Test
-  void aMissingRankIsRefused() throws IOException {
-    SourceCopy source = copy("z2-fp32-twogroups");
-    Files.delete(source.file(RANK_1));
-
-    assertThat(refusal(source))
-        .hasMessageContaining("optimizer files of ranks [1] are missing")
-        .hasMessageContaining("dp_world_size 4");
   }
 
   @Test

@@ -12,6 +12,7 @@ import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.testing.Scratch;
 import io.github.reshard.transforms.JobConfig;
 import io.github.reshard.transforms.Keyed;
 import io.github.reshard.transforms.PlanItem;
@@ -91,7 +92,7 @@ class RepeatedBundlesTest {
       pipeline.run().waitUntilFinish();
       return false;
     } catch (RuntimeException e) {
-      if (Scratch.find(e, OutputException.class).isPresent()) {
+      if (Resharding.find(e, OutputException.class).isPresent()) {
         return true;
       }
       throw e;

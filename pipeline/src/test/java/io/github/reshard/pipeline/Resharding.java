@@ -1,11 +1,14 @@
 package io.github.reshard.pipeline;
 
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.testing.GoldenCase;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Map;
+import java.util.Optional;
 import java.util.concurrent.ConcurrentHashMap;
 import org.apache.beam.runners.direct.DirectOptions;
 import org.apache.beam.runners.direct.DirectRunner;
@@ -82,12 +85,33 @@ final class Resharding {
 
   /** What {@code failure} was caused by; runners wrap what a transform throws. */
   static <T extends Throwable> T cause(Throwable failure, Class<T> type) {
+    return find(failure, type)
+        .orElseThrow(() -> new AssertionError("expected " + type.getSimpleName(), failure));
+  }
+
+  /** The same where it may be another cause. */
+  static <T extends Throwable> Optional<T> find(Throwable failure, Class<T> type) {
     for (Throwable at = failure; at != null; at = at.getCause()) {
       if (type.isInstance(at)) {
-        return type.cast(at);
+        return Optional.of(type.cast(at));
       }
     }
-    throw new AssertionError("expected " + type.getSimpleName(), failure);
+    return Optional.empty();
+  }
+
+  /** Why resharding {@code input} is refused. */
+  static String refusal(Path input, Path output, int worldSize) {
+    return refusal(options(input, output, worldSize));
+  }
+
+  /** Why what {@code options} ask for is refused. */
+  static String refusal(ReshardOptions options) {
+    try {
+      run(options);
+    } catch (RuntimeException e) {
+      return cause(e, RefusedException.class).getMessage();
+    }
+    throw new AssertionError("expected a refusal");
   }
 
   private static Path temporaryDirectory() {

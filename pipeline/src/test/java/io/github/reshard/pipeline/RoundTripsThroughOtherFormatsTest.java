@@ -4,6 +4,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.Reassembly;
+import io.github.reshard.testing.WithoutBeam;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

@@ -1,5 +1,6 @@
 package io.github.reshard.pipeline;
 
+import io.github.reshard.testing.Scratch;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.follow.Look;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.testing.Scratch;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;

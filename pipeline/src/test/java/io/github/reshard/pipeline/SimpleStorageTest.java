@@ -7,6 +7,7 @@ import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.storage.Leftovers;
 import io.github.reshard.pipeline.storage.Stores;
+import io.github.reshard.testing.GoldenCase;
 import java.io.IOException;
 import java.net.URI;
 import java.nio.file.Path;

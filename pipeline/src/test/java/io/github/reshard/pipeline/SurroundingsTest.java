@@ -1,7 +1,7 @@
 package io.github.reshard.pipeline;
 
-import static io.github.reshard.pipeline.Scratch.TAG;
-import static io.github.reshard.pipeline.Scratch.shard;
+import static io.github.reshard.testing.Scratch.TAG;
+import static io.github.reshard.testing.Scratch.shard;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
@@ -10,6 +10,7 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.testing.Scratch;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -83,7 +84,7 @@ class SurroundingsTest {
     int made = new ProcessBuilder("mkfifo", file(shard(1)).toString()).start().waitFor();
     assertThat(made).isZero();
 
-    assertThat(Scratch.refusal(input, output, 2)).contains(shard(1), "pipe");
+    assertThat(Resharding.refusal(input, output, 2)).contains(shard(1), "pipe");
   }
 
   @Test

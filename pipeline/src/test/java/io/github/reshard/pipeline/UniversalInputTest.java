@@ -4,6 +4,12 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.testing.CheckpointComparison;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.Reassembly;
+import io.github.reshard.testing.SourceCopy;
+import io.github.reshard.testing.TorchContent;
+import io.github.reshard.testing.WithoutBeam;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;

@@ -5,6 +5,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyEquality;
+import io.github.reshard.testing.ShardComparison;
+import io.github.reshard.testing.TorchContent;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

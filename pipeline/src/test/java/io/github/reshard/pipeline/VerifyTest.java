@@ -5,6 +5,11 @@ import static org.junit.jupiter.params.provider.Arguments.arguments;
 
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.testing.CheckpointComparison;
+import io.github.reshard.testing.Scratch;
+import io.github.reshard.testing.TorchContent;
+import io.github.reshard.testing.TorchContentViews;
+import io.github.reshard.testing.WithoutBeam;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

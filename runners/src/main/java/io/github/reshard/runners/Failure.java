@@ -1,7 +1,9 @@
 package io.github.reshard.runners;
 
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
+import java.io.IOException;
 import java.util.ArrayDeque;
 import java.util.Collections;
 import java.util.Deque;
@@ -55,6 +57,9 @@ record Failure(int exitCode, String message) {
     Throwable root = thrown;
     while (seen.add(root) && root.getCause() != null && !seen.contains(root.getCause())) {
       root = root.getCause();
+    }
+    if (root instanceof IOException failure) {
+      return "failed unexpectedly: " + IoReason.of(failure) + " (--debug shows where)";
     }
     String message = root.getMessage();
     return "failed unexpectedly: "

@@ -1,5 +1,6 @@
 package io.github.reshard.runners;
 
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.pipeline.CommandName;
 import io.github.reshard.pipeline.CommandOptions;
@@ -288,7 +289,7 @@ public final class Main {
       try {
         Files.writeString(page, inspection.html());
       } catch (IOException e) {
-        throw new OutputException(page.toString(), "cannot be written: " + e, e);
+        throw new OutputException(page.toString(), "cannot be written: " + IoReason.of(e), e);
       }
     }
     return 0;

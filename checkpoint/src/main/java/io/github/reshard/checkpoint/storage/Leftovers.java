@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.storage;
 
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -129,7 +130,7 @@ public final class Leftovers {
       }
       return removed;
     } catch (IOException e) {
-      throw new OutputException(output, "cannot be cleaned up: " + e, e);
+      throw new OutputException(output, "cannot be cleaned up: " + IoReason.of(e), e);
     }
   }
 

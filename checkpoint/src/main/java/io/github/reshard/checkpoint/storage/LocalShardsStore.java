@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.storage;
 
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -77,7 +78,7 @@ public final class LocalShardsStore extends LocalStagingStore {
       Files.createDirectories(directory().getParent());
       hold(output);
     } catch (IOException e) {
-      throw new OutputException(output, "cannot be written: " + e, e);
+      throw new OutputException(output, "cannot be written: " + IoReason.of(e), e);
     }
     try {
       // Another run may have published before this one had the output.

@@ -33,6 +33,9 @@ public final class LocalSourceStore implements SourceStore {
           files.add(stat(child));
         }
       }
+    } catch (AccessDeniedException e) {
+      throw new RefusedException(
+          e.getFile(), "may not be listed by this user. Give read permission.", e);
     }
     return new Listing(List.copyOf(files), List.copyOf(directories));
   }

@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.storage;
 
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -100,7 +101,7 @@ abstract class LocalStagingStore implements TargetStore {
     try {
       Files.write(keptFile(), content);
     } catch (IOException e) {
-      throw new OutputException(keptFile().toString(), "cannot be written: " + e, e);
+      throw new OutputException(keptFile().toString(), "cannot be written: " + IoReason.of(e), e);
     }
   }
 
@@ -115,7 +116,7 @@ abstract class LocalStagingStore implements TargetStore {
               + " since, something deleted it, or --output is no directory that all workers share.",
           e);
     } catch (IOException e) {
-      throw new OutputException(keptFile().toString(), "cannot be read: " + e, e);
+      throw new OutputException(keptFile().toString(), "cannot be read: " + IoReason.of(e), e);
     }
   }
 
@@ -128,7 +129,7 @@ abstract class LocalStagingStore implements TargetStore {
           FileChannel.open(file, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
       return new LocalPositionalFile(file, channel);
     } catch (IOException e) {
-      throw new OutputException(file.toString(), "cannot be created: " + e, e);
+      throw new OutputException(file.toString(), "cannot be created: " + IoReason.of(e), e);
     }
   }
 
@@ -161,7 +162,7 @@ abstract class LocalStagingStore implements TargetStore {
           at += channel.write(source, at);
         }
       } catch (IOException e) {
-        throw new OutputException(path.toString(), "cannot be written: " + e.getMessage(), e);
+        throw new OutputException(path.toString(), "cannot be written: " + IoReason.of(e), e);
       } finally {
         turn.unlock();
       }
@@ -172,7 +173,7 @@ abstract class LocalStagingStore implements TargetStore {
       try {
         channel.close();
       } catch (IOException e) {
-        throw new OutputException(path.toString(), "cannot be written: " + e.getMessage(), e);
+        throw new OutputException(path.toString(), "cannot be written: " + IoReason.of(e), e);
       }
     }
   }
@@ -190,7 +191,7 @@ abstract class LocalStagingStore implements TargetStore {
       markExecutable(file, executable);
       channel.force(true);
     } catch (IOException e) {
-      throw new OutputException(file.toString(), "cannot be made durable: " + e.getMessage(), e);
+      throw new OutputException(file.toString(), "cannot be made durable: " + IoReason.of(e), e);
     }
   }
 
@@ -236,7 +237,8 @@ abstract class LocalStagingStore implements TargetStore {
         }
       }
     } catch (IOException e) {
-      throw new OutputException(directory().toString(), "cannot be published: " + e, e);
+      throw new OutputException(
+          directory().toString(), "cannot be published: " + IoReason.of(e), e);
     }
   }
 

@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.storage;
 
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
@@ -83,7 +84,7 @@ public final class LocalTargetStore extends LocalStagingStore {
       Files.createDirectories(directory());
       hold(output);
     } catch (IOException e) {
-      throw new OutputException(output, "cannot be written: " + e, e);
+      throw new OutputException(output, "cannot be written: " + IoReason.of(e), e);
     }
     try {
       // Another run may have published it before this one had the output.

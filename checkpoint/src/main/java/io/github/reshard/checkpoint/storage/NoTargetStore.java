@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.storage;
 
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -42,7 +43,8 @@ public final class NoTargetStore implements TargetStore {
       file = Files.createTempFile(Path.of(directory), "reshard-", ".plan");
       Files.write(file, content);
     } catch (IOException e) {
-      throw new OutputException(directory, "a temporary file cannot be written: " + e, e);
+      throw new OutputException(
+          directory, "a temporary file cannot be written: " + IoReason.of(e), e);
     }
     file.toFile().deleteOnExit();
     kept = file.toString();

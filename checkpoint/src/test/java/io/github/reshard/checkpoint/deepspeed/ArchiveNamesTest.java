@@ -4,13 +4,13 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.junit.jupiter.api.Assertions.assertDoesNotThrow;
 
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
-import io.github.reshard.checkpoint.torch.EditedTorchFile;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.testing.Corpus;
+import io.github.reshard.testing.EditedTorchFile;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

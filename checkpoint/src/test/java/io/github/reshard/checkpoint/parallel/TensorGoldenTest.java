@@ -2,13 +2,13 @@ package io.github.reshard.checkpoint.parallel;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.json.Json;
 import io.github.reshard.checkpoint.json.JsonAsPython;
 import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.testing.Corpus;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.file.Files;

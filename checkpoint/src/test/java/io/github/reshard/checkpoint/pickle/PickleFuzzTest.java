@@ -3,10 +3,10 @@ package io.github.reshard.checkpoint.pickle;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.code_intelligence.jazzer.junit.FuzzTest;
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.torch.MemoryFile;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.testing.Corpus;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.util.Optional;

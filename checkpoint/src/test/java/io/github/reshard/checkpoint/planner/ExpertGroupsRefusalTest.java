@@ -2,78 +2,31 @@ package io.github.reshard.checkpoint.planner;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatCode;
-import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.Corpus;
-import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyStr;
-import io.github.reshard.checkpoint.storage.LocalSourceStore;
-import io.github.reshard.checkpoint.torch.EditedTorchFile;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.zero12.OptimizerStates;
+import io.github.reshard.testing.Corpus;
+import io.github.reshard.testing.EditedTorchFile;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
-import java.util.Optional;
-import java.util.function.Consumer;
 import java.util.stream.Stream;
-import org.assertj.core.api.AbstractThrowableAssert;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
 
 /** One defect a test, made in a mixture of experts that DeepSpeed before 0.19.3 saved. */
-class ExpertGroupsRefusalTest {
+class ExpertGroupsRefusalTest extends RefusalCase {
   private static final Path FIELD = Corpus.ROOT.resolveSibling("field");
-  private static final String TAG = "global_step3";
   private static final String MODEL = "mp_rank_00_model_states.pt";
   private static final String EXPERT_3 = "layer_0_expert_3_mp_rank_00_model_states.pt";
   private static final String FC = "moe.deepspeed_moe.experts.deepspeed_experts.3.fc.weight";
   private static final String CUT = "moe-deepspeed-0.9.5";
   private static final String MENDED = "moe-deepspeed-0.16.9";
-
-  @TempDir Path directory;
-
-  private void copy(String name) throws IOException {
-    Path source = FIELD.resolve(name).resolve("source");
-    try (Stream<Path> files = Files.walk(source)) {
-      for (Path file : files.filter(Files::isRegularFile).toList()) {
-        Path to = directory.resolve(source.relativize(file).toString());
-        Files.createDirectories(to.getParent());
-        Files.copy(file, to);
-      }
-    }
-  }
-
-  private void plan(int ranks, int stage) throws IOException {
-    LocalSourceStore store = new LocalSourceStore();
-    ReshardPlanner.plan(
-        store,
-        CheckpointFiles.discover(store, directory.toString(), Optional.empty()),
-        ranks,
-        stage,
-        1 << 20);
-  }
-
-  private AbstractThrowableAssert<?, ? extends Throwable> assertRefused() {
-    return assertThatThrownBy(() -> plan(8, ZeroStage.AS_SAVED))
-        .isInstanceOf(RefusedException.class);
-  }
-
-  private Path file(String name) {
-    return directory.resolve(TAG).resolve(name);
-  }
-
-  private void edit(String name, Consumer<PickledValue> change) throws IOException {
-    EditedTorchFile file = new EditedTorchFile(file(name));
-    change.accept(file.root());
-    file.write();
-  }
 
   private static String shard(String prefix, int rank) {
     return prefix + "zero_pp_rank_" + rank + "_mp_rank_00_optim_states.pt";
@@ -82,10 +35,10 @@ class ExpertGroupsRefusalTest {
   @Test
   void aMissingExpertIsNamed() throws IOException {
     for (String name : List.of(CUT, MENDED)) {
-      copy(name);
+      copyCase("field/" + name);
       Files.delete(file(EXPERT_3));
 
-      assertRefused().hasMessageContaining(EXPERT_3);
+      assertRefused(8).hasMessageContaining(EXPERT_3);
       deleteAll();
     }
   }
@@ -100,7 +53,7 @@ class ExpertGroupsRefusalTest {
 
   @Test
   void aMappingOfAnUnknownParameterIsRefused() throws IOException {
-    copy(MENDED);
+    copyCase("field/" + MENDED);
     for (int rank = 0; rank < 4; rank++) {
       edit(
           shard("", rank),
@@ -111,7 +64,7 @@ class ExpertGroupsRefusalTest {
                   .forEach(group -> rename(group, "ln.weight", "norm.weight")));
     }
 
-    assertRefused().hasMessageContaining("norm.weight").hasMessageContaining(MODEL);
+    assertRefused(8).hasMessageContaining("norm.weight").hasMessageContaining(MODEL);
   }
 
   private static void rename(PickledValue dict, String from, String to) {
@@ -126,10 +79,10 @@ class ExpertGroupsRefusalTest {
   @Test
   void anExpertOfAnotherShapeIsRefused() throws IOException {
     for (String name : List.of(CUT, MENDED)) {
-      copy(name);
+      copyCase("field/" + name);
       edit(EXPERT_3, root -> reshape(root.get(FC).tensor()));
 
-      assertRefused().hasMessageContaining(EXPERT_3).hasMessageContaining("[12, 20]");
+      assertRefused(8).hasMessageContaining(EXPERT_3).hasMessageContaining("[12, 20]");
       deleteAll();
     }
   }
@@ -140,26 +93,26 @@ class ExpertGroupsRefusalTest {
 
   @Test
   void aDenseParameterThatTheModuleLacksIsRefused() throws IOException {
-    copy(CUT);
+    copyCase("field/" + CUT);
     edit(MODEL, root -> rename(root.get("module"), "head.weight", "other.weight"));
 
-    assertRefused().hasMessageContaining("head.weight").hasMessageContaining(MODEL);
+    assertRefused(8).hasMessageContaining("head.weight").hasMessageContaining(MODEL);
   }
 
   @Test
   void mastersThatAreNotTheExpertsAreRefused() throws IOException {
-    copy(CUT);
+    copyCase("field/" + CUT);
     EditedTorchFile expert = new EditedTorchFile(file(EXPERT_3));
     String key = expert.root().get(FC).tensor().storageKey();
     expert.storage(key).put(0, (byte) (expert.storage(key).get(0) ^ 1));
     expert.write();
 
-    assertRefused().hasMessageContaining("do not give the weights of the experts");
+    assertRefused(8).hasMessageContaining("do not give the weights of the experts");
   }
 
   @Test
   void shardsWithoutMappingsAreRefused() throws IOException {
-    copy(MENDED);
+    copyCase("field/" + MENDED);
     for (int rank = 0; rank < 4; rank++) {
       edit(
           shard("", rank),
@@ -169,12 +122,12 @@ class ExpertGroupsRefusalTest {
                   .replace("param_slice_mappings", PyNone.NONE));
     }
 
-    assertRefused().hasMessageContaining("param_slice_mappings");
+    assertRefused(8).hasMessageContaining("param_slice_mappings");
   }
 
   @Test
   void equalExpertsInAnOrderThatIsNotSavedAreRefusedOnlyIfTheirStatesDiffer() throws IOException {
-    copy("moe-untrained-0.9.5");
+    copyCase("field/" + "moe-untrained-0.9.5");
     assertThatCode(() -> plan(8, ZeroStage.AS_SAVED)).doesNotThrowAnyException();
 
     String name = shard("bf16_", 2);
@@ -184,6 +137,6 @@ class ExpertGroupsRefusalTest {
     last.storage(moment.storageKey()).put(4, (byte) 1);
     last.write();
 
-    assertRefused().hasMessageContaining("in two places").hasMessageContaining("0.14.5");
+    assertRefused(8).hasMessageContaining("in two places").hasMessageContaining("0.14.5");
   }
 }

@@ -1,11 +1,7 @@
 package io.github.reshard.checkpoint.planner;
 
 import static org.assertj.core.api.Assertions.assertThat;
-import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.Corpus;
-import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInstance;
@@ -13,68 +9,30 @@ import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyStr;
-import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.storage.LocalSourceStore;
-import io.github.reshard.checkpoint.torch.EditedTorchFile;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.testing.Corpus;
+import io.github.reshard.testing.EditedTorchFile;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
-import java.util.Optional;
 import java.util.function.Consumer;
-import org.assertj.core.api.AbstractThrowableAssert;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
 
 /** One defect a test, made in a checkpoint that DeepSpeed wrote at 4 ranks with two groups. */
-class ReshardPlannerRefusalTest {
-  private static final String TAG = "global_step3";
+class ReshardPlannerRefusalTest extends RefusalCase {
   private static final String MODEL = "mp_rank_00_model_states.pt";
   private static final String RANK_2 = "zero_pp_rank_2_mp_rank_00_optim_states.pt";
 
-  @TempDir Path directory;
-
   @BeforeEach
   void copySource() throws IOException {
-    copy("z2-fp32-twogroups");
-  }
-
-  private void copy(String name) throws IOException {
-    Path source = Corpus.ROOT.resolve(name).resolve("source");
-    Files.createDirectories(directory.resolve(TAG));
-    Files.copy(source.resolve("latest"), directory.resolve("latest"));
-    for (Path file : Corpus.torchFiles()) {
-      if (file.startsWith(source)) {
-        Files.copy(file, directory.resolve(source.relativize(file).toString()));
-      }
-    }
-  }
-
-  private ReshardPlan plan() throws IOException {
-    LocalSourceStore store = new LocalSourceStore();
-    return ReshardPlanner.plan(
-        store, CheckpointFiles.discover(store, directory.toString(), Optional.empty()), 3, 1 << 20);
-  }
-
-  private Path file(String name) {
-    return directory.resolve(TAG).resolve(name);
-  }
-
-  private void edit(String name, Consumer<PickledValue> change) throws IOException {
-    EditedTorchFile file = new EditedTorchFile(file(name));
-    change.accept(file.root());
-    file.write();
+    copyCase("corpus/z2-fp32-twogroups");
   }
 
   private void editState(Consumer<PickledValue> change) throws IOException {
     edit(RANK_2, root -> change.accept(root.get("optimizer_state_dict")));
-  }
-
-  private AbstractThrowableAssert<?, ? extends Throwable> assertRefused() {
-    return assertThatThrownBy(this::plan).isInstanceOf(RefusedException.class);
   }
 
   private static void setItem(PickledValue list, int index, long number) {
@@ -87,14 +45,14 @@ class ReshardPlannerRefusalTest {
     edit(RANK_2, root -> {});
 
     assertThat(Files.readAllBytes(file(RANK_2))).isEqualTo(before);
-    assertThat(plan().targets()).hasSize(4);
+    assertThat(plan(3).targets()).hasSize(4);
   }
 
   @Test
   void missingRanksAreNamed() throws IOException {
     Files.delete(file(RANK_2));
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining("dp_world_size 4")
         .hasMessageContaining("optimizer files of ranks [2] are missing (" + RANK_2 + ")")
         .hasMessageContaining("copy the files of all nodes into one directory");
@@ -104,7 +62,7 @@ class ReshardPlannerRefusalTest {
   void expertsOfAutoEpAreNotRead() throws IOException {
     edit(MODEL, root -> root.entries().add(new PyStr("ds_autoep_layers"), new PyList()));
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining(MODEL)
         .hasMessageContaining("a checkpoint of AutoEP experts, which is not supported")
         .hasMessageContaining("Save it from a run without expert parallelism");
@@ -114,7 +72,7 @@ class ReshardPlannerRefusalTest {
   void aRunWithoutAutoEpSaysNone() throws IOException {
     edit(MODEL, root -> root.entries().add(new PyStr("ds_autoep_layers"), PyNone.NONE));
 
-    assertThat(plan().targets()).hasSize(4);
+    assertThat(plan(3).targets()).hasSize(4);
   }
 
   @Test
@@ -122,7 +80,7 @@ class ReshardPlannerRefusalTest {
     Files.createDirectories(file("offloaded_tensors"));
     Files.writeString(file("offloaded_tensors/0.swp"), "elements");
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining("has the directory offloaded_tensors")
         .hasMessageContaining("Load the checkpoint once with offload_optimizer on cpu");
   }
@@ -131,7 +89,7 @@ class ReshardPlannerRefusalTest {
   void extraRanksAreNamed() throws IOException {
     Files.copy(file(RANK_2), file("zero_pp_rank_4_mp_rank_00_optim_states.pt"));
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining("zero_pp_rank_4_mp_rank_00_optim_states.pt: is a file too many")
         .hasMessageContaining("this file says it is of 4");
   }
@@ -142,7 +100,7 @@ class ReshardPlannerRefusalTest {
       Files.delete(file("zero_pp_rank_" + rank + "_mp_rank_00_optim_states.pt"));
     }
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining("optimizer files of ranks [2, 3] are missing")
         .hasMessageContaining(RANK_2 + ", zero_pp_rank_3_mp_rank_00_optim_states.pt")
         .hasMessageContaining("If nodes wrote to disks of their own");
@@ -153,11 +111,11 @@ class ReshardPlannerRefusalTest {
     for (int rank = 0; rank < 4; rank++) {
       Files.delete(file("zero_pp_rank_" + rank + "_mp_rank_00_optim_states.pt"));
     }
-    assertRefused().hasMessageContaining("has model files and no optimizer files");
+    assertRefused(3).hasMessageContaining("has model files and no optimizer files");
 
     edit(MODEL, root -> root.entries().replace("optimizer", new PyDict()));
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining(MODEL)
         .hasMessageContaining("ZeRO was off (stage 0)")
         .hasMessageContaining("DeepSpeed loads this checkpoint at any number");
@@ -173,7 +131,7 @@ class ReshardPlannerRefusalTest {
                 .entries()
                 .add(new PyStr("zenflow"), new PyDict()));
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining("ds_config.zero_optimization.zenflow")
         .hasMessageContaining("checkpoints of ZenFlow are not supported");
   }
@@ -186,21 +144,21 @@ class ReshardPlannerRefusalTest {
             + "0".repeat(64)
             + "\nsize 12345\n");
 
-    assertRefused().hasMessageContaining(RANK_2).hasMessageContaining("git lfs pull");
+    assertRefused(3).hasMessageContaining(RANK_2).hasMessageContaining("git lfs pull");
   }
 
   @Test
   void aModelFileWithoutItsShardsIsRefused() throws IOException {
     Files.copy(file(MODEL), file("mp_rank_01_model_states.pt"));
 
-    assertRefused().hasMessageContaining("mp ranks [0, 1], optimizer files of [0]");
+    assertRefused(3).hasMessageContaining("mp ranks [0, 1], optimizer files of [0]");
   }
 
   @Test
   void anotherPartitionCountIsRefused() throws IOException {
     editState(state -> setItem(state.get("partition_count"), 1, 3));
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining(RANK_2)
         .hasMessageContaining("partition_count: expected [4, 4]")
         .hasMessageContaining("found [4, 3]");
@@ -210,7 +168,7 @@ class ReshardPlannerRefusalTest {
   void otherGroupPaddingsAreRefused() throws IOException {
     editState(state -> setItem(state.get("group_paddings"), 0, 5));
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining(RANK_2)
         .hasMessageContaining("group_paddings: expected [0, 0]")
         .hasMessageContaining("found [5, 0]");
@@ -225,7 +183,7 @@ class ReshardPlannerRefusalTest {
           ((PyDict) address.state()).entries().replace("numel", PyInt.of(1));
         });
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining(RANK_2)
         .hasMessageContaining("param_slice_mappings[0]")
         .hasMessageContaining("numel=1.");
@@ -248,7 +206,7 @@ class ReshardPlannerRefusalTest {
     shard.storage(step.storageKey()).putFloat(0, 4f);
     shard.write();
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining(RANK_2)
         .hasMessageContaining("is 4.0 on rank 2 and 3.0 on the first rank")
         .hasMessageContaining("different steps");
@@ -266,7 +224,7 @@ class ReshardPlannerRefusalTest {
                 .entries()
                 .replace("lr", new PyFloat(0.5)));
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining(RANK_2)
         .hasMessageContaining("param_groups[1].lr: 0.02 vs 0.5");
   }
@@ -285,7 +243,7 @@ class ReshardPlannerRefusalTest {
                 .list()
                 .removeIf(e -> ((PyStr) e.key()).value().equals("exp_avg_sq")));
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining(RANK_2)
         .hasMessageContaining("param group 1 has the states");
   }
@@ -306,7 +264,7 @@ class ReshardPlannerRefusalTest {
           moment.setGeometry(0, 7);
         });
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining(RANK_2)
         .hasMessageContaining("exp_avg")
         .hasMessageContaining("found a tensor of shape [7]");
@@ -321,7 +279,7 @@ class ReshardPlannerRefusalTest {
                 .list()
                 .removeIf(e -> ((PyStr) e.key()).value().equals("partition_count")));
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining(RANK_2 + ", optimizer_state_dict")
         .hasMessageContaining("expected the key 'partition_count'");
   }
@@ -330,7 +288,7 @@ class ReshardPlannerRefusalTest {
   void anotherStageIsRefused() throws IOException {
     editState(state -> state.entries().replace("zero_stage", PyInt.of(3)));
 
-    assertRefused().hasMessageContaining(RANK_2).hasMessageContaining("zero_stage is 3");
+    assertRefused(3).hasMessageContaining(RANK_2).hasMessageContaining("zero_stage is 3");
   }
 
   @Test
@@ -346,7 +304,7 @@ class ReshardPlannerRefusalTest {
           }
         });
 
-    assertRefused()
+    assertRefused(3)
         .hasMessageContaining("module.blocks.0.fc.weight")
         .hasMessageContaining("[13, 40], param_shapes says [40, 13]");
   }
@@ -357,6 +315,6 @@ class ReshardPlannerRefusalTest {
     Files.delete(file(RANK_2));
     Files.copy(foreign, file(RANK_2));
 
-    assertRefused().hasMessageContaining(RANK_2);
+    assertRefused(3).hasMessageContaining(RANK_2);
   }
 }

@@ -1,13 +1,7 @@
 package io.github.reshard.checkpoint.planner;
 
 import static org.assertj.core.api.Assertions.assertThat;
-import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.Corpus;
-import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
-import io.github.reshard.checkpoint.deepspeed.ZeroStage;
-import io.github.reshard.checkpoint.pickle.GraphCopy;
 import io.github.reshard.checkpoint.pickle.PyBool;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyGlobal;
@@ -18,64 +12,28 @@ import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.state.Parameter;
-import io.github.reshard.checkpoint.storage.LocalSourceStore;
-import io.github.reshard.checkpoint.torch.EditedTorchFile;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.testing.EditedTorchFile;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.List;
-import java.util.Optional;
 import java.util.function.Consumer;
-import org.assertj.core.api.AbstractThrowableAssert;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
 
-/** What a ZeRO-3 checkpoint or one of a mixture of experts must not hold, one thing a test. */
-class ShardedPlannerRefusalTest {
-  private static final String TAG = "global_step3";
+/** What a ZeRO-3 checkpoint must not hold, one thing a test. */
+class ShardedPlannerRefusalTest extends RefusalCase {
   private static final String MODEL = "zero_pp_rank_%d_mp_rank_00_model_states.pt";
   private static final String OPTIMIZER = "zero_pp_rank_%d_mp_rank_00_optim_states.pt";
 
-  @TempDir Path directory;
-
-  private void copy(String name) throws IOException {
-    Path source = Corpus.ROOT.resolve(name).resolve("source");
-    Files.createDirectories(directory.resolve(TAG));
-    Files.copy(source.resolve("latest"), directory.resolve("latest"));
-    for (Path file : Corpus.torchFiles()) {
-      if (file.startsWith(source)) {
-        Files.copy(file, directory.resolve(source.relativize(file).toString()));
-      }
-    }
+  private void copy(String name) {
+    copyCase("corpus/" + name);
   }
 
-  private ReshardPlan plan(int ranks) throws IOException {
-    return plan(ranks, ZeroStage.AS_SAVED);
-  }
-
-  private ReshardPlan plan(int ranks, int stage) throws IOException {
-    LocalSourceStore store = new LocalSourceStore();
-    return ReshardPlanner.plan(
-        store,
-        CheckpointFiles.discover(store, directory.toString(), Optional.empty()),
-        ranks,
-        stage,
-        1 << 20);
-  }
-
-  private AbstractThrowableAssert<?, ? extends Throwable> assertRefused(int ranks) {
-    return assertThatThrownBy(() -> plan(ranks)).isInstanceOf(RefusedException.class);
-  }
-
-  private void edit(String name, int rank, Consumer<PickledValue> change) throws IOException {
-    EditedTorchFile file =
-        new EditedTorchFile(directory.resolve(TAG).resolve(name.formatted(rank)));
-    change.accept(file.root());
-    file.write();
+  private void edit(String name, int rank, Consumer<PickledValue> change) {
+    edit(name.formatted(rank), change);
   }
 
   /** Says the same in the config of every model file of a case at 2 ranks. */
@@ -96,32 +54,6 @@ class ShardedPlannerRefusalTest {
     PyDict offload = new PyDict();
     offload.entries().add(new PyStr("device"), new PyStr(device));
     return offload;
-  }
-
-  @Test
-  void whatZero3EmptiedUnderAnotherNameIsNotTakenToAnotherStage() throws IOException {
-    copy("z3-freeze-tie");
-    for (int rank = 0; rank < 2; rank++) {
-      edit(
-          MODEL,
-          rank,
-          root -> {
-            PickledValue module = root.get("module");
-            PickledValue placeholder =
-                module.children().stream()
-                    .map(PickledValue.Entry::value)
-                    .filter(value -> value.tensor().numel() == 0)
-                    .findFirst()
-                    .orElseThrow();
-            module.entries().add(new PyStr("alias"), GraphCopy.of(placeholder.node()));
-          });
-    }
-
-    assertThat(plan(3).targets()).isNotEmpty();
-    assertThatThrownBy(() -> plan(3, 2))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("alias has 0 elements and is neither parameter nor buffer")
-        .hasMessageContaining("Leave --targetStage out");
   }
 
   @Test
@@ -269,16 +201,6 @@ class ShardedPlannerRefusalTest {
   }
 
   @Test
-  void anExpertParallelSizeThatDoesNotDivideTheTargetIsRefused() throws IOException {
-    copy("moe-z2-ep2");
-
-    assertRefused(3)
-        .hasMessageContaining("the expert-parallel size is 2")
-        .hasMessageContaining("multiple of 2");
-    assertThat(plan(6).notes()).isEmpty();
-  }
-
-  @Test
   void superOffloadIsRefusedByName() throws IOException {
     copy("z3-freeze-tie");
     PyDict offload = device("cpu");
@@ -333,89 +255,5 @@ class ShardedPlannerRefusalTest {
     }
 
     assertRefused(3).hasMessageContaining("Muon");
-  }
-
-  @Test
-  void aBareNumberOfExpertsIsRefused() throws IOException {
-    copy("moe-z2-ep2");
-    edit(
-        "mp_rank_00_model_states.pt",
-        0,
-        root -> root.entries().replace("num_experts", PyInt.of(4)));
-
-    assertRefused(2).hasMessageContaining("one number for each layer").hasMessageContaining("4");
-  }
-
-  @Test
-  void anExpertOptimizerFileIsCarriedOnlyIfItHasNoTensor() throws IOException {
-    copy("moe-z2-ep2");
-    Path expert = directory.resolve(TAG).resolve("expp_rank_0_mp_rank_00_optim_states.pt");
-    Files.copy(directory.resolve(TAG).resolve("mp_rank_00_model_states.pt"), expert);
-    EditedTorchFile saved = new EditedTorchFile(expert);
-    saved.setArchiveName("expp_rank_0_mp_rank_00_optim_states");
-    saved.write();
-
-    assertRefused(2).hasMessageContaining("expp_rank_0").hasMessageContaining("without ZeRO");
-
-    EditedTorchFile file = new EditedTorchFile(expert);
-    file.root().entries().list().removeIf(e -> !(e.value() instanceof PyInt));
-    file.write();
-
-    assertThat(plan(2).targets())
-        .extracting(TargetFile::path)
-        .contains(TAG + "/" + expert.getFileName());
-  }
-
-  private void assertNotTurned(int ranks, int stage, String because) {
-    assertThatThrownBy(() -> plan(ranks, stage))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining(because);
-  }
-
-  @Test
-  void aMixtureOfExpertsIsNotTurnedToStage3() throws IOException {
-    copy("moe-z2-ep2");
-
-    assertNotTurned(2, 3, "native mixtures of experts do not work with ZeRO-3 in DeepSpeed");
-    assertThat(plan(2, 1).notes()).contains("stage 2 → stage 1");
-  }
-
-  @Test
-  void aPipelineIsNotTurnedToStage2() throws IOException {
-    copy("pp2-z1");
-
-    assertNotTurned(2, 2, "pipeline modules do not work with ZeRO-2 and 3 in DeepSpeed");
-  }
-
-  @Test
-  void tensorParallelRanksAreNotTurnedToStage3() throws IOException {
-    copy("tp2-z1");
-
-    assertNotTurned(2, 3, "more than one model-parallel rank");
-    assertThat(plan(2, 2).notes()).contains("stage 1 → stage 2");
-  }
-
-  @Test
-  void anElasticCheckpointIsNotTurnedToStage3() throws IOException {
-    copy("z2-elastic");
-
-    assertNotTurned(2, 3, "elastic_checkpoint");
-  }
-
-  @Test
-  void withoutAConfigTheStageCannotBeChanged() throws IOException {
-    copy("z3-freeze-tie");
-    for (int rank = 0; rank < 2; rank++) {
-      edit(MODEL, rank, root -> root.entries().replace("ds_config", new PyStr("ds.json")));
-    }
-
-    assertNotTurned(2, 2, "only the path of its file");
-  }
-
-  @Test
-  void theStageThatItHasAlreadyIsNoChange() throws IOException {
-    copy("z3-freeze-tie");
-
-    assertThat(plan(3, 3)).isEqualTo(plan(3));
   }
 }

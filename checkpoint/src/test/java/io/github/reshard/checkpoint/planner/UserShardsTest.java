@@ -3,12 +3,12 @@ package io.github.reshard.checkpoint.planner;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.shards.UserHints;
 import io.github.reshard.checkpoint.shards.UserShards;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
-import io.github.reshard.checkpoint.torch.EditedTorchFile;
+import io.github.reshard.testing.Corpus;
+import io.github.reshard.testing.EditedTorchFile;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -40,9 +40,11 @@ class UserShardsTest {
     "optimizer_0.pt optimizer_1.pt, optimizer_*.pt, optimizer_10.pt",
     "optimizer-rank3.pt optimizer-rank4.pt, optimizer-rank*.pt, optimizer-rank10.pt",
     "optim.000.pt optim.001.pt, optim.*.pt, optim.010.pt",
-    "rank0_optimizer_state.pth rank1_optimizer_state.pth, rank*_optimizer_state.pth, rank10_optimizer_state.pth",
+    "rank0_optimizer_state.pth rank1_optimizer_state.pth, rank*_optimizer_state.pth,"
+        + " rank10_optimizer_state.pth",
     "opt_9.bin opt_10.bin, opt_*.bin, opt_10.bin",
-    "step500_optimizer_0.pt step500_optimizer_1.pt, step500_optimizer_*.pt, step500_optimizer_10.pt",
+    "step500_optimizer_0.pt step500_optimizer_1.pt, step500_optimizer_*.pt,"
+        + " step500_optimizer_10.pt",
     "optimizer_0_of_2.pt optimizer_1_of_2.pt, optimizer_*_of_2.pt, optimizer_10_of_2.pt"
   })
   void usualNamesNeedNoPattern(String names, String pattern, String rank10) throws IOException {
@@ -89,7 +91,8 @@ class UserShardsTest {
       value = {
         "optimizer.1.pt optimizer.01.pt; same rank 1",
         "optimizer.1.pt optimizer.02.pt; written in two ways",
-        "optimizer.0.pt my_optimizer.0.pt; --shards='...', one of [my_optimizer.*.pt, optimizer.*.pt]",
+        "optimizer.0.pt my_optimizer.0.pt; --shards='...', one of [my_optimizer.*.pt,"
+            + " optimizer.*.pt]",
         "optimizer_1_2.pt optimizer_2_3.pt; which number in 'optimizer_1_2.pt' is the rank"
       })
   void whatCannotBeToldIsAskedFor(String names, String message) throws IOException {

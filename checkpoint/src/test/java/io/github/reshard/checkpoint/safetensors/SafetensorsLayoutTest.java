@@ -3,10 +3,10 @@ package io.github.reshard.checkpoint.safetensors;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.safetensors.SafetensorsLayout.Tensor;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.MemoryFile;
+import io.github.reshard.testing.Corpus;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;

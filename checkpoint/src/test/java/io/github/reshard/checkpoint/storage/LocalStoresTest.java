@@ -13,62 +13,13 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.FileTime;
-import java.util.List;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
-import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.EnumSource;
 
-class LocalStoresTest {
-  private static final String FILE = "step3/model.pt";
-  private static final String BESIDE = "trainer_state.json";
-  private static final String MANIFEST = "step3/manifest.json";
-  private static final List<String> PATHS = List.of(FILE, BESIDE, MANIFEST);
-
-  @TempDir Path temp;
-  private Path output;
-
-  @BeforeEach
-  void nameOutput() {
-    output = temp.resolve("output");
-  }
-
-  private LocalTargetStore store(boolean overwrite) {
-    return new LocalTargetStore(output.toString(), "step3", overwrite);
-  }
-
-  private static ByteBuffer bytes(String text) {
-    return ByteBuffer.wrap(text.getBytes(StandardCharsets.UTF_8));
-  }
-
-  private static void write(TargetStore store, String path, String content) throws IOException {
-    try (PositionalFile file = store.open(path)) {
-      file.write(3, bytes(content.substring(3)));
-      file.write(0, bytes(content.substring(0, 3)));
-    }
-    store.finish(path, content.length(), false);
-  }
-
-  private static void writeAll(TargetStore store) throws IOException {
-    write(store, FILE, "new model");
-    write(store, BESIDE, "new state");
-  }
-
-  private static void publish(TargetStore store) throws IOException {
-    store.publish(PATHS, MANIFEST, "{}".getBytes(StandardCharsets.UTF_8));
-  }
-
-  /** The process that holds an output is gone: its lock names one that is not there. */
-  private static void dies(Path lock) throws IOException {
-    if (Files.exists(lock)) {
-      Files.writeString(lock, Files.readString(lock).replaceFirst("pid=\\d+", "pid=999999999"));
-    }
-  }
-
+/** What a local store reads, keeps to itself until it is published, and removes. */
+class LocalStoresTest extends LocalStoresCase {
   @Test
   void whoLostTheOutputLeavesTheFilesOfTheOther() throws IOException {
     LocalTargetStore slow = store(false);
@@ -97,24 +48,6 @@ class LocalStoresTest {
 
     publish(store);
     assertPublished();
-  }
-
-  private void dies() throws IOException {
-    dies(output.resolve(".reshard-step3.lock"));
-  }
-
-  private static void run(TargetStore store) throws IOException {
-    store.begin();
-    writeAll(store);
-    publish(store);
-  }
-
-  private void assertPublished() {
-    assertThat(output.resolve(FILE)).hasContent("new model");
-    assertThat(output.resolve(BESIDE)).hasContent("new state");
-    assertThat(output.resolve(MANIFEST)).hasContent("{}");
-    assertThat(output.resolve("latest")).hasContent("step3");
-    assertThat(output).isDirectoryNotContaining("glob:**/.reshard*");
   }
 
   @Test
@@ -182,95 +115,6 @@ class LocalStoresTest {
 
     assertPublished();
     assertThat(output.resolve("step2/model.pt")).hasContent("older");
-  }
-
-  private void writeOldTag() throws IOException {
-    Files.createDirectories(output.resolve("step3"));
-    Files.writeString(output.resolve("step3/old.pt"), "old model");
-    Files.writeString(output.resolve("latest"), "step3");
-  }
-
-  /** The states of the output directory between the steps of publishing over an old tag. */
-  private enum Crash {
-    BEFORE_PUBLISHING,
-    MARKED,
-    LATEST_TAKEN_AWAY,
-    OLD_TAG_ASIDE,
-    NEW_TAG_IN_PLACE,
-    ONE_FILE_BESIDE_IN_PLACE,
-    LATEST_WRITTEN,
-    OLD_TAG_DELETED
-  }
-
-  /** Does by hand what publishing had done when it was killed. */
-  private void crash(Path staging, Crash when) throws IOException {
-    Path marker = output.resolve(".reshard-step3.publishing");
-    Path replaced = output.resolve(".reshard-step3.replaced");
-    if (when.compareTo(Crash.MARKED) >= 0) {
-      Files.writeString(marker, "");
-    }
-    if (when.compareTo(Crash.LATEST_TAKEN_AWAY) >= 0) {
-      Files.delete(output.resolve("latest"));
-    }
-    if (when.compareTo(Crash.OLD_TAG_ASIDE) >= 0) {
-      Files.move(output.resolve("step3"), replaced);
-    }
-    if (when.compareTo(Crash.NEW_TAG_IN_PLACE) >= 0) {
-      Files.writeString(staging.resolve(MANIFEST), "{}");
-      Files.move(staging.resolve("step3"), output.resolve("step3"));
-    }
-    if (when.compareTo(Crash.ONE_FILE_BESIDE_IN_PLACE) >= 0) {
-      Files.move(staging.resolve(BESIDE), output.resolve(BESIDE));
-    }
-    if (when.compareTo(Crash.LATEST_WRITTEN) >= 0) {
-      Files.writeString(output.resolve("latest"), "step3");
-    }
-    if (when.compareTo(Crash.OLD_TAG_DELETED) >= 0) {
-      Files.delete(replaced.resolve("old.pt"));
-      Files.delete(replaced);
-    }
-  }
-
-  private void assertLatestNamesAWholeTag() {
-    if (Files.exists(output.resolve("latest"))) {
-      boolean old = Files.exists(output.resolve("step3/old.pt"));
-      boolean published =
-          Files.exists(output.resolve(FILE)) && Files.exists(output.resolve(BESIDE));
-      assertThat(old || published).isTrue();
-    }
-  }
-
-  @ParameterizedTest
-  @EnumSource
-  void aRerunRepairsACrashAtAnyStep(Crash when) throws IOException {
-    writeOldTag();
-    LocalTargetStore killed = store(true);
-    killed.begin();
-    writeAll(killed);
-    crash(killed.staging(), when);
-    dies();
-    assertLatestNamesAWholeTag();
-
-    run(store(true));
-
-    assertPublished();
-    assertThat(output.resolve("step3/old.pt")).doesNotExist();
-  }
-
-  @ParameterizedTest
-  @EnumSource(
-      mode = EnumSource.Mode.EXCLUDE,
-      names = {"BEFORE_PUBLISHING", "MARKED", "LATEST_TAKEN_AWAY", "OLD_TAG_ASIDE"})
-  void theSamePublishingGoesOnWhereItWasKilled(Crash when) throws IOException {
-    writeOldTag();
-    LocalTargetStore store = store(true);
-    store.begin();
-    writeAll(store);
-    crash(store.staging(), when);
-
-    publish(store);
-
-    assertPublished();
   }
 
   @Test
@@ -348,36 +192,6 @@ class LocalStoresTest {
     assertPublished();
   }
 
-  @ParameterizedTest
-  @EnumSource
-  void cleaningUpAfterACrashNeverTouchesATag(Crash when) throws IOException {
-    writeOldTag();
-    LocalTargetStore killed = store(true);
-    killed.begin();
-    writeAll(killed);
-    crash(killed.staging(), when);
-    dies();
-    boolean half =
-        when.compareTo(Crash.LATEST_TAKEN_AWAY) >= 0 && when.compareTo(Crash.LATEST_WRITTEN) < 0;
-
-    if (half) {
-      assertThatThrownBy(() -> Leftovers.remove(output.toString()))
-          .isInstanceOf(OutputException.class)
-          .hasMessageContaining("the run that published 'step3' died in the middle of it")
-          .hasMessageContaining("Run the same reshard again");
-      run(store(false));
-      assertPublished();
-    } else {
-      assertThat(Leftovers.remove(output.toString()))
-          .extracting(Leftovers.Removed::where)
-          .contains(output.resolve(".reshard-step3.unpublished").toString());
-      assertThat(output.resolve("latest")).hasContent("step3");
-      assertThat(output.resolve("step3")).isNotEmptyDirectory();
-      assertThat(output).isDirectoryNotContaining("glob:**/.reshard*");
-    }
-    assertThat(Leftovers.remove(output.toString())).isEmpty();
-  }
-
   @Test
   void whatShardsLeftBesideTheirDirectoryIsRemoved() throws IOException {
     LocalShardsStore killed = new LocalShardsStore(output.toString(), Set.of(), "shard.*", false);
@@ -414,7 +228,12 @@ class LocalStoresTest {
   void aDirectoryThatIsAFileCannotBeWritten() throws IOException {
     Files.writeString(output, "in the way");
 
-    assertThatThrownBy(() -> store(false).begin()).isInstanceOf(OutputException.class);
+    assertThatThrownBy(() -> store(false).begin())
+        .isInstanceOf(OutputException.class)
+        .hasMessage(
+            "%s: cannot be written: %s is there and no directory. Move it away, or name another"
+                + " place.",
+            output, output);
   }
 
   @Test

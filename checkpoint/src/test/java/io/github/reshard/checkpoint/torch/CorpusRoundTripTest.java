@@ -2,11 +2,11 @@ package io.github.reshard.checkpoint.torch;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.pickle.Pickle;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.pickle.PyEquality;
 import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.testing.Corpus;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

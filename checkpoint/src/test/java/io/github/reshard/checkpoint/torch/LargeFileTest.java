@@ -2,8 +2,8 @@ package io.github.reshard.checkpoint.torch;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.storage.RangedFile;
+import io.github.reshard.testing.Corpus;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;

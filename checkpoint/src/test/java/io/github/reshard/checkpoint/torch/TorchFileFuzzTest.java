@@ -3,7 +3,6 @@ package io.github.reshard.checkpoint.torch;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.code_intelligence.jazzer.junit.FuzzTest;
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyInstance;
@@ -12,6 +11,7 @@ import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyPersistentId;
 import io.github.reshard.checkpoint.pickle.PySet;
 import io.github.reshard.checkpoint.pickle.PyTuple;
+import io.github.reshard.testing.Corpus;
 import java.io.EOFException;
 import java.io.IOException;
 import java.util.ArrayDeque;

@@ -2,10 +2,10 @@ package io.github.reshard.checkpoint.weights;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.json.Json;
 import io.github.reshard.checkpoint.safetensors.SafetensorsLayout.Tensor;
 import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.testing.Corpus;
 import java.io.IOException;
 import java.math.BigDecimal;
 import java.nio.ByteBuffer;

@@ -3,7 +3,6 @@ package io.github.reshard.checkpoint.zero12;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyInstance;
@@ -12,6 +11,7 @@ import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import io.github.reshard.testing.Corpus;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.ArrayList;

@@ -3,7 +3,6 @@ package io.github.reshard.checkpoint.zero12;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.Corpus;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.pickle.PyInt;
@@ -12,8 +11,9 @@ import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
-import io.github.reshard.checkpoint.torch.EditedTorchFile;
 import io.github.reshard.checkpoint.torch.PickledValue;
+import io.github.reshard.testing.Corpus;
+import io.github.reshard.testing.EditedTorchFile;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;

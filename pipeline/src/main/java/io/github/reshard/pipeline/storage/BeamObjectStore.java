@@ -1,5 +1,6 @@
 package io.github.reshard.pipeline.storage;
 
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import java.io.EOFException;
 import java.io.FileNotFoundException;
@@ -72,7 +73,7 @@ final class BeamObjectStore implements ObjectStore {
     } catch (FileNotFoundException e) {
       return List.of();
     } catch (IOException | RuntimeException e) {
-      throw new OutputException(uri(prefix), "cannot be listed: " + e.getMessage(), e);
+      throw new OutputException(uri(prefix), "cannot be listed: " + IoReason.of(e), e);
     }
   }
 
@@ -83,7 +84,7 @@ final class BeamObjectStore implements ObjectStore {
     } catch (FileNotFoundException e) {
       return Optional.empty();
     } catch (IOException | RuntimeException e) {
-      throw new OutputException(uri(name), "cannot be looked at: " + e.getMessage(), e);
+      throw new OutputException(uri(name), "cannot be looked at: " + IoReason.of(e), e);
     }
   }
 
@@ -141,7 +142,7 @@ final class BeamObjectStore implements ObjectStore {
   }
 
   private OutputException failure(String name, Exception e) {
-    return new OutputException(uri(name), "cannot be written: " + e.getMessage(), e);
+    return new OutputException(uri(name), "cannot be written: " + IoReason.of(e), e);
   }
 
   @Override
@@ -201,7 +202,8 @@ final class BeamObjectStore implements ObjectStore {
         if (recorded.flip().getInt() != (int) crc.getValue()) {
           throw new OutputException(
               uri(object.name()),
-              "expected its bytes to have the CRC-32C that was written behind them. The store changed them, or something else writes here; run again.");
+              "expected its bytes to have the CRC-32C that was written behind them. The store"
+                  + " changed them, or something else writes here; run again.");
         }
       }
     }
@@ -244,7 +246,7 @@ final class BeamObjectStore implements ObjectStore {
           StandardMoveOptions.IGNORE_MISSING_FILES);
     } catch (IOException | RuntimeException e) {
       throw new OutputException(
-          uri(objects.get(0).name()), "cannot be removed: " + e.getMessage(), e);
+          uri(objects.get(0).name()), "cannot be removed: " + IoReason.of(e), e);
     }
   }
 }

@@ -1,5 +1,6 @@
 package io.github.reshard.pipeline.storage;
 
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.storage.Heartbeat;
 import io.github.reshard.checkpoint.storage.LockHolder;
@@ -92,7 +93,7 @@ final class BucketLock {
           try {
             store.delete(List.of(found));
           } catch (IOException e) {
-            throw new OutputException(store.uri(probe), "cannot be removed: " + e, e);
+            throw new OutputException(store.uri(probe), "cannot be removed: " + IoReason.of(e), e);
           }
         });
     return now.map(found -> found.writtenMillis() - lock.writtenMillis()).orElse(0L);

@@ -5,6 +5,7 @@ import com.google.cloud.storage.BlobId;
 import com.google.cloud.storage.BlobInfo;
 import com.google.cloud.storage.Storage;
 import com.google.cloud.storage.StorageException;
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.torch.Crc32Combine;
 import java.io.IOException;
@@ -256,7 +257,8 @@ final class GcsObjectStore implements ObjectStore {
     try {
       InParallel.forEach(objects, this::delete);
     } catch (IOException e) {
-      throw new OutputException(uri(objects.get(0).name()), "cannot be removed: " + e, e);
+      throw new OutputException(
+          uri(objects.get(0).name()), "cannot be removed: " + IoReason.of(e), e);
     }
   }
 

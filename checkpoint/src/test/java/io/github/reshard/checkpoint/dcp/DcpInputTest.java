@@ -1,0 +1,123 @@
+package io.github.reshard.checkpoint.dcp;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.testing.CheckpointComparison;
+import io.github.reshard.testing.DisturbedCheckpoint;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.WithoutBeam;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/**
+ * A checkpoint of DeepSpeed that goes to a distributed checkpoint and comes back is what it was,
+ * though the template that it comes back with has other numbers in every tensor and counter.
+ */
+class DcpInputTest {
+  @TempDir Path scratch;
+
+  static Stream<GoldenCase> cases() {
+    return DcpOutputTest.cases();
+  }
+
+  @ParameterizedTest
+  @MethodSource("cases")
+  void whatGoesOutComesBack(GoldenCase golden) throws IOException {
+    Path template = DisturbedCheckpoint.of(golden, scratch.resolve("template"));
+    for (DcpDialect dialect : DcpDialect.values()) {
+      Path dcp = scratch.resolve(dialect.name());
+      WithoutBeam.toDcp(golden.source(), dcp, dialect, 2);
+      Path back = scratch.resolve(dialect.name() + " back");
+
+      WithoutBeam.fromDcp(
+          dcp.resolve(golden.tag()), template, back, golden.sourceWorld(), ZeroStage.AS_SAVED);
+
+      assertThat(CheckpointComparison.with(golden.source()).firstDifference(back))
+          .as(dialect.optionName())
+          .isEmpty();
+    }
+  }
+
+  @ParameterizedTest
+  @MethodSource("cases")
+  void atOtherRanks(GoldenCase golden) throws IOException {
+    Path template = DisturbedCheckpoint.of(golden, scratch.resolve("template"));
+    Path dcp = scratch.resolve("dcp");
+    WithoutBeam.toDcp(golden.source(), dcp, DcpDialect.TORCH, 3);
+    for (int ranks : List.of(1, 5)) {
+      Path back = scratch.resolve("back at " + ranks);
+      WithoutBeam.fromDcp(dcp.resolve(golden.tag()), template, back, ranks, ZeroStage.AS_SAVED);
+      Path direct = scratch.resolve("direct to " + ranks);
+      WithoutBeam.reshard(golden.source(), direct, ranks);
+
+      assertThat(CheckpointComparison.with(direct).firstDifference(back)).isEmpty();
+    }
+  }
+
+  /**
+   * FSDP2 of PyTorch 2.15 loaded the case and saved it again at once, in chunks of its own: nested
+   * at 3 ranks, and flattened at 2 with frozen and tied weights.
+   */
+  @ParameterizedTest
+  @CsvSource({"two-groups-at-3, z2-fp32-twogroups", "freeze-tie-at-2, z2-freeze-tie"})
+  void whatFsdpSavedIsWhatItLoaded(String saved, String name) throws IOException {
+    GoldenCase golden = GoldenCase.of(name);
+    Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", saved);
+    Path back = scratch.resolve("back");
+
+    WithoutBeam.fromDcp(
+        dcp,
+        DisturbedCheckpoint.of(golden, scratch.resolve("template")),
+        back,
+        golden.sourceWorld(),
+        ZeroStage.AS_SAVED);
+
+    assertThat(CheckpointComparison.with(golden.source()).firstDifference(back)).isEmpty();
+  }
+
+  /** A template of another stage, and ranks that it was not saved by. */
+  @ParameterizedTest
+  @CsvSource({
+    "two-groups-at-3, z2-fp32-twogroups, 3",
+    "freeze-tie-at-2, z2-freeze-tie, 3",
+    "freeze-tie-at-2, z2-freeze-tie, 1"
+  })
+  void toAnotherStage(String saved, String name, int stage) throws IOException {
+    GoldenCase golden = GoldenCase.of(name);
+    Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", saved);
+    Path back = scratch.resolve("back");
+    WithoutBeam.fromDcp(
+        dcp, DisturbedCheckpoint.of(golden, scratch.resolve("template")), back, 2, stage);
+    Path direct = scratch.resolve("direct");
+    WithoutBeam.reshard(golden.source(), direct, 2, stage);
+
+    assertThat(CheckpointComparison.with(direct).firstDifference(back)).isEmpty();
+  }
+
+  /** What ZeRO-3 saved goes through a distributed checkpoint to ZeRO-2, frozen weights too. */
+  @Test
+  void fromStage3ToStage2() throws IOException {
+    GoldenCase golden = GoldenCase.of("z3-freeze-tie");
+    Path dcp = scratch.resolve("dcp");
+    WithoutBeam.toDcp(golden.source(), dcp, DcpDialect.TORCH, 1);
+    Path back = scratch.resolve("back");
+    WithoutBeam.fromDcp(
+        dcp.resolve(golden.tag()),
+        DisturbedCheckpoint.of(golden, scratch.resolve("template")),
+        back,
+        3,
+        2);
+    Path direct = scratch.resolve("direct");
+    WithoutBeam.reshard(golden.source(), direct, 3, 2);
+
+    assertThat(CheckpointComparison.with(direct).firstDifference(back)).isEmpty();
+  }
+}

@@ -1,0 +1,84 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.github.reshard.pipeline.FaultyProxy.Fate;
+import io.github.reshard.testing.GoldenCase;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.TreeMap;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.TestInfo;
+import org.junit.jupiter.api.io.TempDir;
+
+/** Checkpoints in {@code gs://}, on an emulator with a proxy in front of it. */
+abstract class BucketsCase {
+  static final String BUCKET = "checkpoints";
+  static final String MANIFEST = "reshard-manifest.json";
+
+  static FaultyProxy proxy;
+  static GcsTree bucket;
+
+  @TempDir Path directory;
+  String name;
+
+  @BeforeAll
+  static void start() throws IOException {
+    proxy = new FaultyProxy(Emulator.gcs().uri());
+    System.setProperty("reshard.gcs.endpoint", proxy.uri().toString());
+    // The corpus is tiny; so are the parts, and the way of large files is taken.
+    System.setProperty("reshard.smallRunBytes", "100");
+    bucket = new GcsTree(Emulator.gcs().uri(), BUCKET);
+  }
+
+  @AfterAll
+  static void stop() {
+    System.clearProperty("reshard.gcs.endpoint");
+    System.clearProperty("reshard.smallRunBytes");
+    proxy.close();
+  }
+
+  @BeforeEach
+  void name(TestInfo test) {
+    proxy.decide(request -> Fate.PASSES);
+    name = test.getTestMethod().orElseThrow().getName() + "-" + System.nanoTime();
+  }
+
+  static String gs(String path) {
+    return "gs://" + BUCKET + "/" + path;
+  }
+
+  ReshardReport reshard(String input, String output, int worldSize) {
+    return Resharding.run(options(input, output, worldSize));
+  }
+
+  static ReshardOptions options(String input, String output, int worldSize) {
+    ReshardOptions options = Resharding.options(Path.of("in"), Path.of("out"), worldSize);
+    options.setInput(input);
+    options.setOutput(output);
+    options.setPartBytes(1000);
+    return options;
+  }
+
+  static Map<String, byte[]> withoutManifest(Map<String, byte[]> tree) {
+    Map<String, byte[]> rest = new TreeMap<>(tree);
+    rest.keySet().removeIf(file -> file.endsWith(MANIFEST));
+    return rest;
+  }
+
+  static void assertSameFiles(Map<String, byte[]> actual, Map<String, byte[]> expected) {
+    assertThat(actual.keySet()).isEqualTo(expected.keySet());
+    expected.forEach((file, bytes) -> assertThat(actual.get(file)).as(file).isEqualTo(bytes));
+  }
+
+  void assertResharded(String output, GoldenCase golden, int worldSize) throws IOException {
+    Map<String, byte[]> expected = GcsTree.local(Resharding.of(golden, worldSize));
+    assertThat(expected.keySet()).anyMatch(file -> file.endsWith(MANIFEST));
+    Map<String, byte[]> actual = bucket.under(output);
+    assertThat(actual.keySet()).isEqualTo(expected.keySet());
+    assertSameFiles(withoutManifest(actual), withoutManifest(expected));
+  }
+}

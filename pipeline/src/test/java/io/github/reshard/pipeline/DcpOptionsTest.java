@@ -1,0 +1,47 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.github.reshard.checkpoint.dcp.DcpDialect;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.WithoutBeam;
+import java.nio.file.Path;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** Options that do not go together with what is there. */
+class DcpOptionsTest {
+  private static final GoldenCase TWO_GROUPS = GoldenCase.of("z2-fp32-twogroups");
+
+  @TempDir Path scratch;
+
+  @Test
+  void aDistributedCheckpointWithoutATemplate() {
+    Path output = scratch.resolve("dcp");
+    WithoutBeam.toDcp(TWO_GROUPS.source(), output, DcpDialect.TORCH, 1);
+    Path dcp = output.resolve(TWO_GROUPS.tag());
+    String refusal = Resharding.refusal(dcp, scratch.resolve("out"), 2);
+    assertThat(refusal)
+        .contains("this is a distributed checkpoint of PyTorch")
+        .contains("--template")
+        .contains("no tool is needed");
+  }
+
+  @Test
+  void aTemplateForACheckpointOfDeepSpeed() {
+    ReshardOptions options = Resharding.options(TWO_GROUPS.source(), scratch.resolve("out"), 2);
+    options.setTemplate(TWO_GROUPS.source().toString());
+    assertThat(Resharding.refusal(options))
+        .contains("expected a distributed checkpoint of PyTorch");
+  }
+
+  @Test
+  void optionsWithoutTheFormatTheyAreFor() {
+    ReshardOptions options = Resharding.options(TWO_GROUPS.source(), scratch.resolve("out"), 2);
+    options.setDialect("torch");
+    assertThat(Resharding.refusal(options)).contains("--dialect and --filesPerCheckpoint are for");
+    options.setOutputFormat(ReshardOptions.DCP);
+    assertThat(Resharding.refusal(options))
+        .contains("leave --targetWorldSize and --targetStage out");
+  }
+}

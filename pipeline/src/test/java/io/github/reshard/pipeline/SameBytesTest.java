@@ -1,0 +1,70 @@
+package io.github.reshard.pipeline;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.github.reshard.testing.CheckpointComparison;
+import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.WithoutBeam;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/**
+ * The graph gives the bytes that {@link WithoutBeam} gives, whose files are held against
+ * DeepSpeed's own in the module checkpoint.
+ */
+class SameBytesTest {
+  @TempDir Path temp;
+
+  static List<GoldenCase> cases() {
+    return GoldenCase.all();
+  }
+
+  private static void assertSame(Path expected, Path found) throws IOException {
+    assertThat(CheckpointComparison.fileNames(found))
+        .isEqualTo(CheckpointComparison.fileNames(expected))
+        .isNotEmpty();
+    for (String file : CheckpointComparison.fileNames(expected)) {
+      assertThat(Files.mismatch(expected.resolve(file), found.resolve(file)))
+          .as(file)
+          .isEqualTo(-1);
+    }
+  }
+
+  @ParameterizedTest
+  @MethodSource("cases")
+  void everyCaseAtAnotherNumberOfRanks(GoldenCase golden) throws IOException {
+    int ranks = golden.expertParallelSize() * 3;
+    WithoutBeam.reshard(golden.source(), temp.resolve("loop"), ranks);
+
+    assertSame(temp.resolve("loop"), Resharding.of(golden, ranks));
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"z2-fp32-twogroups", "z1-bf16", "z2-fp16-dynamic", "pp2-z1"})
+  void partsOfFewBytesMakeTheSameFiles(String name) throws IOException {
+    GoldenCase golden = GoldenCase.of(name);
+    ReshardOptions options = Resharding.options(golden.source(), temp.resolve("small"), 3);
+    options.setPartBytes(1021);
+    Resharding.run(options);
+
+    assertSame(Resharding.of(golden, 3), temp.resolve("small"));
+  }
+
+  @ParameterizedTest
+  @ValueSource(ints = {1, 3})
+  void anotherStage(int stage) throws IOException {
+    GoldenCase golden = GoldenCase.of("z2-freeze-tie");
+    WithoutBeam.reshard(golden.source(), temp.resolve("loop"), 3, stage);
+    ReshardOptions options = Resharding.options(golden.source(), temp.resolve("graph"), 3);
+    options.setTargetStage(stage);
+    Resharding.run(options);
+
+    assertSame(temp.resolve("loop"), temp.resolve("graph"));
+  }
+}
