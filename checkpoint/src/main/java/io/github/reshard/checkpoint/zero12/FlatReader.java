@@ -107,7 +107,7 @@ public final class FlatReader implements CheckpointReader {
         .ifPresent(config -> config.requireSupported(states.stage()));
     ParamGroups recorded =
         model.hasShapes()
-            ? ParamGroups.of(model, shards, ranks)
+            ? ParamGroups.of(model, shards, ranks, reading.targetWorldSize())
             : ExpertGroups.of(
                 reading,
                 ExpertFiles.of(reading, experts, mpRank, model),

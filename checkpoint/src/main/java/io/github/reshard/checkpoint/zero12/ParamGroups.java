@@ -8,6 +8,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
+import java.util.stream.IntStream;
 
 /**
  * The param groups of one mp rank in the order of its optimizer files: what is partitioned, and
@@ -67,9 +68,11 @@ public record ParamGroups(
    * <p>{@code ds_config} is a dict or, when DeepSpeed was given a path, that path; then the
    * mappings of the shards tell whether the flat order is another than the original one.
    *
-   * @throws RefusedException if the expert-parallel size does not divide {@code worldSize}
+   * @param target at how many ranks it will be, or what is not positive where no order is needed
+   * @throws RefusedException if the order at {@code target} ranks depends on what neither the
+   *     configuration nor the mappings tell
    */
-  static ParamGroups of(ModelStates model, List<Shard> shards, int worldSize) {
+  static ParamGroups of(ModelStates model, List<Shard> shards, int worldSize, int target) {
     OptimizerStates optimizer = shards.get(0).states();
     List<List<Parameter>> flat = model.flatGroups();
     boolean roundRobin =
@@ -85,8 +88,33 @@ public record ParamGroups(
               roundRobin && sharers > 0 ? RoundRobin.undo(flat.get(g), sharers) : flat.get(g),
               expertParallelSize));
     }
+    if (!roundRobin && !optimizer.isBf16Optimizer() && model.config().isEmpty()) {
+      requireKnownOrder(model, groups, worldSize, target);
+    }
     return new ParamGroups(
         groups, roundRobin, model.config().map(DsConfig::dataBeforeExperts).orElse(false));
+  }
+
+  /**
+   * Few ranks, such as one, leave the order as it was, whether {@code round_robin_gradients} is on
+   * or not; more do not.
+   */
+  private static void requireKnownOrder(
+      ModelStates model, List<Group> groups, int worldSize, int target) {
+    if (groups.stream().noneMatch(group -> reorders(group, worldSize))
+        && groups.stream().anyMatch(group -> reorders(group, target))) {
+      throw new RefusedException(
+          model.root().file(),
+          "ds_config is not stored, only the path of its file, and on %s the parameters lie the same with round_robin_gradients and without, but not on %d. Save the checkpoint once from a run whose config is given as a dict."
+              .formatted(worldSize == 1 ? "1 rank" : worldSize + " ranks", target));
+    }
+  }
+
+  private static boolean reorders(Group group, int ranks) {
+    int size = group.parameters().size();
+    int sharers = ranks / Math.max(1, group.expertParallelSize());
+    return sharers > 0
+        && !RoundRobin.flatOrder(size, sharers).equals(IntStream.range(0, size).boxed().toList());
   }
 
   /**

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.planner;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyFloat;
@@ -11,6 +12,9 @@ import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.testing.Scratch;
+import io.github.reshard.testing.WithoutBeam;
 import io.github.reshard.testing.Corpus;
 import io.github.reshard.testing.EditedTorchFile;
 import java.io.IOException;
@@ -316,5 +320,25 @@ class ReshardPlannerRefusalTest extends RefusalCase {
     Files.copy(foreign, file(RANK_2));
 
     assertRefused(3).hasMessageContaining(RANK_2);
+  }
+
+  /** One rank has the same order with round_robin_gradients and without, two do not. */
+  @Test
+  void anOrderThatOneRankDoesNotTellIsRefused() {
+    Path one = directory.resolve("one");
+    WithoutBeam.reshard(directory, one, 1);
+    for (Path checkpoint : List.of(directory, one)) {
+      Scratch.edit(
+          checkpoint.resolve(TAG).resolve(MODEL),
+          root -> ((PyDict) root).entries().replace("ds_config", new PyStr("ds.json")));
+    }
+
+    assertThatThrownBy(() -> WithoutBeam.reshard(one, directory.resolve("two"), 2))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining(MODEL)
+        .hasMessageContaining("on 1 rank the parameters lie the same with round_robin_gradients");
+    WithoutBeam.reshard(one, directory.resolve("again"), 1);
+    // The mappings of four ranks tell it.
+    WithoutBeam.reshard(directory, directory.resolve("three"), 3);
   }
 }
