@@ -26,11 +26,13 @@ import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.OptionalInt;
+import java.util.Set;
 import java.util.SortedMap;
 
 /** Reads a checkpoint of ZeRO-1 or 2, mixtures of experts among them. */
@@ -53,8 +55,34 @@ public final class FlatReader implements CheckpointReader {
     for (Map.Entry<Integer, FileStat> model : files.models().entrySet()) {
       readPart(reading, model.getKey(), model.getValue(), layers, experts);
     }
+    noteUntrained(reading, layers);
     reading.finish();
     return reading.state();
+  }
+
+  /** A layer whose tensors nothing trains may be of another run: its name alone says it is not. */
+  private static void noteUntrained(DeepSpeedReading reading, Map<String, ReadFile> layers) {
+    Set<Integer> trained = new HashSet<>();
+    for (ParameterSet set : reading.parameters()) {
+      for (ModuleWeight weight : set.weights()) {
+        if (weight != null && weight.source() != null) {
+          trained.add(weight.source().file());
+        }
+      }
+    }
+    List<String> others =
+        layers.entrySet().stream()
+            .filter(layer -> !trained.contains(layer.getValue().source()))
+            .filter(layer -> !layer.getValue().root().children().isEmpty())
+            .map(Map.Entry::getKey)
+            .toList();
+    if (!others.isEmpty()) {
+      reading.note(
+          "no optimizer trains anything in "
+              + String.join(", ", others)
+              + ": carried as they are; that they are of this save is proven by nothing but their"
+              + " names");
+    }
   }
 
   private static void carryWhole(

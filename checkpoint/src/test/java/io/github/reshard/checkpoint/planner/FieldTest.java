@@ -115,4 +115,25 @@ class FieldTest {
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("mp ranks [0], optimizer files of [0, 1]");
   }
+
+  @Test
+  void aLayerThatNothingTrainsIsCarriedAndSaid() throws IOException {
+    Path input =
+        Scratch.copyOf(
+            FIELD.resolveSibling("corpus").resolve("pp2-z1/source"), temp.resolve("input"));
+    Path tag = input.resolve("global_step3");
+    Files.copy(tag.resolve("layer_05-model_states.pt"), tag.resolve("layer_77-model_states.pt"));
+    Scratch.rename(tag.resolve("layer_77-model_states.pt"), "layer_77-model_states");
+
+    ReshardPlan plan = WithoutBeam.reshard(input, temp.resolve("output"), 3);
+
+    assertThat(temp.resolve("output/global_step3/layer_77-model_states.pt"))
+        .hasSameBinaryContentAs(tag.resolve("layer_77-model_states.pt"));
+    assertThat(plan.notes())
+        .filteredOn(note -> note.startsWith("no optimizer trains anything in "))
+        .singleElement()
+        .asString()
+        .contains("layer_77-model_states.pt")
+        .doesNotContain("layer_05-model_states.pt");
+  }
 }
