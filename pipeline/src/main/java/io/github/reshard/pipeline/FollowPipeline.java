@@ -11,6 +11,7 @@ import io.github.reshard.transforms.PlanItem;
 import io.github.reshard.transforms.PlanItems;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.util.Optional;
 import java.util.Set;
 import java.util.function.BooleanSupplier;
 import java.util.function.Consumer;
@@ -40,6 +41,9 @@ public final class FollowPipeline {
   /** Some runners end by themselves when their source has, and some do not. */
   private static final long ENDING_MILLIS = 3_000;
 
+  /** A runner that says nothing for so long is taken for dead. */
+  private static final long SILENCE_MILLIS = 120_000;
+
   private FollowPipeline() {}
 
   /**
@@ -57,6 +61,7 @@ public final class FollowPipeline {
       Job.requireDistinct(options.getInput(), options.getOutput());
       JobDirectory directory = Stores.jobDirectory(options.getOutput(), options);
       directory.acquire(run);
+      boolean staged = false;
       try {
         clearLeftovers(options, events);
         FollowedReshards reshards =
@@ -73,10 +78,15 @@ public final class FollowPipeline {
           }
         }
       } catch (UnsupportedOperationException e) {
-        // So says DataflowRunner's result of a job that was written to --templateLocation.
+        // So says DataflowRunner's result of a job that was written to --templateLocation. When
+        // that
+        // is started, it finds that the output is its own, if nobody has taken it meanwhile.
+        staged = true;
         throw new JobStagedException(e);
       } finally {
-        directory.release(run);
+        if (!staged) {
+          directory.release(run);
+        }
       }
     } catch (IOException e) {
       throw new UncheckedIOException(e);
@@ -119,22 +129,29 @@ public final class FollowPipeline {
       throws IOException {
     FollowNews news = new FollowNews(directory);
     long stoppedNanos = 0;
+    long heardNanos = System.nanoTime();
     while (true) {
       // Asked first: what was said before it ended is heard then.
-      PipelineResult.State state = result.getState();
+      Optional<PipelineResult.State> state = state(result);
       for (FollowEvent event : news.hear()) {
         events.accept(event);
         if (event.kind() == Kind.OVER || event.kind() == Kind.FAILED) {
           return;
         }
       }
-      if (state.isTerminal() && stop.getAsBoolean()) {
+      boolean ended = state.filter(PipelineResult.State::isTerminal).isPresent();
+      if (ended && stop.getAsBoolean()) {
         events.accept(FollowEvent.of(Kind.OVER, "", "asked to stop, and the runner ended at once"));
         return;
       }
-      if (state.isTerminal()) {
+      if (ended) {
         result.waitUntilFinish(); // throws what ended it, if the runner knows that
-        throw new IllegalStateException("the pipeline ended as " + state);
+        throw new IllegalStateException("the pipeline ended as " + state.get());
+      }
+      if (state.isPresent()) {
+        heardNanos = System.nanoTime();
+      } else if (System.nanoTime() - heardNanos > SILENCE_MILLIS * 1_000_000) {
+        throw new IllegalStateException("the runner does not say any more how the job stands");
       }
       if (stop.getAsBoolean()) {
         if (stoppedNanos == 0) {
@@ -149,6 +166,20 @@ public final class FollowPipeline {
     }
   }
 
+  /**
+   * How the job stands; empty if the runner cannot say that now, such as Flink's while it fails
+   * over.
+   */
+  private static Optional<PipelineResult.State> state(PipelineResult result) {
+    try {
+      return Optional.of(result.getState());
+    } catch (UnsupportedOperationException e) {
+      throw e;
+    } catch (RuntimeException e) {
+      return Optional.empty();
+    }
+  }
+
   private static void pause() {
     try {
       Thread.sleep(HEAR_MILLIS);
@@ -160,7 +191,7 @@ public final class FollowPipeline {
 
   private static void end(PipelineResult result) throws IOException {
     long begin = System.nanoTime();
-    while (!result.getState().isTerminal()) {
+    while (state(result).filter(state -> !state.isTerminal()).isPresent()) {
       if (System.nanoTime() - begin > ENDING_MILLIS * 1_000_000) {
         result.cancel();
         return;

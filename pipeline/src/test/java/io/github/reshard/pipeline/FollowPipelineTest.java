@@ -16,6 +16,7 @@ import java.util.TreeMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Consumer;
+import org.apache.beam.runners.direct.DirectOptions;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -36,6 +37,7 @@ class FollowPipelineTest {
     Files.createDirectory(saving.directory);
     output = scratch.resolve("out");
     options = Resharding.options(saving.directory, output, 4).as(CommandOptions.class);
+    options.as(DirectOptions.class).setBlockOnRun(false);
     options.setPoll(100L);
     options.setUntil(1_000L);
     options.setPartBytes(2_048);
