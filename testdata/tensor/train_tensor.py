@@ -94,10 +94,10 @@ class Cut(nn.Module):
         return sum((p.float()**2).sum() for p in self.parameters()) + 0 * input_ids.sum()
 
     @staticmethod
-    def info():
+    def info(ranks):
         return {"universal_checkpoint_info": {
             "universal_checkpoint_version": 0.2, "original_vocab_size": VOCABULARY,
-            "padded_vocab_size": -(-VOCABULARY // 8) * 8,
+            "padded_vocab_size": -(-VOCABULARY // (4 * ranks)) * 4 * ranks,
             "vocabulary_parameter_patterns": [r"word_embeddings_weight"],
             "tp_replicated_parameter_patterns": [r"layers_\d+_norm_weight", r"layers_\d+_out_bias"],
             "parameter_to_average_patterns": [r"layers_\d+_scale"],
@@ -245,7 +245,7 @@ def run(rank, world, a):
     if a.fill:
         fill(engine, known, data_rank)
     if a.save:
-        engine.save_checkpoint(a.save, tag="global_step3", client_state=Cut.info() if a.model == "cut" else {})
+        engine.save_checkpoint(a.save, tag="global_step3", client_state=Cut.info(a.tp) if a.model == "cut" else {})
     steps(a.start + a.steps, a.more)
     if rank == 0:
         print("LOSS", json.dumps(losses))

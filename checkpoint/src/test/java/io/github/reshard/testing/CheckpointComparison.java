@@ -34,6 +34,8 @@ import java.util.stream.Stream;
  * and {@code .data/serialization_id} may differ, and what {@link #withSource} allows.
  */
 public final class CheckpointComparison {
+  private static final String SAMPLES = "global_samples";
+
   private final Path expected;
   private final Path source;
   private final boolean onlyStructure;
@@ -215,6 +217,12 @@ public final class CheckpointComparison {
     if (!Files.exists(file)) {
       file = source.resolve(name.replaceFirst("zero_pp_rank_\\d+_", "zero_pp_rank_0_"));
     }
+    if (!Files.exists(file)) {
+      file =
+          source.resolve(
+              name.replaceFirst("zero_pp_rank_\\d+_", "zero_pp_rank_0_")
+                  .replaceFirst("mp_rank_\\d+", "mp_rank_00"));
+    }
     return TorchContent.read(file);
   }
 
@@ -239,6 +247,10 @@ public final class CheckpointComparison {
   }
 
   private static void takeFromSource(TorchContent reference, TorchContent source) {
+    if (reference.at(SAMPLES) != null && source.at(SAMPLES) != null) {
+      // Under AutoTP it counts a sample once for each tensor-parallel rank.
+      TorchContent.entries(reference.root()).replace(SAMPLES, source.at(SAMPLES));
+    }
     PyEntries config = TorchContent.entries(reference.at("ds_config"));
     if (config == null) {
       return; // a layer of a pipeline

@@ -20,6 +20,7 @@ import io.github.reshard.checkpoint.planner.DcpPlanner;
 import io.github.reshard.checkpoint.planner.DcpReader;
 import io.github.reshard.checkpoint.planner.OptimizerOptions;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
+import io.github.reshard.checkpoint.planner.TargetDegrees;
 import io.github.reshard.checkpoint.shards.UserHints;
 import io.github.reshard.checkpoint.shards.UserShards;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -41,6 +42,7 @@ import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Comparator;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -60,6 +62,7 @@ public final class WithoutBeam {
   private final TargetStore target;
   private final Map<Integer, RangedFile> open = new HashMap<>();
   private final SliceCopier copier = new SliceCopier();
+  private final List<List<SliceCopy>> pending = new ArrayList<>();
   private final List<List<List<SliceCrc>>> written = new ArrayList<>();
 
   private WithoutBeam(SourceStore source, ReshardPlan plan, Path output) throws IOException {
@@ -79,6 +82,7 @@ public final class WithoutBeam {
       List<List<SliceCrc>> entries = new ArrayList<>();
       file.entries().forEach(entry -> entries.add(new ArrayList<>()));
       written.add(entries);
+      pending.add(new ArrayList<>());
     }
   }
 
@@ -201,6 +205,20 @@ public final class WithoutBeam {
     }
   }
 
+  /** Reshards {@code input} to other degrees of parallelism; what was planned. */
+  public static ReshardPlan reshard(Path input, Path output, int worldSize, TargetDegrees degrees) {
+    return run(
+        source ->
+            ReshardPlanner.plan(
+                source,
+                CheckpointFiles.discover(source, input.toString(), Optional.empty()),
+                worldSize,
+                ZeroStage.AS_SAVED,
+                degrees,
+                PART_BYTES),
+        output);
+  }
+
   public interface Planning {
     ReshardPlan plan(LocalSourceStore source) throws IOException;
   }
@@ -234,6 +252,9 @@ public final class WithoutBeam {
         Repartition.targetPadding(plan, m, rank, this::copy);
       }
       moveParameters(plan.models().get(m));
+    }
+    for (int f = 0; f < plan.targets().size(); f++) {
+      write(f);
     }
     close();
     for (int f = 0; f < plan.targets().size(); f++) {
@@ -282,15 +303,19 @@ public final class WithoutBeam {
       compare(slice);
       return;
     }
-    TargetFile file = plan.targets().get(slice.target().file());
-    try (PositionalFile sink = target.open(file.path())) {
-      int crc = copier.copy(slice, this::open, sink);
-      written
-          .get(slice.target().file())
-          .get(slice.target().entry())
-          .add(new SliceCrc(slice.target().offset(), slice.bytes(), crc));
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
+    pending.get(slice.target().file()).add(slice);
+  }
+
+  /** Copies all slices of a target file at once: rows are woven together. */
+  private void write(int index) throws IOException {
+    pending.get(index).sort(Comparator.comparingLong(slice -> slice.target().offset()));
+    try (PositionalFile sink = target.open(plan.targets().get(index).path())) {
+      copier.copy(
+          pending.get(index),
+          this::open,
+          sink,
+          (slice, sums) ->
+              written.get(index).get(slice.target().entry()).add(sums.target()));
     }
   }
 

@@ -5,6 +5,8 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.TargetDegrees;
+import io.github.reshard.checkpoint.planner.TensorHints;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.Publishing;
 import io.github.reshard.checkpoint.storage.TargetStore;
@@ -17,6 +19,7 @@ import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Optional;
+import java.util.OptionalInt;
 import java.util.Set;
 import org.apache.beam.sdk.options.PipelineOptions;
 
@@ -97,8 +100,42 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
         source,
         ranks(source, options),
         stage(options),
+        degrees(options),
         Optional.ofNullable(options.getOutput()),
         options.getPartBytes());
+  }
+
+  /** The other degrees of parallelism that are asked for. */
+  static TargetDegrees degrees(ReshardOptions options) {
+    Integer ranks = options.getTargetTensorParallelSize();
+    if (ranks == null) {
+      if (options.getTpRules() != null
+          || options.getKvHeads() != null
+          || options.getVocabularyMultiple() != null) {
+        throw new RefusedException(
+            options.getInput(),
+            "--tpRules, --kvHeads and --vocabularyMultiple go with --targetTensorParallelSize.");
+      }
+      return TargetDegrees.AS_SAVED;
+    }
+    return new TargetDegrees(
+        Optional.of(
+            new TensorHints(
+                ranks,
+                Optional.ofNullable(options.getTpRules()),
+                number(options.getKvHeads()),
+                number(options.getVocabularyMultiple()))));
+  }
+
+  private static OptionalInt number(Integer option) {
+    return option == null ? OptionalInt.empty() : OptionalInt.of(option);
+  }
+
+  /** A job that leaves all degrees but the data-parallel one as saved. */
+  static Job of(
+      Source source, int targetWorldSize, int targetStage, Optional<String> output, long partBytes)
+      throws IOException {
+    return of(source, targetWorldSize, targetStage, TargetDegrees.AS_SAVED, output, partBytes);
   }
 
   /**
@@ -106,7 +143,12 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
    * @param targetStage the ZeRO stage, or {@link ZeroStage#AS_SAVED}
    */
   static Job of(
-      Source source, int targetWorldSize, int targetStage, Optional<String> output, long partBytes)
+      Source source,
+      int targetWorldSize,
+      int targetStage,
+      TargetDegrees degrees,
+      Optional<String> output,
+      long partBytes)
       throws IOException {
     if (output.isPresent()
         && source.user().isEmpty()
@@ -114,8 +156,17 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
         && Stores.isLocal(output.get())) {
       requireApart(source.files(), output.get());
     }
-    ReshardPlan plan = source.plan(targetWorldSize, targetStage, partBytes);
-    return new Job(source, plan, form(source, targetStage), output);
+    ReshardPlan plan = source.plan(targetWorldSize, targetStage, degrees, partBytes);
+    return new Job(source, plan, form(source, targetStage, degrees), output);
+  }
+
+  private static String form(Source source, int targetStage, TargetDegrees degrees)
+      throws IOException {
+    String ofStage = form(source, targetStage);
+    if (degrees.isAsSaved()) {
+      return ofStage;
+    }
+    return ofStage.equals(JobConfig.AS_SAVED) ? degrees.form() : ofStage + ", " + degrees.form();
   }
 
   /** What the output is made as where no stage is asked for, of a checkpoint with a tag. */

@@ -59,6 +59,26 @@ public interface ReshardOptions extends PipelineOptions {
 
   void setTargetStage(Integer targetStage);
 
+  /** The number of tensor-parallel ranks; {@code null} means that of the input. */
+  Integer getTargetTensorParallelSize();
+
+  void setTargetTensorParallelSize(Integer size);
+
+  /** How parameters are cut: a file, or the name of one that comes with the program. */
+  String getTpRules();
+
+  void setTpRules(String rules);
+
+  /** The key-value heads of the model; {@code null} for what its configuration says. */
+  Integer getKvHeads();
+
+  void setKvHeads(Integer heads);
+
+  /** {@code make_vocab_size_divisible_by} of Megatron; {@code null} if it is not needed. */
+  Integer getVocabularyMultiple();
+
+  void setVocabularyMultiple(Integer multiple);
+
   /** The tag; {@code null} means what the file {@code latest} says. */
   String getTag();
 

@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.openstate.OpenStateSource;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
+import io.github.reshard.checkpoint.planner.TargetDegrees;
 import io.github.reshard.checkpoint.shards.UserHints;
 import io.github.reshard.checkpoint.shards.UserShards;
 import io.github.reshard.checkpoint.storage.ComposedStore;
@@ -179,6 +180,22 @@ record Source(
    * @throws RefusedException if it is not sound
    */
   ReshardPlan plan(int targetWorldSize, int targetStage, long partBytes) throws IOException {
+    return plan(targetWorldSize, targetStage, TargetDegrees.AS_SAVED, partBytes);
+  }
+
+  /**
+   * Plans its reshard to other degrees of parallelism as well, and writes nothing.
+   *
+   * @param targetStage the ZeRO stage, as of the other one
+   * @throws RefusedException if it is not sound, or not of a kind whose degrees can change
+   */
+  ReshardPlan plan(int targetWorldSize, int targetStage, TargetDegrees degrees, long partBytes)
+      throws IOException {
+    if (!degrees.isAsSaved() && (user.isPresent() || isUniversal() || open.isPresent())) {
+      throw new RefusedException(
+          location,
+          "other degrees of parallelism than data are only made of what save_checkpoint wrote. Leave these options out.");
+    }
     if (open.isPresent()) {
       return ReshardPlanner.plan(open.get(), targetWorldSize, targetStage, partBytes);
     }
@@ -186,6 +203,7 @@ record Source(
         ? ReshardPlanner.plan(store, user.get(), hints, targetWorldSize, partBytes)
         : isUniversal()
             ? ReshardPlanner.planOfUniversal(store, files, targetWorldSize, targetStage, partBytes)
-            : ReshardPlanner.plan(store, files, targetWorldSize, targetStage, partBytes);
+            : ReshardPlanner.plan(
+                store, files, targetWorldSize, targetStage, degrees, partBytes);
   }
 }

@@ -145,7 +145,7 @@ _reshard() {
               case DIRECTORY -> "_files -/";
               case FILE -> "_files";
               case RUNNER, STAGE, FORMAT, DIALECT, DTYPE -> "(" + WORDS.get(option.kind()) + ")";
-              case FLAG, TEXT, COUNT, COUNTS, BYTES, SECONDS, MILLIS, UNTIL -> " ";
+              case FLAG, TEXT, COUNT, COUNTS, NUMBER, BYTES, SECONDS, MILLIS, UNTIL -> " ";
             };
         spec += ":" + option.value() + ":" + action;
       }

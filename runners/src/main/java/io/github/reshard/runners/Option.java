@@ -44,6 +44,8 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
     RUNNER,
     /** A whole number from 1 on. */
     COUNT,
+    /** A whole number from 0 on. */
+    NUMBER,
     STAGE,
     /** Of the output: {@code native}, {@code universal} or {@code dcp}. */
     FORMAT,
@@ -145,6 +147,13 @@ record Option(String name, Kind kind, String value, Group group, Map<Command, Us
         yield given;
       }
       case COUNT -> Integer.toString(atLeastOne(number(given)));
+      case NUMBER -> {
+        int number = number(given);
+        if (number < 0) {
+          throw new UsageException("--" + name + " is at least 0, not " + number);
+        }
+        yield Integer.toString(number);
+      }
       case STAGE -> {
         int stage = number(given);
         if (stage < 1 || stage > 3) {

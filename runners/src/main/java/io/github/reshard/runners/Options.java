@@ -24,6 +24,7 @@ import static io.github.reshard.runners.Option.Kind.FILE;
 import static io.github.reshard.runners.Option.Kind.FLAG;
 import static io.github.reshard.runners.Option.Kind.FORMAT;
 import static io.github.reshard.runners.Option.Kind.MILLIS;
+import static io.github.reshard.runners.Option.Kind.NUMBER;
 import static io.github.reshard.runners.Option.Kind.RUNNER;
 import static io.github.reshard.runners.Option.Kind.SECONDS;
 import static io.github.reshard.runners.Option.Kind.STAGE;
@@ -161,6 +162,26 @@ final class Options {
                       + " --input.",
                   RESHARD)
               .takenBy("As in the main job. Default: that of --input.", PLAN, FOLLOW),
+          Option.of("targetTensorParallelSize", COUNT, "T", WHAT)
+              .takenBy(
+                  "How many tensor-parallel ranks the run that will load has: docs/degrees.md is the guide. The GPUs are then M x T. Default: as saved.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: as saved.", PLAN),
+          Option.of("tpRules", TEXT, "FILE", WHAT)
+              .takenBy(
+                  "How parameters are cut among tensor-parallel ranks, where the checkpoint does not say it: a JSON file, or llama, opt, gpt-neox or bloom for the models of these families under AutoTP. Default: what the checkpoint says.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: what the checkpoint says.", PLAN),
+          Option.of("kvHeads", NUMBER, "N", WHAT)
+              .takenBy(
+                  "How many key-value heads the model has, between which AutoTP cuts attention; 0 if its configuration names none. Default: what config.json in the tag or beside it says.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: what config.json says.", PLAN),
+          Option.of("vocabularyMultiple", COUNT, "N", WHAT)
+              .takenBy(
+                  "Megatron's make_vocab_size_divisible_by, by which the size of a padded vocabulary follows. Default: none, which is asked for where it matters.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: none.", PLAN),
           Option.of(FORMAT_NAME, FORMAT, "FORMAT", WHAT)
               .takenBy(
                   "native is what save_checkpoint would have written on M ranks; universal is"

@@ -172,7 +172,7 @@ class MainTest {
   private static Class<?> type(Option.Kind kind) {
     return switch (kind) {
       case FLAG -> boolean.class;
-      case COUNT, COUNTS, STAGE -> Integer.class;
+      case COUNT, COUNTS, NUMBER, STAGE -> Integer.class;
       case SECONDS, MILLIS, UNTIL -> Long.class;
       case BYTES -> long.class;
       case TEXT, DIRECTORY, FILE, RUNNER, FORMAT, DIALECT, DTYPE -> String.class;

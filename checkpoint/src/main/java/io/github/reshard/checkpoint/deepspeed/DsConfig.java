@@ -28,6 +28,9 @@ public record DsConfig(PickledValue value) {
   /** What {@code DtypeEnum} takes for fp32 (runtime/config.py). */
   private static final Set<String> FLOAT = Set.of("torch.float32", "fp32", "float32", "float");
 
+  private static final String TENSOR = "tensor_parallel";
+  private static final String TENSOR_SIZE = "autotp_size";
+
   /** {@code GRADIENT_CLIPPING_DEFAULT} (runtime/constants.py). */
   private static final double DEFAULT_CLIPPING = 1.0;
 
@@ -164,6 +167,27 @@ public record DsConfig(PickledValue value) {
             .isPresent();
     boolean offloaded = device("offload_optimizer").equals("cpu");
     return stage == 1 && bf16 && floatGradients && !offloaded;
+  }
+
+  /** {@code autotp_size}, if AutoTP cuts the model. */
+  public Optional<Integer> tensorParallelSize() {
+    return find(TENSOR, TENSOR_SIZE).map(PickledValue::asInt).filter(size -> size > 0);
+  }
+
+  /** {@code tp_grain_size} (DeepSpeed 0.19.8, runtime/tensor_parallel/config.py). */
+  public int tensorGrain() {
+    return find(TENSOR, "tp", "tp_grain_size")
+        .or(() -> find(TENSOR, TENSOR, "tp_grain_size"))
+        .map(PickledValue::asInt)
+        .orElse(1);
+  }
+
+  /** Writes {@code autotp_size} where there is one. */
+  void setTensorParallelSize(int ranks) {
+    find(TENSOR)
+        .filter(PickledValue::isDict)
+        .filter(tensor -> tensor.entries().contains(TENSOR_SIZE))
+        .ifPresent(tensor -> tensor.entries().replace(TENSOR_SIZE, PyInt.of(ranks)));
   }
 
   /** Whether the model computes in bfloat16. */

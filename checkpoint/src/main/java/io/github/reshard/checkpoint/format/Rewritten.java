@@ -50,5 +50,12 @@ public record Rewritten(PyObject root, List<Storage> storages) {
      * @param group the param group of the file
      */
     record FlatWeights(int group) implements Content {}
+
+    /**
+     * A module's weight that lies by itself.
+     *
+     * @param parameter its index among the parameters of the model
+     */
+    record Weight(int parameter) implements Content {}
   }
 }

@@ -1,11 +1,12 @@
 package io.github.reshard.checkpoint.parallel;
 
+import java.io.Serializable;
 import java.util.Collections;
 import java.util.List;
 import java.util.OptionalInt;
 
 /** Into which widths a run cuts a dimension among its tensor-parallel ranks. */
-public sealed interface Division {
+public sealed interface Division extends Serializable {
   /**
    * How wide the part of each rank is at another number of ranks, in elements; their sum is {@code
    * size}, and none is 0.
@@ -85,24 +86,28 @@ public sealed interface Division {
    * The key-value heads of a model.
    *
    * @param areKnown whether it is known how many there are, or that the model says none
-   * @param count how many; empty if that is not known, or the model says none
+   * @param number how many; 0 if the model says none, or it is not known
    */
-  record Heads(boolean areKnown, OptionalInt count) {
+  record Heads(boolean areKnown, int number) implements Serializable {
     /** Nothing says it. */
-    public static final Heads UNKNOWN = new Heads(false, OptionalInt.empty());
+    public static final Heads UNKNOWN = new Heads(false, 0);
 
     /**
      * What a user says.
      *
-     * @param count 0 if the model says none
+     * @param number 0 if the model says none
      */
-    public static Heads of(int count) {
-      return new Heads(true, count == 0 ? OptionalInt.empty() : OptionalInt.of(count));
+    public static Heads of(int number) {
+      return new Heads(true, number);
+    }
+
+    OptionalInt count() {
+      return number == 0 ? OptionalInt.empty() : OptionalInt.of(number);
     }
 
     String said() {
-      return count.isPresent()
-          ? " with %d key-value heads".formatted(count.getAsInt())
+      return number > 0
+          ? " with %d key-value heads".formatted(number)
           : areKnown ? " without key-value heads" : "";
     }
   }

@@ -54,22 +54,27 @@ public record TensorCut(int dimension, List<List<Long>> widths) {
   }
 
   private LocalTensor local(List<Long> shape, int rank) {
-    List<LocalTensor.Block> blocks = new ArrayList<>();
+    List<LocalTensor.Block> blocks =
+        pieces(shape, rank).stream().filter(block -> block.full().elements() > 0).toList();
+    long width = widths.stream().mapToLong(matrix -> matrix.get(rank)).sum();
+    return new LocalTensor(with(shape, width), Blocks.joined(blocks));
+  }
+
+  /** What a rank has of each matrix, which may be nothing. */
+  List<LocalTensor.Block> pieces(List<Long> shape, int rank) {
+    List<LocalTensor.Block> pieces = new ArrayList<>();
+    List<Long> none = Collections.nCopies(shape.size(), 0L);
     long begin = 0;
     long at = 0;
     for (List<Long> matrix : widths) {
       long before = matrix.subList(0, rank).stream().mapToLong(Long::longValue).sum();
       long width = matrix.get(rank);
-      List<Long> none = Collections.nCopies(shape.size(), 0L);
-      if (width > 0) {
-        blocks.add(
-            new LocalTensor.Block(
-                new Box(with(none, begin + before), with(shape, width)), with(none, at)));
-      }
+      Box full = new Box(with(none, begin + before), with(shape, width));
+      pieces.add(new LocalTensor.Block(full, with(none, at)));
       begin += matrix.stream().mapToLong(Long::longValue).sum();
       at += width;
     }
-    return new LocalTensor(with(shape, at), Blocks.joined(blocks));
+    return pieces;
   }
 
   private List<Long> with(List<Long> of, long value) {

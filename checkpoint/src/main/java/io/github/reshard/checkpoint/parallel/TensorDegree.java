@@ -148,8 +148,9 @@ public record TensorDegree(
       target.add(ranks == 1 ? List.of(size) : division.at(parameter, size, ranks, matrix));
     }
     List<Long> shape = with(saved.get(0), dimension, source.size());
+    TensorCut cut = new TensorCut(dimension, target);
     return new Recut(
-        shape, source.of(shape), new TensorCut(dimension, target).of(shape), Recut.Sharing.CUT);
+        shape, source.of(shape), cut.of(shape), Recut.Sharing.CUT, Optional.of(cut));
   }
 
   /** How wide each rank's tensor is along the dimension that is cut; the others must be alike. */

@@ -3,6 +3,7 @@ package io.github.reshard.checkpoint.plan;
 import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Extent;
+import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
@@ -10,6 +11,7 @@ import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.StateLayout;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.state.WholeParameters;
+import io.github.reshard.checkpoint.state.ZeroLayout;
 import io.github.reshard.checkpoint.torch.DType;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
@@ -256,6 +258,7 @@ public final class Repartition {
     for (int b = 0; b < model.target().buckets(); b++) {
       int bucket = b;
       int group = model.target().groupOf(bucket);
+      vocabularyPadding(model, rank, bucket, out);
       gaps(
           model.target().extentsIn(rank, bucket),
           model.target().elementsIn(rank, bucket),
@@ -277,6 +280,37 @@ public final class Repartition {
                                 plan.paddingBits(modelIndex, group, state),
                                 dtype.bytes()));
                       }));
+    }
+  }
+
+  /** The rows behind the end of a vocabulary that {@code rank} of the target holds: zeros. */
+  private static void vocabularyPadding(
+      PartitionedModel model, int rank, int bucket, Consumer<SliceCopy> out) {
+    ZeroLayout target = model.target();
+    int group = target.groupOf(bucket);
+    for (Extent extent : target.extentsIn(rank, bucket)) {
+      LocalTensor local = target.localTensor(target.holderOf(rank), extent.parameter());
+      for (LocalTensor.Run padding : local.padding()) {
+        LocalTensor.Run own = padding.within(extent.parameterStart(), extent.elements());
+        if (own.elements() == 0) {
+          continue;
+        }
+        long start = extent.bucketStart() + own.start() - extent.parameterStart();
+        model
+            .states()
+            .get(group)
+            .forEach(
+                (state, dtype) ->
+                    out.accept(
+                        SliceCopy.padding(
+                            model
+                                .targetPartitions()
+                                .get(new Partition(rank, bucket, state))
+                                .plus(start * dtype.bytes()),
+                            own.elements() * dtype.bytes(),
+                            0,
+                            dtype.bytes())));
+      }
     }
   }
 

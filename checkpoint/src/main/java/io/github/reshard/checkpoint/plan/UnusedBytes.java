@@ -3,9 +3,11 @@ package io.github.reshard.checkpoint.plan;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Extent;
+import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.StateLayout;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.ArrayList;
@@ -75,9 +77,18 @@ public final class UnusedBytes {
         int group = model.source().groupOf(bucket);
         String state = p.getKey().state();
         DType dtype = model.states().get(group).get(state);
-        for (Extent extent : model.sourceOf(group, state).extentsIn(p.getKey().rank(), bucket)) {
+        int rank = p.getKey().rank();
+        StateLayout layout = model.sourceOf(group, state);
+        for (Extent extent : layout.extentsIn(rank, bucket)) {
+          LocalTensor local = layout.localTensor(layout.holderOf(rank), extent.parameter());
           long from = address.offset() + extent.bucketStart() * dtype.bytes();
-          uses.add(new Use(address.entry(), from, from + extent.elements() * dtype.bytes()));
+          addUsed(
+              address.entry(),
+              local,
+              new LocalTensor.Run(extent.parameterStart(), extent.elements()),
+              from,
+              dtype.bytes(),
+              uses);
         }
       }
     }
@@ -92,11 +103,41 @@ public final class UnusedBytes {
       for (int holder = 0; holder < weight.sources().size(); holder++) {
         Address source = weight.sources().get(holder);
         if (source.file() == file) {
-          long elements = model.source().localTensor(holder, p).elements();
-          long from = source.offset();
-          uses.add(new Use(source.entry(), from, from + elements * weight.dtype().bytes()));
+          LocalTensor local = model.source().localTensor(holder, p);
+          addUsed(
+              source.entry(),
+              local,
+              new LocalTensor.Run(0, local.elements()),
+              source.offset(),
+              weight.dtype().bytes(),
+              uses);
         }
       }
+    }
+  }
+
+  /**
+   * Adds what of {@code run} belongs to the parameter: rows behind the end of a vocabulary do not.
+   *
+   * @param from where the run begins in the file
+   */
+  private static void addUsed(
+      int entry, LocalTensor local, LocalTensor.Run run, long from, int width, List<Use> uses) {
+    long at = run.start();
+    for (LocalTensor.Run padding : local.padding()) {
+      LocalTensor.Run cut = padding.within(run.start(), run.elements());
+      if (cut.elements() > 0) {
+        add(entry, from, run.start(), at, cut.start(), width, uses);
+        at = cut.start() + cut.elements();
+      }
+    }
+    add(entry, from, run.start(), at, run.start() + run.elements(), width, uses);
+  }
+
+  private static void add(
+      int entry, long from, long start, long begin, long end, int width, List<Use> uses) {
+    if (begin < end) {
+      uses.add(new Use(entry, from + (begin - start) * width, from + (end - start) * width));
     }
   }
 }

@@ -1,6 +1,8 @@
 package io.github.reshard.checkpoint.planner;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.TensorChange;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.KnownKind;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
@@ -57,13 +59,41 @@ public final class ReshardPlanner {
       int targetStage,
       long partBytes)
       throws IOException {
-    KnownKind.require(store, files);
-    return writer(files, targetStage)
-        .plan(reader(store, files).read(targetWorldSize), new Target(targetWorldSize, partBytes));
+    return plan(store, files, targetWorldSize, targetStage, TargetDegrees.AS_SAVED, partBytes);
   }
 
   private static CheckpointReader reader(SourceStore store, CheckpointFiles files) {
     return isSharded(files) ? new ShardedReader(store, files) : new FlatReader(store, files);
+  }
+
+  /**
+   * Plans the reshard of {@code files} to a run at other degrees of parallelism as well.
+   *
+   * @param targetWorldSize data-parallel ranks
+   * @param targetStage 1, 2 or 3, or {@link ZeroStage#AS_SAVED}
+   * @param degrees the other degrees
+   * @param partBytes the size of a part of a target file
+   * @throws RefusedException as the others, or if what the checkpoint has cannot be divided so
+   */
+  public static ReshardPlan plan(
+      SourceStore store,
+      CheckpointFiles files,
+      int targetWorldSize,
+      int targetStage,
+      TargetDegrees degrees,
+      long partBytes)
+      throws IOException {
+    KnownKind.require(store, files);
+    TrainingState state = reader(store, files).read(targetWorldSize);
+    if (degrees.tensor().isPresent()) {
+      if (targetStage != ZeroStage.AS_SAVED) {
+        throw new RefusedException(
+            state.checkpoint(),
+            "the tensor-parallel size and the ZeRO stage cannot change at once yet. Change one after the other.");
+      }
+      state = TensorChange.of(state, degrees.tensor().get().request(store, files));
+    }
+    return writer(files, targetStage).plan(state, new Target(targetWorldSize, partBytes));
   }
 
   private static boolean isSharded(CheckpointFiles files) {

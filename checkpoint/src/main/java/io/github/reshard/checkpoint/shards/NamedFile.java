@@ -12,7 +12,7 @@ import java.util.LinkedHashSet;
 import java.util.Set;
 
 /** Files that an option names. */
-final class NamedFile {
+public final class NamedFile {
   private NamedFile() {}
 
   static String parent(String path) {
@@ -25,7 +25,7 @@ final class NamedFile {
    *
    * @throws RefusedException if it is at neither
    */
-  static FileStat find(SourceStore store, String directory, String path, String option)
+  public static FileStat find(SourceStore store, String directory, String path, String option)
       throws IOException {
     String name = path.substring(path.lastIndexOf('/') + 1);
     Set<String> places = new LinkedHashSet<>();

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.state;
 
 import java.io.Serializable;
+import java.util.ArrayList;
 import java.util.List;
 
 /**
@@ -47,6 +48,50 @@ public record LocalTensor(List<Long> shape, List<Block> blocks) implements Seria
   public static LocalTensor whole(List<Long> shape) {
     Box all = Box.whole(shape);
     return new LocalTensor(shape, List.of(new Block(all, all.offsets())));
+  }
+
+  /**
+   * A run of its elements in C order.
+   *
+   * @param start the first one
+   * @param elements how many
+   */
+  public record Run(long start, long elements) implements Serializable {
+    /** What of it lies in the elements from {@code begin} on; nothing may be left. */
+    public Run within(long begin, long length) {
+      long from = Math.max(start, begin);
+      return new Run(from, Math.max(0, Math.min(start + elements, begin + length) - from));
+    }
+  }
+
+  /**
+   * The elements that are in no block, in order: rows behind the end of a vocabulary.
+   *
+   * @throws IllegalArgumentException if they are no rows
+   */
+  public List<Run> padding() {
+    long inBlocks = blocks.stream().mapToLong(block -> block.full().elements()).sum();
+    if (inBlocks == elements()) {
+      return List.of();
+    }
+    long row = elements() / shape.get(0);
+    List<Run> runs = new ArrayList<>();
+    long at = 0;
+    for (Block block : blocks) {
+      Box rows = block.local();
+      if (rows.elements() != rows.sizes().get(0) * row || rows.offsets().get(0) * row < at) {
+        throw new IllegalArgumentException("the padding of " + this + " is no rows");
+      }
+      long begin = rows.offsets().get(0) * row;
+      if (begin > at) {
+        runs.add(new Run(at, begin - at));
+      }
+      at = begin + rows.elements();
+    }
+    if (at < elements()) {
+      runs.add(new Run(at, elements() - at));
+    }
+    return runs;
   }
 
   /** How many elements it has, padding included. */

@@ -127,9 +127,10 @@ public record ParameterSet(
     throw new IllegalArgumentException("mp rank %d has none of %s".formatted(rank, parameters()));
   }
 
-  /** Whether one model-parallel rank has all of every parameter. */
+  /** Whether one model-parallel rank has all of every parameter, and nothing around it. */
   public boolean isOfOneRank() {
-    return shares.size() == 1;
+    return shares.size() == 1
+        && shares.get(0).tensors().equals(Share.whole(mpRank, parameters()).tensors());
   }
 
   /**

@@ -59,6 +59,18 @@ public final class PipelineLayout extends JoinedLayout {
   }
 
   @Override
+  public ZeroLayout ofHolder(int holder) {
+    int before = 0;
+    for (Part part : parts()) {
+      if (holder < before + part.layout().holders()) {
+        return part.layout().ofHolder(holder - before);
+      }
+      before += part.layout().holders();
+    }
+    throw new IllegalArgumentException("holder %d of %d".formatted(holder, holders()));
+  }
+
+  @Override
   public LocalTensor localTensor(int holder, int parameter) {
     int before = 0;
     for (int s = 0; s < parts().size(); s++) {

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.TensorParts;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.CheckpointWriter;
 import io.github.reshard.checkpoint.format.ModelPart;
@@ -33,6 +34,11 @@ public final class FlatWriter implements CheckpointWriter {
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
     PlanDraft draft = new PlanDraft(state, target);
     NewFlatCheckpoint anew = new NewFlatCheckpoint(draft, target, stage);
+    if (state.parts().get(0).origin().orElse(null) instanceof TensorParts) {
+      new RecutFlat(draft).add();
+      draft.carryFiles();
+      return draft.plan();
+    }
     for (ModelPart part : state.parts()) {
       if (part.origin().orElse(null) instanceof SavedFlat saved) {
         int to = saved.stage() == stage ? ZeroStage.AS_SAVED : stage;

@@ -54,6 +54,24 @@ public record ParamGroups(
     this(groups, roundRobin, dataFirst, Paddings.USUAL);
   }
 
+  /**
+   * The groups of a tensor-parallel rank that has parts of other shapes of the same parameters.
+   *
+   * @param local by group, in the order of these
+   */
+  ParamGroups withParameters(List<Parameter> local) {
+    List<Group> other = new ArrayList<>();
+    int at = 0;
+    for (Group group : groups) {
+      int size = group.parameters().size();
+      other.add(
+          new Group(
+              local.subList(at, at + size), group.expertParallelSize(), group.recordedByAllRanks()));
+      at += size;
+    }
+    return new ParamGroups(other, roundRobin, dataFirst, paddings);
+  }
+
   public ParamGroups withRoundRobin(boolean reordered) {
     return new ParamGroups(groups, reordered, dataFirst, paddings);
   }

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.zero3;
 
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.TensorParts;
 import io.github.reshard.checkpoint.format.CheckpointWriter;
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.PlanDraft;
@@ -22,6 +23,12 @@ public final class ShardedWriter implements CheckpointWriter {
   @Override
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
     PlanDraft draft = new PlanDraft(state, target);
+    if (state.parts().get(0).origin().orElse(null) instanceof TensorParts) {
+      new RecutSharded(draft).add();
+      draft.carryFiles();
+      draft.note(ONLY_SHAPES);
+      return draft.plan();
+    }
     NewShardedCheckpoint anew = new NewShardedCheckpoint(draft, target);
     boolean edits = false;
     for (ModelPart part : state.parts()) {

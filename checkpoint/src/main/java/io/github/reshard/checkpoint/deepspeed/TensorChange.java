@@ -1,0 +1,249 @@
+package io.github.reshard.checkpoint.deepspeed;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.format.ModelPart;
+import io.github.reshard.checkpoint.format.TrainingState;
+import io.github.reshard.checkpoint.parallel.Division;
+import io.github.reshard.checkpoint.parallel.Recut;
+import io.github.reshard.checkpoint.parallel.TensorDegree;
+import io.github.reshard.checkpoint.parallel.TensorRules;
+import io.github.reshard.checkpoint.pickle.PyEquality;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.LocalTensor;
+import io.github.reshard.checkpoint.state.ModelParallelism;
+import io.github.reshard.checkpoint.state.ParamId;
+import io.github.reshard.checkpoint.state.Parameter;
+import io.github.reshard.checkpoint.state.ParameterSet;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.TensorParallelLayout;
+import io.github.reshard.checkpoint.torch.PickledValue;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.OptionalInt;
+
+/**
+ * Changes the number of tensor-parallel ranks of a training state: what its ranks have of each
+ * parameter is joined, and shares of it are given to those of the target.
+ */
+public final class TensorChange {
+  /** The key of a model file that says how tensor-parallel ranks share the parameters. */
+  static final String INFO = "universal_checkpoint_info";
+
+  private final TrainingState state;
+  private final TensorRequest request;
+  private final List<ModelPart> parts;
+
+  private TensorChange(TrainingState state, TensorRequest request) {
+    this.state = state;
+    this.request = request;
+    this.parts = state.parts();
+  }
+
+  /**
+   * The same state for other tensor-parallel ranks.
+   *
+   * @throws RefusedException if it cannot be told how a parameter is cut, or the ranks do not
+   *     belong together
+   */
+  public static TrainingState of(TrainingState state, TensorRequest request) {
+    return new TensorChange(state, request).changed();
+  }
+
+  private RefusedException refused(String problem) {
+    return new RefusedException(state.checkpoint(), problem);
+  }
+
+  private TrainingState changed() {
+    requireTensorRanks();
+    TensorDegree degree = degree();
+    List<ParameterSet> sets = new ArrayList<>();
+    for (ModelPart part : parts) {
+      sets.add(state.trained(part));
+    }
+    List<Recut> recuts = recuts(degree, sets);
+    ParameterSet joined = joined(sets, recuts);
+    List<ModelPart> changed = new ArrayList<>();
+    for (int to = 0; to < request.ranks(); to++) {
+      int from = to < parts.size() ? to : 0;
+      ModelPart template = parts.get(from);
+      changed.add(
+          new ModelPart(
+              to,
+              template.model(),
+              template.optimizers(),
+              template.reading(),
+              List.of(0),
+              OptionalInt.empty(),
+              Optional.of(new TensorParts(parts, sets, degree, from, to))));
+    }
+    return state.with(
+        new ModelParallelism(1, request.ranks()), changed, List.of(joined));
+  }
+
+  private void requireTensorRanks() {
+    ModelParallelism saved = state.parallelism();
+    if (saved.pipelineDegree() > 1 || Conversions.hasLayers(state)) {
+      throw refused(
+          "it is of a pipeline, whose tensor-parallel size cannot be changed yet. Leave --targetTensorParallelSize out.");
+    }
+    if (saved.tensorDegree() > 0 && saved.tensorDegree() != parts.size()) {
+      throw refused(
+          "it says a tensor-parallel size of %d and has files of %d model-parallel ranks: a run with sequence parallelism says its size there. Leave --targetTensorParallelSize out."
+              .formatted(saved.tensorDegree(), parts.size()));
+    }
+    for (ModelPart part : parts) {
+      if (part.trained().size() != 1 || state.trained(part).expertRank() != ParamId.NO_EXPERT) {
+        throw refused(
+            "it has a mixture of experts, whose tensor-parallel size cannot be changed. Leave --targetTensorParallelSize out.");
+      }
+      if (part.model().isEmpty()) {
+        throw refused("it has no model files, which say how parameters are cut.");
+      }
+      if (!state.trained(part).whole().isEmpty()) {
+        throw refused(
+            "its optimizer is Muon, which keeps whole matrices of each tensor-parallel rank. Leave --targetTensorParallelSize out.");
+      }
+    }
+  }
+
+  private PickledValue root(int rank) {
+    return parts.get(rank).model().orElseThrow().root();
+  }
+
+  private TensorDegree degree() {
+    Optional<PickledValue> info = root(0).findPresent(INFO).filter(PickledValue::isDict);
+    for (int rank = 1; rank < parts.size(); rank++) {
+      PickledValue other = root(rank);
+      Optional<String> difference =
+          PyEquality.firstDifference(
+              info.map(PickledValue::node).orElse(root(0).node()),
+              other.findPresent(INFO).map(PickledValue::node).orElse(other.node()));
+      if (info.isPresent() && difference.isPresent()) {
+        throw other.refused(
+            "%s is not that of the first rank: %s. The files are of different checkpoints."
+                .formatted(INFO, difference.get()));
+      }
+    }
+    if (info.isPresent() && request.rules().isPresent()) {
+      throw refused(
+          "it says itself how its parameters are cut (%s). Leave --tpRules out.".formatted(INFO));
+    }
+    if (info.isEmpty() && request.rules().isEmpty()) {
+      throw refused(
+          "nothing in it says how its parameters are cut among tensor-parallel ranks (%s). Give --tpRules=FILE.json, or the name of one that comes with the program."
+              .formatted(INFO));
+    }
+    TensorRules rules =
+        info.map(TensorRules::ofCheckpoint).orElseGet(() -> request.rules().get().rules());
+    Optional<DsConfig> config = DsConfig.ifStored(root(0));
+    boolean autoTp =
+        rules.isAutoTp()
+            || request.rules().filter(file -> file.isAutoTp()).isPresent()
+            || config.flatMap(DsConfig::tensorParallelSize).isPresent();
+    int grain = config.map(DsConfig::tensorGrain).orElse(1);
+    return new TensorDegree(
+        state.checkpoint(),
+        rules,
+        autoTp ? new Division.AutoTp(request.heads(), grain) : new Division.Even(),
+        request.ranks(),
+        request.vocabularyMultiple());
+  }
+
+  private List<Recut> recuts(TensorDegree degree, List<ParameterSet> sets) {
+    List<Parameter> first = sets.get(0).parameters();
+    for (int rank = 1; rank < sets.size(); rank++) {
+      List<Parameter> others = sets.get(rank).parameters();
+      boolean same = first.size() == others.size();
+      for (int p = 0; same && p < first.size(); p++) {
+        same =
+            first.get(p).name().equals(others.get(p).name())
+                && first.get(p).group() == others.get(p).group();
+      }
+      if (!same || !sets.get(rank).states().equals(sets.get(0).states())) {
+        throw refused(
+            "tensor-parallel rank %d has other parameters, param groups or states than rank 0. The files are of different runs."
+                .formatted(rank));
+      }
+    }
+    List<Recut> recuts = new ArrayList<>();
+    for (int p = 0; p < first.size(); p++) {
+      int parameter = p;
+      recuts.add(
+          degree.recut(
+              first.get(p).name(),
+              sets.stream().map(set -> set.parameters().get(parameter).shape()).toList()));
+    }
+    return recuts;
+  }
+
+  private ParameterSet joined(List<ParameterSet> sets, List<Recut> recuts) {
+    List<Parameter> first = sets.get(0).parameters();
+    List<Parameter> full = new ArrayList<>();
+    for (int p = 0; p < first.size(); p++) {
+      full.add(new Parameter(first.get(p).name(), recuts.get(p).shape(), first.get(p).group()));
+    }
+    List<List<LocalTensor>> locals = new ArrayList<>();
+    for (int rank = 0; rank < sets.size(); rank++) {
+      int own = rank;
+      locals.add(recuts.stream().map(recut -> recut.source().get(own)).toList());
+    }
+    TensorParallelLayout layout =
+        new TensorParallelLayout(full, locals, sets.stream().map(ParameterSet::layout).toList());
+    Map<Partition, Address> partitions = new HashMap<>();
+    int ranks = state.dataParallelRanks();
+    for (int rank = 0; rank < sets.size(); rank++) {
+      int before = rank * ranks;
+      sets.get(rank)
+          .partitions()
+          .forEach(
+              (of, address) ->
+                  partitions.put(
+                      new Partition(before + of.rank(), of.bucket(), of.state()), address));
+    }
+    List<ParameterSet.Share> shares = new ArrayList<>();
+    for (int rank = 0; rank < request.ranks(); rank++) {
+      int own = rank;
+      shares.add(
+          new ParameterSet.Share(
+              rank, recuts.stream().map(recut -> recut.target().get(own)).toList()));
+    }
+    return new ParameterSet(
+        0,
+        ParamId.NO_EXPERT,
+        layout,
+        sets.get(0).states(),
+        partitions,
+        weights(sets),
+        new HashSet<>(),
+        shares);
+  }
+
+  private List<ModuleWeight> weights(List<ParameterSet> sets) {
+    List<ModuleWeight> weights = new ArrayList<>();
+    for (int p = 0; p < sets.get(0).weights().size(); p++) {
+      int parameter = p;
+      List<ModuleWeight> ofRanks = new ArrayList<>();
+      sets.forEach(set -> ofRanks.add(set.weights().get(parameter)));
+      ModuleWeight first = ofRanks.get(0);
+      for (ModuleWeight other : ofRanks) {
+        if ((first == null) != (other == null)
+            || (first != null && other.dtype() != first.dtype())) {
+          throw refused(
+              "%s is not in the model files of all tensor-parallel ranks, or of another type there."
+                  .formatted(sets.get(0).parameters().get(p).name()));
+        }
+      }
+      weights.add(
+          first == null
+              ? null
+              : new ModuleWeight(
+                  first.dtype(), ofRanks.stream().map(ModuleWeight::source).toList(), List.of()));
+    }
+    return weights;
+  }
+}

@@ -1,0 +1,114 @@
+package io.github.reshard.checkpoint.deepspeed;
+
+import io.github.reshard.checkpoint.format.Rewritten;
+import io.github.reshard.checkpoint.format.TorchRecipe;
+import io.github.reshard.checkpoint.parallel.Division;
+import io.github.reshard.checkpoint.parallel.InfoRewrite;
+import io.github.reshard.checkpoint.parallel.Recut;
+import io.github.reshard.checkpoint.parallel.TensorDegree;
+import io.github.reshard.checkpoint.parallel.TensorRules;
+import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.ZeroLayout;
+import io.github.reshard.checkpoint.torch.PickledValue;
+import io.github.reshard.checkpoint.torch.TorchFile;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.OptionalInt;
+
+/**
+ * The file of another recipe, of a run of another number of tensor-parallel ranks.
+ *
+ * @param of that recipe
+ * @param model index into {@link io.github.reshard.checkpoint.plan.ReshardPlan#models()}
+ * @param from the source rank whose file the template is
+ * @param to the rank that it is for
+ * @param ranks how many there are
+ * @param division how they cut
+ * @param vocabularyMultiple of a padded vocabulary, or 0
+ */
+public record TensorRecipe(
+    TorchRecipe of,
+    int model,
+    int from,
+    int to,
+    int ranks,
+    Division division,
+    int vocabularyMultiple)
+    implements TorchRecipe {
+
+  /** The file of a rank that {@code parts} describes. */
+  public static TensorRecipe of(TorchRecipe recipe, int model, TensorParts parts) {
+    TensorDegree degree = parts.degree();
+    return new TensorRecipe(
+        recipe,
+        model,
+        parts.from(),
+        parts.to(),
+        degree.ranks(),
+        degree.division(),
+        degree.vocabularyMultiple().orElse(0));
+  }
+
+  @Override
+  public int template() {
+    return of.template();
+  }
+
+  @Override
+  public boolean isOfSameKind() {
+    return false;
+  }
+
+  @Override
+  public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
+    Rewritten rewritten = of.rewrite(template, models, targetWorldSize);
+    PickledValue root = PickledValue.root(template.path(), rewritten.root());
+    replace(Optional.of(root), "mp_world_size");
+    replace(root.findPresent("checkpoint_parallel_dimensions"), "tp_degree");
+    DsConfig.ifStored(root).ifPresent(config -> config.setTensorParallelSize(ranks));
+    if (to > 0 && from == 0) {
+      // Only global rank 0 records them (runtime/engine.py, _get_shared_params).
+      root.findPresent(ModelStates.SHARED_PARAMS)
+          .filter(PickledValue::isDict)
+          .ifPresent(shared -> shared.entries().list().clear());
+    }
+    root.findPresent(TensorChange.INFO)
+        .filter(PickledValue::isDict)
+        .ifPresent(info -> InfoRewrite.rewrite(info, recuts(template, info, models.get(model))));
+    return rewritten;
+  }
+
+  private void replace(Optional<PickledValue> dict, String key) {
+    dict.filter(PickledValue::isDict)
+        .filter(in -> in.entries().contains(key))
+        .ifPresent(in -> in.entries().replace(key, PyInt.of(ranks)));
+  }
+
+  private Map<String, Recut> recuts(
+      TorchFile template, PickledValue info, PartitionedModel partitioned) {
+    TensorDegree degree =
+        new TensorDegree(
+            template.path(),
+            TensorRules.ofCheckpoint(info),
+            division,
+            ranks,
+            vocabularyMultiple == 0 ? OptionalInt.empty() : OptionalInt.of(vocabularyMultiple));
+    ZeroLayout source = partitioned.source();
+    Map<String, Recut> recuts = new HashMap<>();
+    for (int p = 0; p < source.parameters().size(); p++) {
+      String name = source.parameters().get(p).name();
+      int parameter = p;
+      recuts.put(
+          name,
+          degree.recut(
+              name,
+              java.util.stream.IntStream.range(0, source.holders())
+                  .mapToObj(holder -> source.localTensor(holder, parameter).shape())
+                  .toList()));
+    }
+    return recuts;
+  }
+}

@@ -1,0 +1,243 @@
+package io.github.reshard.checkpoint.zero12;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.ModelStates;
+import io.github.reshard.checkpoint.deepspeed.ReplicaComparison;
+import io.github.reshard.checkpoint.deepspeed.TensorParts;
+import io.github.reshard.checkpoint.deepspeed.TensorRecipe;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.format.ModelPart;
+import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.format.ReadFile;
+import io.github.reshard.checkpoint.format.Rewritten;
+import io.github.reshard.checkpoint.format.TorchRecipe;
+import io.github.reshard.checkpoint.format.TorchTarget;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SliceCopy;
+import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.LocalTensor;
+import io.github.reshard.checkpoint.state.ParameterSet;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
+import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.States;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.TensorNode;
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeSet;
+
+/**
+ * Files of ZeRO-1 and 2 of other tensor-parallel ranks, made of the source's own. What is not cut
+ * is said by the same rank's files, or by those of rank 0.
+ */
+final class RecutFlat {
+  private final PlanDraft draft;
+  private final List<ModelPart> parts;
+  private final TensorParts origin;
+  private final ParameterSet set;
+  private final ParamGroups saved;
+  private final int ranks;
+  private int model;
+
+  RecutFlat(PlanDraft draft) {
+    this.draft = draft;
+    this.parts = draft.state().parts();
+    this.origin = origin(parts.get(0));
+    this.set = draft.state().trained(parts.get(0));
+    this.saved = flat(origin.sources().get(0)).sets().groups();
+    this.ranks = draft.worldSize();
+  }
+
+  private static TensorParts origin(ModelPart part) {
+    return (TensorParts) part.origin().orElseThrow();
+  }
+
+  private static SavedFlat flat(ModelPart source) {
+    return (SavedFlat) source.origin().orElseThrow();
+  }
+
+  /** Adds the files of all tensor-parallel ranks. */
+  void add() throws IOException {
+    requireOneKind();
+    List<FlatLayout> layouts = new ArrayList<>();
+    for (ParameterSet.Share share : set.shares()) {
+      layouts.add(saved.withParameters(set.local(share)).layout(ranks, ParamGroups.DENSE, 0));
+    }
+    model = draft.addModel(set, set.target(layouts));
+    List<Map<Integer, Address>> weights = new ArrayList<>();
+    for (ModelPart part : parts) {
+      weights.add(addModelFile(part));
+      for (int rank = 0; rank < ranks; rank++) {
+        addOptimizerFile(part, rank);
+      }
+    }
+    placeWeights(weights);
+    addPadding();
+    requireAlike();
+    if (saved.roundRobin() && !AlignedShards.haveRightMappings(saved, ranks)) {
+      draft.note(FlatWriter.ROUND_ROBIN_NOTE);
+    }
+  }
+
+  private void requireOneKind() {
+    for (ModelPart source : origin.sources()) {
+      ParamGroups groups = flat(source).sets().groups();
+      if (groups.roundRobin() != saved.roundRobin()
+          || !groups.paddings().equals(saved.paddings())) {
+        throw new RefusedException(
+            draft.state().checkpoint(),
+            "its tensor-parallel ranks pad or order their parameters in different ways. The files are of different runs.");
+      }
+    }
+  }
+
+  private List<GroupRef> refs(TensorParts of) {
+    List<GroupRef> refs = new ArrayList<>();
+    for (int g = 0; g < saved.groups().size(); g++) {
+      refs.add(new GroupRef(model, g, of.from(), of.to()));
+    }
+    return refs;
+  }
+
+  /** Where each weight begins in the file of a rank. */
+  private Map<Integer, Address> addModelFile(ModelPart part) {
+    TensorParts of = origin(part);
+    ReadFile template = part.model().orElseThrow();
+    requireNoFrozen(template);
+    TorchRecipe recipe =
+        TensorRecipe.of(new RecutModelRecipe(template.source(), refs(of)), model, of);
+    TorchTarget.Pickled content = draft.pickled(recipe, template);
+    PlanDraft.Written written =
+        draft.addFile(
+            draft.inTag("mp_rank_%02d_model_states.pt".formatted(part.mpRank())),
+            recipe,
+            content,
+            template);
+    FlatLayout layout = FlatLayout.of(draft.models().get(model).target().ofHolder(of.to()));
+    Map<Integer, Address> begins = new HashMap<>();
+    for (int s = 0; s < content.storages().size(); s++) {
+      Rewritten.Storage storage = content.storages().get(s);
+      Address begin = written.storages().get(s);
+      if (storage.content() instanceof Rewritten.Content.FlatWeights weights) {
+        int group = weights.group();
+        int width = Math.toIntExact(storage.bytes() / layout.flatElements(group));
+        for (int p : layout.flatOrder(group)) {
+          begins.put(p, begin.plus(layout.flatStart(p) * width));
+        }
+        EditedFlat.addFlatPadding(draft, layout, group, width, begin);
+      } else if (storage.content() instanceof Rewritten.Content.Weight weight) {
+        begins.put(weight.parameter(), begin);
+      }
+    }
+    return begins;
+  }
+
+  private void requireNoFrozen(ReadFile file) {
+    ModelStates model = new ModelStates(file.root());
+    Set<String> others = new TreeSet<>(model.module().keySet());
+    others.removeAll(model.bufferNames());
+    set.parameters().forEach(parameter -> others.remove(parameter.name()));
+    Map<String, TensorNode> module = model.module();
+    Set<String> trained = new TreeSet<>();
+    set.parameters().forEach(p -> trained.add(place(module.get(p.name()))));
+    others.removeIf(name -> trained.contains(place(module.get(name))));
+    if (!others.isEmpty()) {
+      throw new RefusedException(
+          file.file().path(),
+          "%s are not trained, and how frozen weights are cut among other tensor-parallel ranks is not supported yet. Leave --targetTensorParallelSize out."
+              .formatted(others));
+    }
+  }
+
+  private static String place(TensorNode tensor) {
+    return tensor == null ? "" : tensor.storageKey() + "@" + tensor.storageOffset();
+  }
+
+  private void addOptimizerFile(ModelPart part, int rank) {
+    TensorParts of = origin(part);
+    ReadFile template = part.optimizers().get(part.templateOf(rank));
+    TorchRecipe recipe =
+        TensorRecipe.of(
+            new FlatOptimizerRecipe(template.source(), rank, refs(of), ZeroStage.AS_SAVED),
+            model,
+            of);
+    TorchTarget.Pickled content = draft.pickled(recipe, template);
+    String name = draft.state().sources().get(template.source()).stat().name();
+    PlanDraft.Written written =
+        draft.addFile(
+            draft.inTag(CheckpointFiles.nameOf(name, rank, part.mpRank())),
+            recipe,
+            content,
+            template);
+    for (int s = 0; s < content.storages().size(); s++) {
+      if (content.storages().get(s).content() instanceof Rewritten.Content.PartitionOf piece) {
+        draft.place(
+            model,
+            new Partition(of.to() * ranks + rank, piece.group(), piece.state()),
+            written.storages().get(s));
+      }
+    }
+  }
+
+  private void placeWeights(List<Map<Integer, Address>> begins) {
+    for (int p = 0; p < set.parameters().size(); p++) {
+      ModuleWeight weight = set.weights().get(p);
+      if (weight == null) {
+        continue;
+      }
+      List<Address> targets = new ArrayList<>();
+      for (int rank = 0; rank < begins.size(); rank++) {
+        Address begin = begins.get(rank).get(p);
+        targets.add(begin);
+        LocalTensor local = set.shares().get(rank).tensors().get(p);
+        int width = weight.dtype().bytes();
+        for (LocalTensor.Run padding : local.padding()) {
+          draft.carry(
+              SliceCopy.padding(
+                  begin.plus(padding.start() * width), padding.elements() * width, 0, width));
+        }
+      }
+      draft.placeWeight(model, p, new ModuleWeight(weight.dtype(), weight.sources(), targets));
+    }
+  }
+
+  /** What the optimizer's states hold behind the parameters, if all ranks have the same. */
+  private void addPadding() throws IOException {
+    PaddingReader reader = new PaddingReader(draft.state().store(), draft.state().sources());
+    for (int g = 0; g < set.states().size(); g++) {
+      for (Map.Entry<String, DType> state : set.states().get(g).entrySet()) {
+        if (!state.getKey().equals(States.MASTER)) {
+          long bits = reader.uniformBits(set, g, state.getKey(), state.getValue());
+          if (bits != 0) {
+            draft.pad(new ReshardPlan.Padding(model, g, state.getKey(), bits));
+          }
+        }
+      }
+    }
+  }
+
+  /** What is not partitioned must be the same on all tensor-parallel ranks. */
+  private void requireAlike() throws IOException {
+    PartitionedModel partitioned = draft.models().get(model);
+    List<FlatOptimizerRewrite.Group> groups = new ArrayList<>();
+    FlatLayout first = FlatLayout.of(partitioned.target().ofHolder(0));
+    for (int g = 0; g < saved.groups().size(); g++) {
+      groups.add(FlatOptimizerRewrite.Group.of(partitioned, first, g));
+    }
+    ReplicaComparison comparison =
+        new ReplicaComparison(
+            draft.state().store(),
+            draft.state().sources(),
+            file -> FlatOptimizerRewrite.rewrite(file, groups, 0, ZeroStage.AS_SAVED));
+    for (int rank = 0; rank < origin.sources().size(); rank++) {
+      ReadFile optimizer = origin.sources().get(rank).optimizers().get(0);
+      comparison.add(rank, optimizer.source(), optimizer.file()).ifPresent(draft::note);
+    }
+  }
+}

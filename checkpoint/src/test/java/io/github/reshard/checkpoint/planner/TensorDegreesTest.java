@@ -1,0 +1,139 @@
+package io.github.reshard.checkpoint.planner;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.github.reshard.testing.CheckpointComparison;
+import io.github.reshard.testing.Reassembly;
+import io.github.reshard.testing.WithoutBeam;
+import java.nio.file.Path;
+import java.util.Optional;
+import java.util.OptionalInt;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/**
+ * One training state as DeepSpeed saves it at several numbers of tensor-parallel ranks:
+ * testdata/tensor. What a reshard makes of one save is another one.
+ */
+class TensorDegreesTest {
+  private static final Path ROOT = Path.of(System.getProperty("reshard.testdata"), "tensor");
+
+  private static final String TAG = "global_step3";
+
+  @TempDir Path temp;
+
+  private static Path saved(String name, int tensor, int data) {
+    return ROOT.resolve(name).resolve("tp%ddp%d".formatted(tensor, data));
+  }
+
+  /**
+   * @param heads key-value heads, 0 if the model says none, or less if nothing is said: then a
+   *     vocabulary is padded to multiples of 4
+   */
+  private static TargetDegrees degrees(int ranks, int heads) {
+    return new TargetDegrees(
+        Optional.of(
+            new TensorHints(
+                ranks,
+                Optional.empty(),
+                heads < 0 ? OptionalInt.empty() : OptionalInt.of(heads),
+                heads < 0 ? OptionalInt.of(4) : OptionalInt.empty())));
+  }
+
+  private Path turned(Path input, String output, int tensor, int data, int heads) {
+    WithoutBeam.reshard(input, temp.resolve(output), data, degrees(tensor, heads));
+    return temp.resolve(output);
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "columns-z1, 2, 2, 4, 1, 0",
+    "columns-z1, 2, 2, 3, 1, 0",
+    "columns-z1, 3, 1, 2, 2, 0",
+    "columns-z1, 4, 1, 3, 1, 0",
+    "columns-z2, 2, 2, 4, 1, 0",
+    "columns-z2, 3, 1, 2, 2, 0",
+    "columns-gad, 2, 2, 4, 1, 0",
+    "columns-gad, 4, 1, 2, 2, 0",
+    "llama-z1, 2, 1, 3, 1, 4",
+    "llama-z1, 2, 1, 4, 1, 4",
+    "llama-z1, 3, 1, 2, 1, 4",
+    "llama-z1, 4, 1, 3, 1, 4",
+    "llama-tied-z2, 2, 1, 4, 1, 4",
+    "llama-tied-z2, 4, 1, 2, 1, 4",
+    "columns-z3, 2, 2, 4, 1, 0",
+    "columns-z3, 3, 1, 2, 2, 0",
+    "llama-z3, 2, 1, 3, 1, 4",
+    "llama-z3, 3, 1, 2, 1, 4",
+    "qkv-z2, 2, 1, 5, 1, 0",
+    "qkv-z2, 5, 1, 2, 1, 0",
+    "cut-z1, 2, 1, 4, 1, -1",
+    "cut-z1, 4, 1, 2, 1, -1",
+  })
+  void theFilesAreThoseThatDeepSpeedSavesThere(
+      String name, int tensor, int data, int otherTensor, int otherData, int heads) {
+    Path expected = saved(name, otherTensor, otherData);
+
+    Path output = turned(saved(name, tensor, data), "turned", otherTensor, otherData, heads);
+
+    assertThat(CheckpointComparison.withSource(expected, saved(name, tensor, data)).firstDifference(output)).isEmpty();
+  }
+
+  /** A run of one rank says nothing of tensor parallelism, so that only what it holds is compared. */
+  @ParameterizedTest
+  @CsvSource({
+    "columns-z1, 2, 2, 3, 0",
+    "columns-z2, 3, 1, 3, 0",
+    "columns-gad, 2, 2, 3, 0",
+    "columns-fp16, 2, 2, 3, 0",
+    "llama-z1, 3, 1, 2, 4",
+    "llama-z1, 4, 1, 2, -1",
+    "llama-tied-z2, 2, 1, 2, 4",
+    "qkv-z2, 5, 1, 2, 0",
+    "cut-z1, 4, 1, 2, -1",
+    "columns-z3, 4, 1, 3, 0",
+    "llama-z3, 3, 1, 2, 4",
+    "qkv-z3, 2, 2, 3, 0",
+    "cut-z3, 2, 1, 2, -1",
+  })
+  void oneRankHasWhatDeepSpeedSavesThere(String name, int tensor, int data, int ranks, int heads) {
+    Reassembly expected = Reassembly.of(saved(name, 1, ranks), TAG);
+
+    Reassembly output =
+        Reassembly.of(turned(saved(name, tensor, data), "turned", 1, ranks, heads), TAG);
+
+    assertThat(output.tensors()).hasSameSizeAs(expected.tensors()).containsAllEntriesOf(expected.tensors());
+    assertThat(output.replicated()).containsExactlyInAnyOrderEntriesOf(expected.replicated());
+    assertThat(output.weights().keySet()).isEqualTo(expected.weights().keySet());
+    expected
+        .weights()
+        .forEach(
+            (parameter, weight) ->
+                assertThat(output.weights().get(parameter).bytes())
+                    .as(parameter)
+                    .isEqualTo(weight.bytes()));
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "columns-z1, 2, 2, 0",
+    "columns-z2, 3, 1, 0",
+    "columns-gad, 2, 2, 0",
+    "llama-z1, 3, 1, 4",
+    "llama-tied-z2, 2, 1, 4",
+    "qkv-z2, 5, 1, 0",
+    "cut-z1, 2, 1, -1",
+    "columns-z3, 2, 2, 0",
+    "llama-z3, 3, 1, 4",
+    "qkv-z3, 2, 2, 0",
+    "cut-z3, 2, 1, -1",
+  })
+  void thereAndBackIsTheSource(String name, int tensor, int data, int heads) {
+    Path source = saved(name, tensor, data);
+    Path one = turned(source, "one", 1, 3, heads);
+
+    assertThat(CheckpointComparison.with(source).firstDifference(turned(one, "back", tensor, data, heads)))
+        .isEmpty();
+  }
+}
