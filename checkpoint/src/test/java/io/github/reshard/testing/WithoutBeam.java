@@ -314,8 +314,7 @@ public final class WithoutBeam {
           pending.get(index),
           this::open,
           sink,
-          (slice, sums) ->
-              written.get(index).get(slice.target().entry()).add(sums.target()));
+          (slice, sums) -> written.get(index).get(slice.target().entry()).add(sums.target()));
     }
   }
 

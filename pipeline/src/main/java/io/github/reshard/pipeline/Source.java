@@ -194,7 +194,8 @@ record Source(
     if (!degrees.isAsSaved() && (user.isPresent() || isUniversal() || open.isPresent())) {
       throw new RefusedException(
           location,
-          "other degrees of parallelism than data are only made of what save_checkpoint wrote. Leave these options out.");
+          "other degrees of parallelism than data are only made of what save_checkpoint wrote."
+              + " Leave these options out.");
     }
     if (open.isPresent()) {
       return ReshardPlanner.plan(open.get(), targetWorldSize, targetStage, partBytes);
@@ -203,7 +204,6 @@ record Source(
         ? ReshardPlanner.plan(store, user.get(), hints, targetWorldSize, partBytes)
         : isUniversal()
             ? ReshardPlanner.planOfUniversal(store, files, targetWorldSize, targetStage, partBytes)
-            : ReshardPlanner.plan(
-                store, files, targetWorldSize, targetStage, degrees, partBytes);
+            : ReshardPlanner.plan(store, files, targetWorldSize, targetStage, degrees, partBytes);
   }
 }

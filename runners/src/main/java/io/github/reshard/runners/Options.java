@@ -164,22 +164,28 @@ final class Options {
               .takenBy("As in the main job. Default: that of --input.", PLAN, FOLLOW),
           Option.of("targetTensorParallelSize", COUNT, "T", WHAT)
               .takenBy(
-                  "How many tensor-parallel ranks the run that will load has: docs/degrees.md is the guide. The GPUs are then M x T. Default: as saved.",
+                  "How many tensor-parallel ranks the run that will load has: docs/degrees.md is"
+                      + " the guide. The GPUs are then M x T. Default: as saved.",
                   RESHARD)
               .takenBy("As in the main job. Default: as saved.", PLAN),
           Option.of("tpRules", TEXT, "FILE", WHAT)
               .takenBy(
-                  "How parameters are cut among tensor-parallel ranks, where the checkpoint does not say it: a JSON file, or llama, opt, gpt-neox or bloom for the models of these families under AutoTP. Default: what the checkpoint says.",
+                  "How parameters are cut among tensor-parallel ranks, where the checkpoint does"
+                      + " not say it: a JSON file, or llama, opt, gpt-neox or bloom for the models"
+                      + " of these families under AutoTP. Default: what the checkpoint says.",
                   RESHARD)
               .takenBy("As in the main job. Default: what the checkpoint says.", PLAN),
           Option.of("kvHeads", NUMBER, "N", WHAT)
               .takenBy(
-                  "How many key-value heads the model has, between which AutoTP cuts attention; 0 if its configuration names none. Default: what config.json in the tag or beside it says.",
+                  "How many key-value heads the model has, between which AutoTP cuts attention; 0"
+                      + " if its configuration names none. Default: what config.json in the tag or"
+                      + " beside it says.",
                   RESHARD)
               .takenBy("As in the main job. Default: what config.json says.", PLAN),
           Option.of("vocabularyMultiple", COUNT, "N", WHAT)
               .takenBy(
-                  "Megatron's make_vocab_size_divisible_by, by which the size of a padded vocabulary follows. Default: none, which is asked for where it matters.",
+                  "Megatron's make_vocab_size_divisible_by, by which the size of a padded"
+                      + " vocabulary follows. Default: none, which is asked for where it matters.",
                   RESHARD)
               .takenBy("As in the main job. Default: none.", PLAN),
           Option.of(FORMAT_NAME, FORMAT, "FORMAT", WHAT)

@@ -43,7 +43,9 @@ public record DsConfig(PickledValue value) {
     Optional<PickledValue> found = root.findPresent(KEY);
     if (found.filter(PickledValue::isDict).isEmpty()) {
       throw root.refused(
-          "ds_config is not stored, only the path of its file, so the stage in it cannot be changed. Save the checkpoint once from a run whose config is given as a dict, or leave --targetStage out.");
+          "ds_config is not stored, only the path of its file, so the stage in it cannot be"
+              + " changed. Save the checkpoint once from a run whose config is given as a dict, or"
+              + " leave --targetStage out.");
     }
     return new DsConfig(found.get());
   }
@@ -82,14 +84,17 @@ public record DsConfig(PickledValue value) {
       throw zero("offload_optimizer", DEVICE)
           .orElseThrow()
           .refused(
-              "the optimizer is offloaded to NVMe, whose files are not read: load the checkpoint once with offload_optimizer on cpu or without, and save it again.");
+              "the optimizer is offloaded to NVMe, whose files are not read: load the checkpoint"
+                  + " once with offload_optimizer on cpu or without, and save it again.");
     }
     if (stage == 3) {
       positive("mics_shard_size")
           .ifPresent(
               size -> {
                 throw size.refused(
-                    "this is a checkpoint of MiCS, which is not supported: only one shard group writes its files. Load it at its own size without mics_shard_size and save it again.");
+                    "this is a checkpoint of MiCS, which is not supported: only one shard group"
+                        + " writes its files. Load it at its own size without mics_shard_size and"
+                        + " save it again.");
               });
     }
   }

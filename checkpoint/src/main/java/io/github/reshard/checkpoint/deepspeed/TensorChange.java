@@ -81,15 +81,15 @@ public final class TensorChange {
               OptionalInt.empty(),
               Optional.of(new TensorParts(parts, sets, degree, from, to))));
     }
-    return state.with(
-        new ModelParallelism(1, request.ranks()), changed, List.of(joined));
+    return state.with(new ModelParallelism(1, request.ranks()), changed, List.of(joined));
   }
 
   private void requireTensorRanks() {
     ModelParallelism saved = state.parallelism();
     if (saved.pipelineDegree() > 1 || Conversions.hasLayers(state)) {
       throw refused(
-          "it is of a pipeline, whose tensor-parallel size cannot be changed yet. Leave --targetTensorParallelSize out.");
+          "it is of a pipeline, whose tensor-parallel size cannot be changed yet. Leave"
+              + " --targetTensorParallelSize out.");
     }
     if (saved.tensorDegree() > 0 && saved.tensorDegree() != parts.size()) {
       throw refused(
@@ -99,14 +99,16 @@ public final class TensorChange {
     for (ModelPart part : parts) {
       if (part.trained().size() != 1 || state.trained(part).expertRank() != ParamId.NO_EXPERT) {
         throw refused(
-            "it has a mixture of experts, whose tensor-parallel size cannot be changed. Leave --targetTensorParallelSize out.");
+            "it has a mixture of experts, whose tensor-parallel size cannot be changed. Leave"
+                + " --targetTensorParallelSize out.");
       }
       if (part.model().isEmpty()) {
         throw refused("it has no model files, which say how parameters are cut.");
       }
       if (!state.trained(part).whole().isEmpty()) {
         throw refused(
-            "its optimizer is Muon, which keeps whole matrices of each tensor-parallel rank. Leave --targetTensorParallelSize out.");
+            "its optimizer is Muon, which keeps whole matrices of each tensor-parallel rank. Leave"
+                + " --targetTensorParallelSize out.");
       }
     }
   }

@@ -153,9 +153,7 @@ public final class InfoRewrite {
       }
       ranks
           .entries()
-          .add(
-              PyInt.of(rank),
-              dict(names, "shard_shape", numbers(local.shape()), "pieces", list));
+          .add(PyInt.of(rank), dict(names, "shard_shape", numbers(local.shape()), "pieces", list));
     }
     return dict(names, "logical_shape", numbers(recut.shape()), "ranks", ranks);
   }

@@ -14,7 +14,11 @@ import java.util.Optional;
  * @param cut how the target's ranks cut it, if that is by widths along a dimension
  */
 public record Recut(
-    List<Long> shape, List<LocalTensor> source, List<LocalTensor> target, Sharing sharing, Optional<TensorCut> cut) {
+    List<Long> shape,
+    List<LocalTensor> source,
+    List<LocalTensor> target,
+    Sharing sharing,
+    Optional<TensorCut> cut) {
   /** How tensor-parallel ranks share a parameter. */
   public enum Sharing {
     /** Each has a part. */
@@ -26,8 +30,7 @@ public record Recut(
   }
 
   /** A parameter that is not cut by widths. */
-  Recut(
-      List<Long> shape, List<LocalTensor> source, List<LocalTensor> target, Sharing sharing) {
+  Recut(List<Long> shape, List<LocalTensor> source, List<LocalTensor> target, Sharing sharing) {
     this(shape, source, target, sharing, Optional.empty());
   }
 

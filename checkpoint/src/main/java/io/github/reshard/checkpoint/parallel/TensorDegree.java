@@ -149,8 +149,7 @@ public record TensorDegree(
     }
     List<Long> shape = with(saved.get(0), dimension, source.size());
     TensorCut cut = new TensorCut(dimension, target);
-    return new Recut(
-        shape, source.of(shape), cut.of(shape), Recut.Sharing.CUT, Optional.of(cut));
+    return new Recut(shape, source.of(shape), cut.of(shape), Recut.Sharing.CUT, Optional.of(cut));
   }
 
   /** How wide each rank's tensor is along the dimension that is cut; the others must be alike. */

@@ -1,14 +1,14 @@
 package io.github.reshard.checkpoint.planner;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.deepspeed.TensorChange;
-import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.KnownKind;
+import io.github.reshard.checkpoint.deepspeed.TensorChange;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.CheckpointReader;
 import io.github.reshard.checkpoint.format.CheckpointWriter;
 import io.github.reshard.checkpoint.format.Target;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.openstate.OpenStateSource;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.shards.UserHints;
@@ -89,7 +89,8 @@ public final class ReshardPlanner {
       if (targetStage != ZeroStage.AS_SAVED) {
         throw new RefusedException(
             state.checkpoint(),
-            "the tensor-parallel size and the ZeRO stage cannot change at once yet. Change one after the other.");
+            "the tensor-parallel size and the ZeRO stage cannot change at once yet. Change one"
+                + " after the other.");
       }
       state = TensorChange.of(state, degrees.tensor().get().request(store, files));
     }

@@ -70,8 +70,7 @@ public record TensorHints(
     }
     String path = config.get().path();
     return ModelHeads.of(
-        PickledValue.root(
-            path, JsonAsPython.of(Json.parse(path, content(store, config.get())))));
+        PickledValue.root(path, JsonAsPython.of(Json.parse(path, content(store, config.get())))));
   }
 
   private static ByteBuffer content(SourceStore store, FileStat stat) throws IOException {

@@ -66,7 +66,9 @@ public record ParamGroups(
       int size = group.parameters().size();
       other.add(
           new Group(
-              local.subList(at, at + size), group.expertParallelSize(), group.recordedByAllRanks()));
+              local.subList(at, at + size),
+              group.expertParallelSize(),
+              group.recordedByAllRanks()));
       at += size;
     }
     return new ParamGroups(other, roundRobin, dataFirst, paddings);

@@ -92,7 +92,8 @@ final class RecutFlat {
           || !groups.paddings().equals(saved.paddings())) {
         throw new RefusedException(
             draft.state().checkpoint(),
-            "its tensor-parallel ranks pad or order their parameters in different ways. The files are of different runs.");
+            "its tensor-parallel ranks pad or order their parameters in different ways. The files"
+                + " are of different runs.");
       }
     }
   }

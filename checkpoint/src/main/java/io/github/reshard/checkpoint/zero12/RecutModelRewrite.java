@@ -48,8 +48,7 @@ final class RecutModelRewrite {
    * @param offset where it begins there, in elements
    * @param shape its shape there
    */
-  private record Place(
-      Parameter saved, String key, long elements, long offset, long[] shape) {}
+  private record Place(Parameter saved, String key, long elements, long offset, long[] shape) {}
 
   private RecutModelRewrite(TorchFile template) {
     this.template = template;

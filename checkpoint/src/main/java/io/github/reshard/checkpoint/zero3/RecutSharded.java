@@ -73,7 +73,8 @@ final class RecutSharded {
     for (ModelPart source : origin.sources()) {
       if (source.frozen().isPresent()) {
         throw refused(
-            "it has frozen parameters, and how these are cut among other tensor-parallel ranks is not supported yet");
+            "it has frozen parameters, and how these are cut among other tensor-parallel ranks is"
+                + " not supported yet");
       }
       if (saved(source).subGroupSize() != subGroupSize
           || !saved(source).layout().hasBoundariesOf(first)) {
@@ -86,7 +87,8 @@ final class RecutSharded {
     for (ShardedLayout layout : layouts) {
       if (!layout.hasBoundariesOf(layouts.get(0))) {
         throw refused(
-            "the tensor-parallel ranks of the target would have sub-groups of different parameters");
+            "the tensor-parallel ranks of the target would have sub-groups of different"
+                + " parameters");
       }
     }
   }
@@ -132,8 +134,7 @@ final class RecutSharded {
         TensorRecipe.of(
             new RecutOptimizerRecipe(file.source(), model, of.from(), of.to(), dsIds), model, of);
     TorchTarget.Pickled content = draft.pickled(recipe, file);
-    PlanDraft.Written written =
-        draft.addFile(path(part, file, rank), recipe, content, file);
+    PlanDraft.Written written = draft.addFile(path(part, file, rank), recipe, content, file);
     for (int s = 0; s < content.storages().size(); s++) {
       if (content.storages().get(s).content() instanceof Rewritten.Content.PartitionOf piece) {
         draft.place(

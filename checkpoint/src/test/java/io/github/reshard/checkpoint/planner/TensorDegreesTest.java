@@ -77,10 +77,15 @@ class TensorDegreesTest {
 
     Path output = turned(saved(name, tensor, data), "turned", otherTensor, otherData, heads);
 
-    assertThat(CheckpointComparison.withSource(expected, saved(name, tensor, data)).firstDifference(output)).isEmpty();
+    assertThat(
+            CheckpointComparison.withSource(expected, saved(name, tensor, data))
+                .firstDifference(output))
+        .isEmpty();
   }
 
-  /** A run of one rank says nothing of tensor parallelism, so that only what it holds is compared. */
+  /**
+   * A run of one rank says nothing of tensor parallelism, so that only what it holds is compared.
+   */
   @ParameterizedTest
   @CsvSource({
     "columns-z1, 2, 2, 3, 0",
@@ -103,7 +108,9 @@ class TensorDegreesTest {
     Reassembly output =
         Reassembly.of(turned(saved(name, tensor, data), "turned", 1, ranks, heads), TAG);
 
-    assertThat(output.tensors()).hasSameSizeAs(expected.tensors()).containsAllEntriesOf(expected.tensors());
+    assertThat(output.tensors())
+        .hasSameSizeAs(expected.tensors())
+        .containsAllEntriesOf(expected.tensors());
     assertThat(output.replicated()).containsExactlyInAnyOrderEntriesOf(expected.replicated());
     assertThat(output.weights().keySet()).isEqualTo(expected.weights().keySet());
     expected
@@ -133,7 +140,9 @@ class TensorDegreesTest {
     Path source = saved(name, tensor, data);
     Path one = turned(source, "one", 1, 3, heads);
 
-    assertThat(CheckpointComparison.with(source).firstDifference(turned(one, "back", tensor, data, heads)))
+    assertThat(
+            CheckpointComparison.with(source)
+                .firstDifference(turned(one, "back", tensor, data, heads)))
         .isEmpty();
   }
 }
