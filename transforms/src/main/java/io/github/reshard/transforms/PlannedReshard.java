@@ -96,11 +96,7 @@ record PlannedReshard(Reshard reshard, ReshardPlan plan, PlanIndex index) {
                 + " to it; run again.");
       }
       ReshardPlan plan = PlanCoder.of().decode(new ByteArrayInputStream(bytes));
-      PlannedReshard planned = new PlannedReshard(reshard.get(), plan, PlanIndex.of(plan));
-      synchronized (KEPT) {
-        KEPT.put(key, planned);
-      }
-      return planned;
+      return remember(reshard.get(), plan);
     }
 
     /** Does {@code work} for an element of {@code key}, unless that reshard is over. */
@@ -133,6 +129,15 @@ record PlannedReshard(Reshard reshard, ReshardPlan plan, PlanIndex index) {
       forget(key);
       last = null;
     }
+  }
+
+  /** Workers in the process that planned need not read what it kept. */
+  static PlannedReshard remember(Reshard reshard, ReshardPlan plan) {
+    PlannedReshard planned = new PlannedReshard(reshard, plan, PlanIndex.of(plan));
+    synchronized (KEPT) {
+      KEPT.put(reshard.key(), planned);
+    }
+    return planned;
   }
 
   private static PlannedReshard kept(String key) {

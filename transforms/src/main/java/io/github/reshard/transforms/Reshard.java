@@ -32,7 +32,9 @@ public record Reshard(
     ByteArrayOutputStream bytes = new ByteArrayOutputStream();
     PlanCoder.of().encode(plan, bytes);
     target.keep(bytes.toByteArray());
-    return new Reshard(key, source, target, config, digest(bytes.toByteArray()));
+    Reshard reshard = new Reshard(key, source, target, config, digest(bytes.toByteArray()));
+    PlannedReshard.remember(reshard, plan);
+    return reshard;
   }
 
   static String digest(byte[] bytes) {

@@ -1,7 +1,6 @@
 package io.github.reshard.checkpoint.pickle;
 
 import io.github.reshard.checkpoint.RefusedException;
-import java.math.BigInteger;
 import java.util.Arrays;
 
 /**
@@ -12,8 +11,6 @@ final class PickleOutput {
   private static final int FRAME_TARGET = 64 * 1024;
   private static final int FRAME_MINIMUM = 4;
   private static final int MOST_BYTES = Integer.MAX_VALUE - 16;
-  private static final BigInteger INT_MIN = BigInteger.valueOf(Integer.MIN_VALUE);
-  private static final BigInteger INT_MAX = BigInteger.valueOf(Integer.MAX_VALUE);
 
   private byte[] out = new byte[1024];
   private int length;
@@ -36,9 +33,9 @@ final class PickleOutput {
     return Arrays.copyOf(out, length);
   }
 
-  void writeInt(BigInteger value) {
-    if (value.compareTo(INT_MIN) >= 0 && value.compareTo(INT_MAX) <= 0) {
-      int small = value.intValue();
+  void writeInt(PyInt value) {
+    if (value.isLong() && value.longValue() == (int) value.longValue()) {
+      int small = (int) value.longValue();
       if (small >>> 16 != 0) {
         op(Opcode.BININT);
         littleEndian(small, 4);
@@ -50,7 +47,7 @@ final class PickleOutput {
       }
       return;
     }
-    byte[] bigEndian = value.toByteArray();
+    byte[] bigEndian = value.value().toByteArray();
     byte[] littleEndian = new byte[bigEndian.length];
     for (int i = 0; i < bigEndian.length; i++) {
       littleEndian[i] = bigEndian[bigEndian.length - 1 - i];

@@ -2,9 +2,7 @@ package io.github.reshard.checkpoint.pickle;
 
 import io.github.reshard.checkpoint.RefusedException;
 import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.List;
-import java.util.Map;
 
 /**
  * Reads a pickle as an object graph, without running anything. The opcodes of protocols 2 to 5 are
@@ -20,7 +18,7 @@ public final class PickleReader {
   private final PickleInput in;
   private final List<PyObject> stack = new ArrayList<>();
   private final List<Integer> marks = new ArrayList<>();
-  private final Map<Long, PyObject> memo = new HashMap<>();
+  private final PickleMemo memo = new PickleMemo();
   private int protocol;
 
   private PickleReader(PickleInput in) {
@@ -319,7 +317,9 @@ public final class PickleReader {
     if (node == null) {
       throw refused("memo entry %d was never set".formatted(index));
     }
-    if (node instanceof PyInt number && number.value().bitLength() > Long.SIZE) {
+    if (node instanceof PyInt number
+        && !number.isLong()
+        && number.value().bitLength() > Long.SIZE) {
       // CPython memoizes no number. One that is written out at each use would make a small pickle
       // large.
       throw refused(

@@ -105,12 +105,21 @@ public final class PickleWriter {
     } else if (node instanceof PyBool b) {
       out.op(b == PyBool.TRUE ? Opcode.NEWTRUE : Opcode.NEWFALSE);
     } else if (node instanceof PyInt i) {
-      out.writeInt(i.value());
+      out.writeInt(i);
     } else if (node instanceof PyFloat f) {
       out.writeFloat(f.value());
-    } else if (memo.containsKey(node)) {
-      get(memo.get(node));
-    } else if (node instanceof PyStr s) {
+    } else {
+      Integer known = memo.get(node);
+      if (known == null) {
+        saveNew(node);
+      } else {
+        get(known);
+      }
+    }
+  }
+
+  private void saveNew(PyObject node) {
+    if (node instanceof PyStr s) {
       saveText(s);
     } else if (node instanceof PyBytes b) {
       saveBytes(b);
@@ -320,8 +329,10 @@ public final class PickleWriter {
                 notMemoized.add(instance);
               }
             });
-    batches.addListItems(steps, instance.listItems());
-    batches.addDictItems(steps, instance.dictItems().list());
+    if (instance.hasItems()) {
+      batches.addListItems(steps, instance.listItems());
+      batches.addDictItems(steps, instance.dictItems().list());
+    }
     if (instance.state() != null) {
       steps.add(instance.state());
       steps.add(does(Opcode.BUILD));

@@ -30,9 +30,7 @@ public final class PyEntries implements Iterable<PyEntries.Entry> {
   public PyObject get(long key) {
     PyObject found = null;
     for (Entry e : entries) {
-      if (e.key() instanceof PyInt n
-          && n.value().bitLength() < 64
-          && n.value().longValue() == key) {
+      if (e.key() instanceof PyInt n && n.isLong() && n.longValue() == key) {
         found = e.value();
       }
     }

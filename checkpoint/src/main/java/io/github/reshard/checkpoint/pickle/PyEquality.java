@@ -27,7 +27,17 @@ public final class PyEquality {
     IGNORED_IN_DICTS
   }
 
-  private record Path(Path parent, String step) {}
+  /**
+   * @param step a text, the key of an entry, or the number of an item: made a text when it is shown
+   */
+  private record Path(Path parent, Object step) {
+    String text() {
+      if (step instanceof PyObject key) {
+        return stepOf(key);
+      }
+      return step instanceof Integer item ? "[" + item + "]" : (String) step;
+    }
+  }
 
   private record Pair(PyObject a, PyObject b, Path path) {}
 
@@ -179,8 +189,11 @@ public final class PyEquality {
     if (x.kwargs() != null && y.kwargs() != null) {
       children.add(new Pair(x.kwargs(), y.kwargs(), new Path(path, ".kwargs")));
     }
-    Optional<String> difference = compareItems(x.listItems(), y.listItems(), path, children);
-    if (difference.isEmpty()) {
+    Optional<String> difference = Optional.empty();
+    if (x.hasItems() || y.hasItems()) {
+      difference = compareItems(x.listItems(), y.listItems(), path, children);
+    }
+    if (difference.isEmpty() && (x.hasItems() || y.hasItems())) {
       difference = compareEntries(x.dictItems().list(), y.dictItems().list(), path, children);
     }
     if (x.state() != null) {
@@ -196,7 +209,7 @@ public final class PyEquality {
       return differ(path, a.size() + " items", b.size() + " items");
     }
     for (int i = 0; i < a.size(); i++) {
-      children.add(new Pair(a.get(i), b.get(i), new Path(path, "[" + i + "]")));
+      children.add(new Pair(a.get(i), b.get(i), new Path(path, i)));
     }
     return Optional.empty();
   }
@@ -211,7 +224,7 @@ public final class PyEquality {
           && !(keyA.getClass() == keyB.getClass() && atomsEqual(keyA, keyB))) {
         return differ(new Path(path, ".key " + i), describe(keyA), describe(keyB));
       }
-      Path step = new Path(path, stepOf(keyA));
+      Path step = new Path(path, keyA);
       if (!isAtom(keyA) || !isAtom(keyB)) {
         children.add(new Pair(keyA, keyB, new Path(path, ".key " + i)));
       }
@@ -230,14 +243,20 @@ public final class PyEquality {
 
   /** The entries of {@code b} in the order in which {@code a} has their keys, others last. */
   private static List<PyEntries.Entry> inOrderOf(List<PyEntries.Entry> a, List<PyEntries.Entry> b) {
-    List<PyEntries.Entry> rest = new ArrayList<>(b);
-    List<PyEntries.Entry> ordered = new ArrayList<>();
-    for (PyEntries.Entry entry : a) {
+    // They mostly are in the same order, or in another from some place on.
+    int same = 0;
+    while (same < Math.min(a.size(), b.size())
+        && haveEqualAtoms(a.get(same).key(), b.get(same).key())) {
+      same++;
+    }
+    if (same == b.size()) {
+      return b;
+    }
+    List<PyEntries.Entry> rest = new ArrayList<>(b.subList(same, b.size()));
+    List<PyEntries.Entry> ordered = new ArrayList<>(b.subList(0, same));
+    for (PyEntries.Entry entry : a.subList(same, a.size())) {
       for (int i = 0; i < rest.size(); i++) {
-        PyObject key = rest.get(i).key();
-        if (isAtom(key)
-            && key.getClass() == entry.key().getClass()
-            && atomsEqual(entry.key(), key)) {
+        if (haveEqualAtoms(entry.key(), rest.get(i).key())) {
           ordered.add(rest.remove(i));
           break;
         }
@@ -245,6 +264,10 @@ public final class PyEquality {
     }
     ordered.addAll(rest);
     return ordered;
+  }
+
+  private static boolean haveEqualAtoms(PyObject a, PyObject b) {
+    return isAtom(b) && a.getClass() == b.getClass() && atomsEqual(a, b);
   }
 
   private static boolean isAtom(PyObject node) {
@@ -259,7 +282,9 @@ public final class PyEquality {
 
   private static boolean atomsEqual(PyObject a, PyObject b) {
     if (a instanceof PyInt x && b instanceof PyInt y) {
-      return x.value().equals(y.value());
+      return x.isLong() && y.isLong()
+          ? x.longValue() == y.longValue()
+          : x.value().equals(y.value());
     }
     if (a instanceof PyFloat x && b instanceof PyFloat y) {
       return Double.doubleToRawLongBits(x.value()) == Double.doubleToRawLongBits(y.value());
@@ -292,7 +317,7 @@ public final class PyEquality {
   private static String render(Path path) {
     List<String> steps = new ArrayList<>();
     for (Path at = path; at != null; at = at.parent()) {
-      steps.add(at.step());
+      steps.add(at.text());
     }
     Collections.reverse(steps);
     String text = String.join("", steps);

@@ -23,8 +23,13 @@ public final class PyInstance implements PyObject {
   private final PyObject callable;
   private PyObject args;
   private final PyObject kwargs;
-  private final List<PyObject> listItems = new ArrayList<>();
-  private final PyEntries dictItems = new PyEntries();
+
+  /** Null while nobody asked for it: a tensor has neither list items nor dict items. */
+  private List<PyObject> listItems;
+
+  /** As {@link #listItems}. */
+  private PyEntries dictItems;
+
   private PyObject state;
   private boolean memoized = true;
 
@@ -85,12 +90,24 @@ public final class PyInstance implements PyObject {
 
   /** The live list of appended items. */
   public List<PyObject> listItems() {
+    if (listItems == null) {
+      listItems = new ArrayList<>();
+    }
     return listItems;
   }
 
   /** The live entries of a dict subclass such as {@code OrderedDict}. */
   public PyEntries dictItems() {
+    if (dictItems == null) {
+      dictItems = new PyEntries();
+    }
     return dictItems;
+  }
+
+  /** Whether there are list items or dict items. */
+  public boolean hasItems() {
+    return (listItems != null && !listItems.isEmpty())
+        || (dictItems != null && dictItems.size() > 0);
   }
 
   /** What {@code BUILD} was given, or null. */

@@ -24,6 +24,20 @@ public final class PyInt implements PyObject {
     return value.bitLength() < Long.SIZE ? of(value.longValue()) : new PyInt(0, value);
   }
 
+  /** Whether {@link #longValue} is the value. */
+  public boolean isLong() {
+    return large == null;
+  }
+
+  /**
+   * The value, without an object for it.
+   *
+   * @throws ArithmeticException if it does not fit, see {@link #isLong}
+   */
+  public long longValue() {
+    return large == null ? small : large.longValueExact();
+  }
+
   public BigInteger value() {
     return large == null ? BigInteger.valueOf(small) : large;
   }

@@ -128,8 +128,8 @@ public record PickledValue(String file, String path, PyObject node) {
   }
 
   public long asLong() {
-    if (node instanceof PyInt i && i.value().bitLength() < 64) {
-      return i.value().longValue();
+    if (node instanceof PyInt i && i.isLong()) {
+      return i.longValue();
     }
     throw refused("expected a whole number, found " + describe());
   }
@@ -149,8 +149,8 @@ public record PickledValue(String file, String path, PyObject node) {
         && Math.abs(f.value()) < 1e18) {
       return Optional.of((long) f.value());
     }
-    return node instanceof PyInt i && i.value().bitLength() < 64
-        ? Optional.of(i.value().longValue())
+    return node instanceof PyInt i && i.isLong()
+        ? Optional.of(i.longValue())
         : Optional.empty();
   }
 

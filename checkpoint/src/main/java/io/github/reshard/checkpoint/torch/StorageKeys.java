@@ -98,8 +98,8 @@ public final class StorageKeys {
   }
 
   /**
-   * Visits every node once, an object before its content, in the order in which CPython pickles
-   * them.
+   * Visits every tensor, storage and container once, an object before its content, in the order in
+   * which CPython pickles them.
    */
   private static void inPickledOrder(PyObject root, Consumer<PyObject> visitor) {
     Set<PyObject> seen = Collections.newSetFromMap(new IdentityHashMap<>());
@@ -115,9 +115,21 @@ public final class StorageKeys {
       children.clear();
       addChildren(node, children);
       for (int i = children.size() - 1; i >= 0; i--) {
-        stack.add(children.get(i));
+        if (hasContent(children.get(i))) {
+          stack.add(children.get(i));
+        }
       }
     }
+  }
+
+  /** Most nodes are texts and numbers: they are not remembered, because they lead nowhere. */
+  private static boolean hasContent(PyObject node) {
+    return node instanceof PyInstance
+        || node instanceof PyPersistentId
+        || (node instanceof PyTuple tuple && tuple.size() > 0)
+        || node instanceof PyDict
+        || node instanceof PyList
+        || node instanceof PySet;
   }
 
   /** What an object refers to, in the order in which it is pickled. */
@@ -136,8 +148,10 @@ public final class StorageKeys {
       if (instance.kwargs() != null) {
         into.add(instance.kwargs());
       }
-      into.addAll(instance.listItems());
-      addEntries(instance.dictItems(), into);
+      if (instance.hasItems()) {
+        into.addAll(instance.listItems());
+        addEntries(instance.dictItems(), into);
+      }
       if (instance.state() != null) {
         into.add(instance.state());
       }

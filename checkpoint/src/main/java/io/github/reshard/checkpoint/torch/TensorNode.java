@@ -368,13 +368,11 @@ public final class TensorNode {
   }
 
   static long size(PyObject node, String where, String what) {
-    if (!(node instanceof PyInt number)
-        || number.value().signum() < 0
-        || number.value().bitLength() > 63) {
+    if (!(node instanceof PyInt number) || !number.isLong() || number.longValue() < 0) {
       throw new RefusedException(
           where, "expected a " + what + " from 0 to 2^63 - 1, found another");
     }
-    return number.value().longValue();
+    return number.longValue();
   }
 
   private static void require(boolean met, String problem) {
