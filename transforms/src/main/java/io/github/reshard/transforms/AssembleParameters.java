@@ -10,6 +10,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import org.apache.beam.sdk.coders.Coder;
 import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.coders.VarIntCoder;
 import org.apache.beam.sdk.transforms.DoFn;
@@ -27,6 +28,9 @@ public final class AssembleParameters
         PCollection<KV<Keyed<ParamId>, RankSlice>>, PCollection<Keyed<ParameterTensor>>> {
   private static final long serialVersionUID = 1L;
 
+  private static final Coder<KV<Integer, RankSlice>> NUMBERED =
+      KvCoder.of(VarIntCoder.of(), Coders.RANK_SLICE);
+
   private final Reshards reshards;
 
   /**
@@ -41,16 +45,15 @@ public final class AssembleParameters
       PCollection<KV<Keyed<ParamId>, RankSlice>> slices) {
     return slices
         .apply("KeyBySome", ParDo.of(new KeyBySome(reshards)))
-        .setCoder(
-            KvCoder.of(
-                Keyed.coder(VarIntCoder.of()), KvCoder.of(Coders.PARAM_ID, Coders.RANK_SLICE)))
+        .setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Packed.coder()))
         .apply("ByParameter", new Gather<>(reshards, new AllSlices()))
         .apply("Assemble", ParDo.of(new Assemble(reshards)))
         .setCoder(Keyed.coder(Coders.PARAMETER_TENSOR));
   }
 
   /** Whole when every rank has said what it holds of the parameters of a key. */
-  private static final class AllSlices implements Gather.Measure<Integer, KV<ParamId, RankSlice>> {
+  private static final class AllSlices
+      implements Gather.Measure<Integer, Packed<KV<Integer, RankSlice>>> {
     private static final long serialVersionUID = 1L;
 
     @Override
@@ -63,39 +66,43 @@ public final class AssembleParameters
     }
 
     @Override
-    public long count(KV<ParamId, RankSlice> slice) {
-      return 1;
+    public long count(Packed<KV<Integer, RankSlice>> slices) {
+      return slices.counts();
     }
   }
 
+  /** Packs slices by the key of their parameter, each with the parameter's number in the plan. */
   private static final class KeyBySome
-      extends DoFn<KV<Keyed<ParamId>, RankSlice>, KV<Keyed<Integer>, KV<ParamId, RankSlice>>> {
+      extends PackingFn<KV<Keyed<ParamId>, RankSlice>, Keyed<Integer>, KV<Integer, RankSlice>> {
     private static final long serialVersionUID = 1L;
     private final PlannedReshard.Finder finder;
 
     KeyBySome(Reshards reshards) {
+      super(NUMBERED);
       this.finder = new PlannedReshard.Finder(reshards);
     }
 
-    @ProcessElement
-    public void process(
-        @Element KV<Keyed<ParamId>, RankSlice> slice,
-        OutputReceiver<KV<Keyed<Integer>, KV<ParamId, RankSlice>>> out)
+    @Override
+    void pack(
+        KV<Keyed<ParamId>, RankSlice> slice, Into<Keyed<Integer>, KV<Integer, RankSlice>> into)
         throws IOException {
-      ParamId id = slice.getKey().item();
       String reshard = slice.getKey().reshard();
       finder.run(
           reshard,
           planned -> {
             PlanIndex index = planned.index();
-            int key = index.keys().keyOf(index.find(id).ordinal());
-            out.output(KV.of(new Keyed<>(reshard, key), KV.of(id, slice.getValue())));
+            int parameter = index.find(slice.getKey().item()).ordinal();
+            into.add(
+                new Keyed<>(reshard, index.keys().keyOf(parameter)),
+                KV.of(parameter, slice.getValue()),
+                1);
           });
     }
   }
 
   private static final class Assemble
-      extends DoFn<KV<Keyed<Integer>, Iterable<KV<ParamId, RankSlice>>>, Keyed<ParameterTensor>> {
+      extends DoFn<
+          KV<Keyed<Integer>, Iterable<Packed<KV<Integer, RankSlice>>>>, Keyed<ParameterTensor>> {
     private static final long serialVersionUID = 1L;
     private final PlannedReshard.Finder finder;
 
@@ -105,28 +112,33 @@ public final class AssembleParameters
 
     @ProcessElement
     public void process(
-        @Element KV<Keyed<Integer>, Iterable<KV<ParamId, RankSlice>>> slices,
+        @Element KV<Keyed<Integer>, Iterable<Packed<KV<Integer, RankSlice>>>> slices,
         OutputReceiver<Keyed<ParameterTensor>> out)
         throws IOException {
-      Map<ParamId, List<RankSlice>> byParameter = new LinkedHashMap<>();
-      for (KV<ParamId, RankSlice> slice : slices.getValue()) {
-        byParameter.computeIfAbsent(slice.getKey(), id -> new ArrayList<>()).add(slice.getValue());
+      Map<Integer, List<RankSlice>> byParameter = new LinkedHashMap<>();
+      for (Packed<KV<Integer, RankSlice>> packed : slices.getValue()) {
+        packed.forEach(
+            NUMBERED,
+            slice ->
+                byParameter
+                    .computeIfAbsent(slice.getKey(), parameter -> new ArrayList<>())
+                    .add(slice.getValue()));
       }
       String reshard = slices.getKey().reshard();
       finder.run(
           reshard,
           planned -> {
             List<ParameterTensor> tensors = new ArrayList<>();
-            byParameter.forEach((id, all) -> tensors.add(assemble(planned, id, all)));
+            byParameter.forEach((number, all) -> tensors.add(assemble(planned, number, all)));
             tensors.forEach(tensor -> out.output(new Keyed<>(reshard, tensor)));
           });
     }
 
     private static ParameterTensor assemble(
-        PlannedReshard planned, ParamId id, List<RankSlice> slices) {
-      PlanIndex.Place place = planned.index().find(id);
+        PlannedReshard planned, int parameter, List<RankSlice> slices) {
+      PlanIndex.Place place = planned.index().places().get(parameter);
       PartitionedModel model = planned.plan().models().get(place.model());
-      return Repartition.assemble(model, place.parameter(), id, slices);
+      return Repartition.assemble(model, place.parameter(), planned.index().id(parameter), slices);
     }
   }
 }

@@ -186,13 +186,14 @@ final class Coders {
 
     @Override
     void write(EntryCrc run, DataOutputStream out) throws IOException {
+      writeInt(run.file(), out);
       writeInt(run.entry(), out);
       SLICE_CRC.encode(run.crc(), out);
     }
 
     @Override
     EntryCrc read(DataInputStream in) throws IOException {
-      return new EntryCrc(readInt(in), SLICE_CRC.decode(in));
+      return new EntryCrc(readInt(in), readInt(in), SLICE_CRC.decode(in));
     }
   }
 

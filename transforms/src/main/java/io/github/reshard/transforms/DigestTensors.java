@@ -23,7 +23,8 @@ import org.apache.beam.sdk.values.PCollection;
  * depend on how many ranks held it.
  */
 final class DigestTensors
-    extends PTransform<PCollection<KV<Keyed<Integer>, TensorCrc>>, PCollection<Keyed<Outcome>>> {
+    extends PTransform<
+        PCollection<KV<Keyed<Integer>, Packed<TensorCrc>>>, PCollection<Keyed<Outcome>>> {
   private static final long serialVersionUID = 1L;
 
   private final Reshards reshards;
@@ -33,14 +34,15 @@ final class DigestTensors
   }
 
   @Override
-  public PCollection<Keyed<Outcome>> expand(PCollection<KV<Keyed<Integer>, TensorCrc>> runs) {
+  public PCollection<Keyed<Outcome>> expand(
+      PCollection<KV<Keyed<Integer>, Packed<TensorCrc>>> runs) {
     return runs.apply("ByParameter", new Gather<>(reshards, new AllOfTensors()))
         .apply("DigestTensor", ParDo.of(new DigestTensor(reshards)))
         .setCoder(Keyed.coder(Coders.OUTCOME));
   }
 
   /** Whole when every byte of every full tensor of a key was moved. */
-  private static final class AllOfTensors implements Gather.Measure<Integer, TensorCrc> {
+  private static final class AllOfTensors implements Gather.Measure<Integer, Packed<TensorCrc>> {
     private static final long serialVersionUID = 1L;
 
     @Override
@@ -49,8 +51,8 @@ final class DigestTensors
     }
 
     @Override
-    public long count(TensorCrc run) {
-      return run.crc().bytes();
+    public long count(Packed<TensorCrc> runs) {
+      return runs.counts();
     }
   }
 
@@ -72,7 +74,7 @@ final class DigestTensors
   }
 
   private static final class DigestTensor
-      extends DoFn<KV<Keyed<Integer>, Iterable<TensorCrc>>, Keyed<Outcome>> {
+      extends DoFn<KV<Keyed<Integer>, Iterable<Packed<TensorCrc>>>, Keyed<Outcome>> {
     private static final long serialVersionUID = 1L;
     private final PlannedReshard.Finder finder;
 
@@ -82,19 +84,24 @@ final class DigestTensors
 
     @ProcessElement
     public void process(
-        @Element KV<Keyed<Integer>, Iterable<TensorCrc>> runs, OutputReceiver<Keyed<Outcome>> out)
+        @Element KV<Keyed<Integer>, Iterable<Packed<TensorCrc>>> runs,
+        OutputReceiver<Keyed<Outcome>> out)
         throws IOException {
       int key = runs.getKey().item();
       String reshard = runs.getKey().reshard();
       Map<Tensor, List<SliceCrc>> byTensor = new HashMap<>();
       SortedMap<Integer, Long> mismatches = new TreeMap<>();
-      for (TensorCrc run : runs.getValue()) {
-        byTensor
-            .computeIfAbsent(new Tensor(run.parameter(), run.state()), t -> new ArrayList<>())
-            .add(run.crc());
-        if (run.mismatch() != TensorCrc.NONE) {
-          mismatches.merge(run.parameter(), run.mismatch(), Math::min);
-        }
+      for (Packed<TensorCrc> packed : runs.getValue()) {
+        packed.forEach(
+            Coders.TENSOR_CRC,
+            run -> {
+              byTensor
+                  .computeIfAbsent(new Tensor(run.parameter(), run.state()), t -> new ArrayList<>())
+                  .add(run.crc());
+              if (run.mismatch() != TensorCrc.NONE) {
+                mismatches.merge(run.parameter(), run.mismatch(), Math::min);
+              }
+            });
       }
       List<Outcome.Mismatch> shown = new ArrayList<>();
       mismatches.forEach((parameter, at) -> shown.add(new Outcome.Mismatch(parameter, at)));

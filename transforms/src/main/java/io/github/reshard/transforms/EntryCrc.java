@@ -4,9 +4,10 @@ import io.github.reshard.checkpoint.copy.SliceCrc;
 import java.io.Serializable;
 
 /**
- * The checksum of a run of bytes of an entry of a file that is known from elsewhere.
+ * The checksum of a run of bytes of an entry of a file.
  *
+ * @param file index among the plan's sources, or among its targets
  * @param entry index among the file's entries
  * @param crc the run
  */
-record EntryCrc(int entry, SliceCrc crc) implements Serializable {}
+record EntryCrc(int file, int entry, SliceCrc crc) implements Serializable {}

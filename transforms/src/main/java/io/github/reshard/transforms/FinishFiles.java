@@ -11,6 +11,9 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.function.BiConsumer;
 import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.coders.VarIntCoder;
 import org.apache.beam.sdk.transforms.DoFn;
@@ -26,7 +29,8 @@ import org.apache.beam.sdk.values.PCollectionList;
  * CRCs of what was written) and makes the file durable.
  */
 final class FinishFiles
-    extends PTransform<PCollection<KV<Keyed<Integer>, EntryCrc>>, PCollection<Keyed<Outcome>>> {
+    extends PTransform<
+        PCollection<KV<Keyed<Integer>, Packed<EntryCrc>>>, PCollection<Keyed<Outcome>>> {
   private static final long serialVersionUID = 1L;
 
   /**
@@ -46,54 +50,77 @@ final class FinishFiles
   }
 
   @Override
-  public PCollection<Keyed<Outcome>> expand(PCollection<KV<Keyed<Integer>, EntryCrc>> written) {
-    PCollection<KV<Keyed<Integer>, EntryCrc>> every =
+  public PCollection<Keyed<Outcome>> expand(
+      PCollection<KV<Keyed<Integer>, Packed<EntryCrc>>> written) {
+    PCollection<KV<Keyed<Integer>, Packed<EntryCrc>>> every =
         items
-            .apply("EveryFile", ParDo.of(new EveryFile()))
-            .setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Coders.ENTRY_CRC));
+            .apply("EveryFile", ParDo.of(new EveryFile(reshards)))
+            .setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Packed.coder()));
     return PCollectionList.of(written)
         .and(every)
         .apply(Flatten.pCollections())
-        .apply("ByTargetFile", new Gather<>(reshards, new AllOfFile()))
+        .apply("ByTargetFile", new Gather<>(reshards, new AllOfFiles()))
         .apply("FinishFile", ParDo.of(new FinishFile(reshards)))
         .setCoder(Keyed.coder(Coders.OUTCOME));
   }
 
   /** Whole when every byte of payload was written; the file itself counts one. */
-  private static final class AllOfFile implements Gather.Measure<Integer, EntryCrc> {
+  private static final class AllOfFiles implements Gather.Measure<Integer, Packed<EntryCrc>> {
     private static final long serialVersionUID = 1L;
 
     @Override
-    public long expected(PlannedReshard planned, Integer file) {
-      return 1
-          + planned.plan().targets().get(file).entries().stream()
-              .mapToLong(TargetFile.Entry::bytes)
-              .sum();
+    public long expected(PlannedReshard planned, Integer key) {
+      long expected = 0;
+      for (int file : planned.index().targetsOf(key)) {
+        expected += 1;
+        for (TargetFile.Entry entry : planned.plan().targets().get(file).entries()) {
+          expected += entry.bytes();
+        }
+      }
+      return expected;
     }
 
     @Override
-    public long count(EntryCrc run) {
-      return run.entry() == NOTHING_WRITTEN ? 1 : run.crc().bytes();
+    public long count(Packed<EntryCrc> runs) {
+      return runs.counts();
     }
   }
 
-  private static final class EveryFile extends DoFn<Keyed<PlanItem>, KV<Keyed<Integer>, EntryCrc>> {
+  private static final class EveryFile
+      extends DoFn<Keyed<PlanItem>, KV<Keyed<Integer>, Packed<EntryCrc>>> {
     private static final long serialVersionUID = 1L;
+    private final PlannedReshard.Finder finder;
+
+    EveryFile(Reshards reshards) {
+      this.finder = new PlannedReshard.Finder(reshards);
+    }
 
     @ProcessElement
     public void process(
-        @Element Keyed<PlanItem> item, OutputReceiver<KV<Keyed<Integer>, EntryCrc>> out) {
-      if (item.item().kind() == PlanItem.Kind.TARGET_FILE) {
-        out.output(
-            KV.of(
-                new Keyed<>(item.reshard(), item.item().number()),
-                new EntryCrc(NOTHING_WRITTEN, new SliceCrc(0, 0, 0))));
+        @Element Keyed<PlanItem> item, OutputReceiver<KV<Keyed<Integer>, Packed<EntryCrc>>> out)
+        throws IOException {
+      if (item.item().kind() != PlanItem.Kind.TARGET_FILE) {
+        return;
       }
+      finder.run(
+          item.reshard(),
+          planned -> {
+            int file = item.item().number();
+            Packed.Packing<Integer, EntryCrc> packing = new Packed.Packing<>(Coders.ENTRY_CRC);
+            BiConsumer<Integer, Packed<EntryCrc>> emit =
+                (key, packed) -> out.output(KV.of(new Keyed<>(item.reshard(), key), packed));
+            packing.add(
+                planned.index().targetKey(file),
+                new EntryCrc(file, NOTHING_WRITTEN, new SliceCrc(0, 0, 0)),
+                1,
+                emit);
+            packing.finish(emit);
+          });
     }
   }
 
   private static final class FinishFile
-      extends DoFn<KV<Keyed<Integer>, Iterable<EntryCrc>>, Keyed<Outcome>> {
+      extends DoFn<KV<Keyed<Integer>, Iterable<Packed<EntryCrc>>>, Keyed<Outcome>> {
     private static final long serialVersionUID = 1L;
     private final PlannedReshard.Finder finder;
 
@@ -103,19 +130,29 @@ final class FinishFiles
 
     @ProcessElement
     public void process(
-        @Element KV<Keyed<Integer>, Iterable<EntryCrc>> runs, OutputReceiver<Keyed<Outcome>> out)
+        @Element KV<Keyed<Integer>, Iterable<Packed<EntryCrc>>> runs,
+        OutputReceiver<Keyed<Outcome>> out)
         throws IOException {
-      int number = runs.getKey().item();
       String reshard = runs.getKey().reshard();
       finder.run(
           reshard,
           planned -> {
-            finish(planned, number, runs.getValue());
-            out.output(new Keyed<>(reshard, new Outcome.Finished(number)));
+            Map<Integer, List<EntryCrc>> byFile = new TreeMap<>();
+            for (Packed<EntryCrc> packed : runs.getValue()) {
+              packed.forEach(
+                  Coders.ENTRY_CRC,
+                  run -> byFile.computeIfAbsent(run.file(), f -> new ArrayList<>()).add(run));
+            }
+            for (Map.Entry<Integer, List<EntryCrc>> file : byFile.entrySet()) {
+              finish(planned, file.getKey(), file.getValue());
+            }
+            for (int file : byFile.keySet()) {
+              out.output(new Keyed<>(reshard, new Outcome.Finished(file)));
+            }
           });
     }
 
-    private static void finish(PlannedReshard planned, int number, Iterable<EntryCrc> runs)
+    private static void finish(PlannedReshard planned, int number, List<EntryCrc> runs)
         throws IOException {
       ReshardPlan plan = planned.plan();
       SourceStore source = planned.reshard().source();
@@ -132,7 +169,7 @@ final class FinishFiles
     }
 
     /** The CRC-32 of each entry of {@code file}. */
-    private static List<Integer> crcs(TargetFile file, Iterable<EntryCrc> runs) {
+    private static List<Integer> crcs(TargetFile file, List<EntryCrc> runs) {
       List<List<SliceCrc>> byEntry = new ArrayList<>();
       file.entries().forEach(entry -> byEntry.add(new ArrayList<>()));
       for (EntryCrc run : runs) {

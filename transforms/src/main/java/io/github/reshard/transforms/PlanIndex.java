@@ -1,6 +1,8 @@
 package io.github.reshard.transforms;
 
+import io.github.reshard.checkpoint.plan.PartId;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import java.util.ArrayList;
@@ -22,6 +24,8 @@ final class PlanIndex {
   private final ReshardPlan plan;
   private final Map<ParamId, Place> places = new HashMap<>();
   private final List<Place> inOrder = new ArrayList<>();
+  private final int[] sourceKeys;
+  private final int[] targetKeys;
 
   private PlanIndex(ReshardPlan plan) {
     this.plan = plan;
@@ -33,6 +37,59 @@ final class PlanIndex {
         places.put(model.id(plan.checkpoint(), p), place);
       }
     }
+    this.sourceKeys =
+        fileKeys(plan, plan.sources().stream().mapToLong(file -> file.stat().bytes()).toArray());
+    this.targetKeys =
+        fileKeys(plan, plan.targets().stream().mapToLong(TargetFile::bytes).toArray());
+  }
+
+  /**
+   * Of each file the first of those that it shares a key with: neighbours that together are no
+   * longer than a part. What a runner does for each key costs more than to move a small file.
+   */
+  private static int[] fileKeys(ReshardPlan plan, long[] bytes) {
+    int[] keys = new int[bytes.length];
+    long together = 0;
+    for (int file = 0; file < bytes.length; file++) {
+      boolean joins = file > 0 && bytes[file] <= plan.partBytes() - together;
+      keys[file] = joins ? keys[file - 1] : file;
+      together = joins ? together + bytes[file] : bytes[file];
+    }
+    return keys;
+  }
+
+  /** The key that source file {@code file} shares with others. */
+  int sourceKey(int file) {
+    return sourceKeys[file];
+  }
+
+  /** The key that target file {@code file} shares with others. */
+  int targetKey(int file) {
+    return targetKeys[file];
+  }
+
+  /** The source files that have a key. */
+  List<Integer> sourcesOf(int key) {
+    return filesOf(sourceKeys, key);
+  }
+
+  /** The target files that have a key. */
+  List<Integer> targetsOf(int key) {
+    return filesOf(targetKeys, key);
+  }
+
+  private static List<Integer> filesOf(int[] keys, int key) {
+    List<Integer> files = new ArrayList<>();
+    for (int file = key; file < keys.length && keys[file] == key; file++) {
+      files.add(file);
+    }
+    return files;
+  }
+
+  /** The part under whose key what goes to {@code part} is written: files that share a key do. */
+  PartId keyOf(PartId part) {
+    int key = part.source() ? sourceKey(part.file()) : targetKey(part.file());
+    return part.part() > 0 ? part : new PartId(part.source(), 0, key);
   }
 
   static PlanIndex of(ReshardPlan plan) {

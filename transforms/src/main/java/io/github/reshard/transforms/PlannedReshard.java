@@ -95,8 +95,14 @@ record PlannedReshard(Reshard reshard, ReshardPlan plan, PlanIndex index) {
             "the plan that was kept there is not the one that this job wrote. Something else writes"
                 + " to it; run again.");
       }
-      ReshardPlan plan = PlanCoder.of().decode(new ByteArrayInputStream(bytes));
-      return remember(reshard.get(), plan);
+      Optional<ReshardPlan> here = PlansHere.find(key);
+      ReshardPlan plan =
+          here.isPresent() ? here.get() : PlanCoder.of().decode(new ByteArrayInputStream(bytes));
+      PlannedReshard planned = new PlannedReshard(reshard.get(), plan, PlanIndex.of(plan));
+      synchronized (KEPT) {
+        KEPT.put(key, planned);
+      }
+      return planned;
     }
 
     /** Does {@code work} for an element of {@code key}, unless that reshard is over. */
@@ -129,15 +135,6 @@ record PlannedReshard(Reshard reshard, ReshardPlan plan, PlanIndex index) {
       forget(key);
       last = null;
     }
-  }
-
-  /** Workers in the process that planned need not read what it kept. */
-  static PlannedReshard remember(Reshard reshard, ReshardPlan plan) {
-    PlannedReshard planned = new PlannedReshard(reshard, plan, PlanIndex.of(plan));
-    synchronized (KEPT) {
-      KEPT.put(reshard.key(), planned);
-    }
-    return planned;
   }
 
   private static PlannedReshard kept(String key) {

@@ -9,6 +9,8 @@ import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
@@ -20,7 +22,8 @@ import org.apache.beam.sdk.values.PCollection;
  * order of the source, are the CRC-32 that the source's zip directory recorded.
  */
 final class ProveSources
-    extends PTransform<PCollection<KV<Keyed<Integer>, EntryCrc>>, PCollection<Keyed<Outcome>>> {
+    extends PTransform<
+        PCollection<KV<Keyed<Integer>, Packed<EntryCrc>>>, PCollection<Keyed<Outcome>>> {
   private static final long serialVersionUID = 1L;
 
   private final Reshards reshards;
@@ -30,31 +33,37 @@ final class ProveSources
   }
 
   @Override
-  public PCollection<Keyed<Outcome>> expand(PCollection<KV<Keyed<Integer>, EntryCrc>> read) {
-    return read.apply("BySourceFile", new Gather<>(reshards, new AllOfFile()))
+  public PCollection<Keyed<Outcome>> expand(
+      PCollection<KV<Keyed<Integer>, Packed<EntryCrc>>> read) {
+    return read.apply("BySourceFile", new Gather<>(reshards, new AllOfFiles()))
         .apply("ProveFile", ParDo.of(new ProveFile(reshards)))
         .setCoder(Keyed.coder(Coders.OUTCOME));
   }
 
   /** Whole when every byte of payload was read. */
-  private static final class AllOfFile implements Gather.Measure<Integer, EntryCrc> {
+  private static final class AllOfFiles implements Gather.Measure<Integer, Packed<EntryCrc>> {
     private static final long serialVersionUID = 1L;
 
     @Override
-    public long expected(PlannedReshard planned, Integer file) {
-      return planned.plan().sources().get(file).entries().stream()
-          .mapToLong(TorchFile.Entry::bytes)
+    public long expected(PlannedReshard planned, Integer key) {
+      return planned.index().sourcesOf(key).stream()
+          .mapToLong(file -> bytes(planned.plan().sources().get(file)))
           .sum();
     }
 
     @Override
-    public long count(EntryCrc run) {
-      return run.crc().bytes();
+    public long count(Packed<EntryCrc> runs) {
+      return runs.counts();
     }
   }
 
+  /** The bytes of all entries. */
+  private static long bytes(SourceFile file) {
+    return file.entries().stream().mapToLong(TorchFile.Entry::bytes).sum();
+  }
+
   private static final class ProveFile
-      extends DoFn<KV<Keyed<Integer>, Iterable<EntryCrc>>, Keyed<Outcome>> {
+      extends DoFn<KV<Keyed<Integer>, Iterable<Packed<EntryCrc>>>, Keyed<Outcome>> {
     private static final long serialVersionUID = 1L;
     private final PlannedReshard.Finder finder;
 
@@ -64,24 +73,37 @@ final class ProveSources
 
     @ProcessElement
     public void process(
-        @Element KV<Keyed<Integer>, Iterable<EntryCrc>> runs, OutputReceiver<Keyed<Outcome>> out)
+        @Element KV<Keyed<Integer>, Iterable<Packed<EntryCrc>>> runs,
+        OutputReceiver<Keyed<Outcome>> out)
         throws IOException {
-      int number = runs.getKey().item();
       String reshard = runs.getKey().reshard();
       finder.run(
           reshard,
           planned -> {
             ReshardPlan plan = planned.plan();
-            List<List<SliceCrc>> byEntry = new ArrayList<>();
-            plan.sources().get(number).entries().forEach(entry -> byEntry.add(new ArrayList<>()));
-            for (EntryCrc run : runs.getValue()) {
-              byEntry.get(run.entry()).add(run.crc());
+            Map<Integer, List<List<SliceCrc>>> byFile = new TreeMap<>();
+            for (int file : planned.index().sourcesOf(runs.getKey().item())) {
+              List<List<SliceCrc>> byEntry = new ArrayList<>();
+              plan.sources().get(file).entries().forEach(entry -> byEntry.add(new ArrayList<>()));
+              byFile.put(file, byEntry);
             }
-            for (int e = 0; e < byEntry.size(); e++) {
-              prove(plan, new EntryId(number, e), byEntry.get(e));
+            for (Packed<EntryCrc> packed : runs.getValue()) {
+              packed.forEach(
+                  Coders.ENTRY_CRC, run -> byFile.get(run.file()).get(run.entry()).add(run.crc()));
             }
-            out.output(new Keyed<>(reshard, new Outcome.Proven(number)));
+            byFile.forEach((file, byEntry) -> prove(plan, file, byEntry));
+            for (int file : byFile.keySet()) {
+              if (bytes(plan.sources().get(file)) > 0) {
+                out.output(new Keyed<>(reshard, new Outcome.Proven(file)));
+              }
+            }
           });
+    }
+
+    private static void prove(ReshardPlan plan, int file, List<List<SliceCrc>> byEntry) {
+      for (int e = 0; e < byEntry.size(); e++) {
+        prove(plan, new EntryId(file, e), byEntry.get(e));
+      }
     }
 
     private static void prove(ReshardPlan plan, EntryId id, List<SliceCrc> runs) {

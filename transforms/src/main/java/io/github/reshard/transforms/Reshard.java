@@ -32,9 +32,8 @@ public record Reshard(
     ByteArrayOutputStream bytes = new ByteArrayOutputStream();
     PlanCoder.of().encode(plan, bytes);
     target.keep(bytes.toByteArray());
-    Reshard reshard = new Reshard(key, source, target, config, digest(bytes.toByteArray()));
-    PlannedReshard.remember(reshard, plan);
-    return reshard;
+    PlansHere.add(key, plan);
+    return new Reshard(key, source, target, config, digest(bytes.toByteArray()));
   }
 
   static String digest(byte[] bytes) {

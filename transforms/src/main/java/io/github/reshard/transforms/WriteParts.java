@@ -2,6 +2,7 @@ package io.github.reshard.transforms;
 
 import io.github.reshard.checkpoint.copy.SliceCopier;
 import io.github.reshard.checkpoint.plan.PartId;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.plan.TensorRun;
@@ -13,6 +14,10 @@ import java.util.Comparator;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.function.BiConsumer;
+import java.util.function.IntUnaryOperator;
 import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.coders.VarIntCoder;
 import org.apache.beam.sdk.metrics.Counter;
@@ -35,17 +40,17 @@ public final class WriteParts
     extends PTransform<PCollection<KV<Keyed<PartId>, SliceCopy>>, PCollectionTuple> {
   private static final long serialVersionUID = 1L;
 
-  /** Checksums of what was read, by source file. */
-  static final TupleTag<KV<Keyed<Integer>, EntryCrc>> READ = new TupleTag<>() {};
+  /** Checksums of what was read, by {@link PlanIndex#sourceKey}. */
+  static final TupleTag<KV<Keyed<Integer>, Packed<EntryCrc>>> READ = new TupleTag<>() {};
 
-  /** Checksums of what was written, by target file. */
-  static final TupleTag<KV<Keyed<Integer>, EntryCrc>> WRITTEN = new TupleTag<>() {};
+  /** Checksums of what was written, by {@link PlanIndex#targetKey}. */
+  static final TupleTag<KV<Keyed<Integer>, Packed<EntryCrc>>> WRITTEN = new TupleTag<>() {};
 
   /**
    * Checksums of what was moved, by {@link ParameterKeys}; offsets count from the full tensor's
    * beginning.
    */
-  static final TupleTag<KV<Keyed<Integer>, TensorCrc>> TENSORS = new TupleTag<>() {};
+  static final TupleTag<KV<Keyed<Integer>, Packed<TensorCrc>>> TENSORS = new TupleTag<>() {};
 
   private final Reshards reshards;
 
@@ -60,22 +65,51 @@ public final class WriteParts
   public PCollectionTuple expand(PCollection<KV<Keyed<PartId>, SliceCopy>> slices) {
     PCollectionTuple crcs =
         slices
-            .apply("ByPart", new Gather<>(reshards, new AllOfPart()))
+            .apply("Pack", ParDo.of(new Pack(reshards)))
+            .setCoder(KvCoder.of(Keyed.coder(Coders.PART_ID), Packed.coder()))
+            .apply("ByPart", new Gather<>(reshards, new AllOfParts()))
             .apply(
                 "WritePart",
                 ParDo.of(new WritePart(reshards))
                     .withOutputTags(READ, TupleTagList.of(WRITTEN).and(TENSORS)));
-    crcs.get(READ).setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Coders.ENTRY_CRC));
-    crcs.get(WRITTEN).setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Coders.ENTRY_CRC));
-    crcs.get(TENSORS).setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Coders.TENSOR_CRC));
+    crcs.get(READ).setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Packed.coder()));
+    crcs.get(WRITTEN).setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Packed.coder()));
+    crcs.get(TENSORS).setCoder(KvCoder.of(Keyed.coder(VarIntCoder.of()), Packed.coder()));
     return crcs;
   }
 
+  /** Packs slices by the key of their part. */
+  private static final class Pack
+      extends PackingFn<KV<Keyed<PartId>, SliceCopy>, Keyed<PartId>, SliceCopy> {
+    private static final long serialVersionUID = 1L;
+    private final PlannedReshard.Finder finder;
+
+    Pack(Reshards reshards) {
+      super(Coders.SLICE_COPY);
+      this.finder = new PlannedReshard.Finder(reshards);
+    }
+
+    @Override
+    void pack(KV<Keyed<PartId>, SliceCopy> slice, Into<Keyed<PartId>, SliceCopy> into)
+        throws IOException {
+      String reshard = slice.getKey().reshard();
+      PartId part = slice.getKey().item();
+      finder.run(
+          reshard,
+          planned ->
+              into.add(
+                  new Keyed<>(reshard, planned.index().keyOf(part)),
+                  slice.getValue(),
+                  slice.getValue().bytes()));
+    }
+  }
+
   /**
-   * Whole when every byte of payload that the part has is there: no two slices write the same. What
-   * is only read need not wait for anything. That needs parts that end between two elements.
+   * Whole when every byte of payload that the part has is there, or the files that share its key:
+   * no two slices write the same. What is only read need not wait for anything. That needs parts
+   * that end between two elements.
    */
-  private static final class AllOfPart implements Gather.Measure<PartId, SliceCopy> {
+  private static final class AllOfParts implements Gather.Measure<PartId, Packed<SliceCopy>> {
     private static final long serialVersionUID = 1L;
 
     @Override
@@ -83,10 +117,19 @@ public final class WriteParts
       if (part.source()) {
         return Gather.ALONE;
       }
-      long from = part.part() * planned.plan().partBytes();
-      long to = from + planned.plan().partBytes();
       long bytes = 0;
-      for (TargetFile.Entry entry : planned.plan().targets().get(part.file()).entries()) {
+      for (int file :
+          part.part() > 0 ? List.of(part.file()) : planned.index().targetsOf(part.file())) {
+        bytes += payload(planned.plan(), file, part.part());
+      }
+      return bytes;
+    }
+
+    private static long payload(ReshardPlan plan, int file, int part) {
+      long from = part * plan.partBytes();
+      long to = from + plan.partBytes();
+      long bytes = 0;
+      for (TargetFile.Entry entry : plan.targets().get(file).entries()) {
         bytes +=
             Math.max(
                 0, Math.min(to, entry.offset() + entry.bytes()) - Math.max(from, entry.offset()));
@@ -95,14 +138,19 @@ public final class WriteParts
     }
 
     @Override
-    public long count(SliceCopy slice) {
-      return slice.bytes();
+    public long count(Packed<SliceCopy> slices) {
+      return slices.counts();
     }
   }
 
   static final class WritePart
-      extends DoFn<KV<Keyed<PartId>, Iterable<SliceCopy>>, KV<Keyed<Integer>, EntryCrc>> {
+      extends DoFn<
+          KV<Keyed<PartId>, Iterable<Packed<SliceCopy>>>, KV<Keyed<Integer>, Packed<EntryCrc>>> {
     private static final long serialVersionUID = 1L;
+
+    /** Under which slices are that go to no file. */
+    private static final int NO_FILE = -1;
+
     private static final Comparator<SliceCopy> BY_TARGET =
         Comparator.comparing(
             SliceCopy::target, Comparator.nullsFirst(Comparator.comparingLong(Address::offset)));
@@ -139,23 +187,34 @@ public final class WriteParts
 
     @ProcessElement
     public void process(
-        @Element KV<Keyed<PartId>, Iterable<SliceCopy>> element, MultiOutputReceiver out)
+        @Element KV<Keyed<PartId>, Iterable<Packed<SliceCopy>>> element, MultiOutputReceiver out)
         throws IOException {
-      List<SliceCopy> slices = new ArrayList<>();
-      element.getValue().forEach(slices::add);
-      PartId part = element.getKey().item();
+      boolean onlyRead = element.getKey().item().source();
+      SortedMap<Integer, List<SliceCopy>> byFile = new TreeMap<>();
+      for (Packed<SliceCopy> packed : element.getValue()) {
+        packed.forEach(
+            Coders.SLICE_COPY,
+            slice ->
+                byFile
+                    .computeIfAbsent(
+                        onlyRead ? NO_FILE : slice.target().file(), f -> new ArrayList<>())
+                    .add(slice));
+      }
       finder.run(
           element.getKey().reshard(),
           planned -> {
-            if (part.source()) {
-              emit(planned, copy(planned, slices, null), out);
-              return;
-            }
-            String path = planned.plan().targets().get(part.file()).path();
-            Sums sums;
-            try (PositionalFile sink = planned.reshard().target().open(path)) {
-              sums = copy(planned, slices, sink);
-              sink.complete();
+            mismatches.clear();
+            Sums sums = new Sums();
+            for (Map.Entry<Integer, List<SliceCopy>> of : byFile.entrySet()) {
+              if (onlyRead) {
+                copy(planned, of.getValue(), null, sums);
+                continue;
+              }
+              String path = planned.plan().targets().get(of.getKey()).path();
+              try (PositionalFile sink = planned.reshard().target().open(path)) {
+                copy(planned, of.getValue(), sink, sums);
+                sink.complete();
+              }
             }
             emit(planned, sums, out);
           });
@@ -170,13 +229,12 @@ public final class WriteParts
       private long bytesWritten;
     }
 
-    private Sums copy(PlannedReshard planned, List<SliceCopy> slices, PositionalFile sink)
+    private void copy(
+        PlannedReshard planned, List<SliceCopy> slices, PositionalFile sink, Sums sums)
         throws IOException {
       boolean ascending = sink != null && planned.reshard().target().ascending();
       slices.sort(ascending ? BY_TARGET : BY_SOURCE);
       openFiles.expect(planned, slices);
-      mismatches.clear();
-      Sums sums = new Sums();
       (planned.reshard().config().trustMasters() ? trusting : copier)
           .copy(
               slices,
@@ -197,7 +255,6 @@ public final class WriteParts
                   sums.tensors.add(tensorOf(slice.tensor()), crcs.tensor());
                 }
               });
-      return sums;
     }
 
     private void emit(PlannedReshard planned, Sums sums, MultiOutputReceiver out) {
@@ -205,26 +262,44 @@ public final class WriteParts
       bytesRead.inc(sums.bytesRead);
       Counters.inc(planned.reshard(), Counters.BYTES_READ, sums.bytesRead);
       bytesWritten.inc(sums.bytesWritten);
-      emit(reshard, sums.read, out.get(READ));
-      emit(reshard, sums.written, out.get(WRITTEN));
       PlanIndex index = planned.index();
-      OutputReceiver<KV<Keyed<Integer>, TensorCrc>> digests = out.get(TENSORS);
+      emit(reshard, sums.read, index::sourceKey, out.get(READ));
+      emit(reshard, sums.written, index::targetKey, out.get(WRITTEN));
+      Packed.Packing<Integer, TensorCrc> packing = new Packed.Packing<>(Coders.TENSOR_CRC);
+      BiConsumer<Integer, Packed<TensorCrc>> digests = emitted(reshard, out.get(TENSORS));
       sums.tensors.emit(
           (id, crc) -> {
             int parameter = index.find(id.parameter()).ordinal();
             long mismatch = mismatches.getOrDefault(id, TensorCrc.NONE);
-            digests.output(
-                KV.of(
-                    new Keyed<>(reshard, index.keys().keyOf(parameter)),
-                    new TensorCrc(parameter, id.state(), crc, mismatch)));
+            packing.add(
+                index.keys().keyOf(parameter),
+                new TensorCrc(parameter, id.state(), crc, mismatch),
+                crc.bytes(),
+                digests);
           });
+      packing.finish(digests);
     }
 
     private static void emit(
-        String reshard, Runs<EntryId> runs, OutputReceiver<KV<Keyed<Integer>, EntryCrc>> out) {
+        String reshard,
+        Runs<EntryId> runs,
+        IntUnaryOperator keyOfFile,
+        OutputReceiver<KV<Keyed<Integer>, Packed<EntryCrc>>> out) {
+      Packed.Packing<Integer, EntryCrc> packing = new Packed.Packing<>(Coders.ENTRY_CRC);
+      BiConsumer<Integer, Packed<EntryCrc>> emitted = emitted(reshard, out);
       runs.emit(
           (id, crc) ->
-              out.output(KV.of(new Keyed<>(reshard, id.file()), new EntryCrc(id.entry(), crc))));
+              packing.add(
+                  keyOfFile.applyAsInt(id.file()),
+                  new EntryCrc(id.file(), id.entry(), crc),
+                  crc.bytes(),
+                  emitted));
+      packing.finish(emitted);
+    }
+
+    private static <T> BiConsumer<Integer, Packed<T>> emitted(
+        String reshard, OutputReceiver<KV<Keyed<Integer>, Packed<T>>> out) {
+      return (key, packed) -> out.output(KV.of(new Keyed<>(reshard, key), packed));
     }
 
     private static EntryId entry(Address address) {

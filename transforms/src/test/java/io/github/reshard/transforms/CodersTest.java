@@ -133,7 +133,7 @@ class CodersTest {
             of(
                 Keyed.coder(Coders.PARAM_ID),
                 Combinators.combine(NAME, PARAM_ID).as(Keyed<ParamId>::new)),
-            of(Coders.ENTRY_CRC, Combinators.combine(INDEX, crc).as(EntryCrc::new)),
+            of(Coders.ENTRY_CRC, Combinators.combine(INDEX, INDEX, crc).as(EntryCrc::new)),
             of(Coders.TENSOR_ID, tensorId),
             of(
                 Coders.TENSOR_CRC,

@@ -31,6 +31,7 @@ import java.util.Random;
 import java.util.TreeMap;
 import java.util.UUID;
 import java.util.function.Predicate;
+import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
@@ -58,11 +59,15 @@ class ReshardStepsTest {
 
   @BeforeEach
   void plan() throws IOException {
+    plan = planned(PART_BYTES);
+  }
+
+  private ReshardPlan planned(long partBytes) throws IOException {
     Path checkpoint =
         Path.of(System.getProperty("reshard.testdata"), "corpus", "z2-fp32-twogroups", "source");
     CheckpointFiles files =
         CheckpointFiles.discover(source, checkpoint.toString(), Optional.empty());
-    plan = ReshardPlanner.plan(source, files, TARGET_RANKS, PART_BYTES);
+    return ReshardPlanner.plan(source, files, TARGET_RANKS, partBytes);
   }
 
   private static Pipeline pipeline() {
@@ -274,5 +279,34 @@ class ReshardStepsTest {
         assertThat(Repartition.slices(model, p)).as(name + " " + p).isEqualTo(slices[p]);
       }
     }
+  }
+
+  /** Small neighbours share a key, a file that is longer than a part does not. */
+  @Test
+  void everyFileHasOneKeyAndNoKeyHasMoreThanAPart() throws IOException {
+    for (long partBytes : new long[] {1, PART_BYTES, 1 << 20}) {
+      ReshardPlan of = planned(partBytes);
+      PlanIndex index = PlanIndex.of(of);
+      List<Integer> targets = new ArrayList<>();
+      for (int file = 0; file < of.targets().size(); file++) {
+        if (index.targetKey(file) == file) {
+          List<Integer> together = index.targetsOf(file);
+          assertThat(together.stream().mapToLong(f -> of.targets().get(f).bytes()).sum())
+              .isLessThanOrEqualTo(Math.max(partBytes, of.targets().get(file).bytes()));
+          targets.addAll(together);
+        }
+      }
+      assertThat(targets).isEqualTo(IntStream.range(0, of.targets().size()).boxed().toList());
+      List<Integer> sources = new ArrayList<>();
+      for (int file = 0; file < of.sources().size(); file++) {
+        if (index.sourceKey(file) == file) {
+          sources.addAll(index.sourcesOf(file));
+        }
+      }
+      assertThat(sources).isEqualTo(IntStream.range(0, of.sources().size()).boxed().toList());
+      PartId second = new PartId(false, 1, 1);
+      assertThat(index.keyOf(second)).isEqualTo(second);
+    }
+    assertThat(PlanIndex.of(planned(1 << 20)).targetsOf(0)).hasSizeGreaterThan(1);
   }
 }

@@ -39,7 +39,9 @@ public final class OtherViews {
       PyObject root,
       Set<String> storages,
       Map<String, Rewritten.Storage> moved) {
-    if (storages.isEmpty()) {
+    // A tensor lies in a storage that something refers to, and mostly nothing does any more.
+    if (StorageKeys.references(root).stream()
+        .noneMatch(reference -> storages.contains(StorageNode.of(reference).orElseThrow().key()))) {
       return;
     }
     for (TensorNode tensor : StorageKeys.tensors(template.path(), root)) {

@@ -168,13 +168,16 @@ public final class PickleReader {
       case LONG_BINGET -> push(memoized(in.littleEndian(4)));
       case EXT1, EXT2, EXT4 ->
           throw refused(
-              "a class of the copyreg extension registry, whose name is not in the file; save again without it");
+              "a class of the copyreg extension registry, whose name is not in the file; save again"
+                  + " without it");
       case NEXT_BUFFER, READONLY_BUFFER ->
           throw refused(
-              "an out-of-band buffer, which is not in the file; save again without buffer_callback");
+              "an out-of-band buffer, which is not in the file; save again without"
+                  + " buffer_callback");
       case INST, OBJ, STRING, UNICODE, PERSID ->
           throw refused(
-              "an opcode that torch.save does not write; save again with torch.save's default protocol 2");
+              "an opcode that torch.save does not write; save again with torch.save's default"
+                  + " protocol 2");
       case STOP -> throw new IllegalStateException("STOP is handled by run");
     }
   }
@@ -248,7 +251,8 @@ public final class PickleReader {
     if (pop() instanceof PyInstance dropped && !dropped.memoized()) {
       throw refused(
           PyEquality.describe(dropped)
-              + " is made and dropped (a state setter, or an object whose arguments contain it): not supported");
+              + " is made and dropped (a state setter, or an object whose arguments contain it):"
+              + " not supported");
     }
   }
 

@@ -149,9 +149,7 @@ public record PickledValue(String file, String path, PyObject node) {
         && Math.abs(f.value()) < 1e18) {
       return Optional.of((long) f.value());
     }
-    return node instanceof PyInt i && i.isLong()
-        ? Optional.of(i.longValue())
-        : Optional.empty();
+    return node instanceof PyInt i && i.isLong() ? Optional.of(i.longValue()) : Optional.empty();
   }
 
   public String asString() {

@@ -46,13 +46,14 @@ public final class FlatModelRewrite {
     PyObject root = template.parse().root();
     ModelStates states = new ModelStates(PickledValue.root(template.path(), root));
     states.root().entries().replace(ModelStates.DP_WORLD_SIZE, PyInt.of(targetWorldSize));
+    Map<String, TensorNode> module = states.module();
     Map<String, Rewritten.Storage> moved = new HashMap<>();
     Set<String> flat = new HashSet<>();
     for (int g = 0; g < groups.size(); g++) {
       Group group = groups.get(g);
-      String storage = flatStorage(states.module(), group);
+      String storage = flatStorage(module, group);
       if (storage != null) {
-        moveFlat(template, root, states.module(), storage, g, group, moved);
+        moveFlat(template, root, module, storage, g, group, moved);
         flat.add(storage);
       }
       if (!states.hasShapes()) {
