@@ -321,9 +321,6 @@ class ExportTest {
     assertThatThrownBy(() -> export(source, options -> options.setStripPrefix("x.")))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("--stripPrefix=x.");
-    assertThatThrownBy(() -> export(GoldenCase.of("tp2-z1").source(), options -> {}))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("more than one model-parallel rank");
     assertThat(directory.resolve("out")).doesNotExist();
   }
 

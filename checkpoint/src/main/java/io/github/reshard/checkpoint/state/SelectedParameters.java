@@ -28,6 +28,26 @@ public final class SelectedParameters implements ZeroLayout {
   }
 
   @Override
+  public int holders() {
+    return of.holders();
+  }
+
+  @Override
+  public int holderOf(int rank) {
+    return of.holderOf(rank);
+  }
+
+  @Override
+  public LocalTensor localTensor(int holder, int parameter) {
+    return of.localTensor(holder, selected.get(parameter));
+  }
+
+  @Override
+  public int copyOf(int holder, int parameter) {
+    return of.copyOf(holder, selected.get(parameter));
+  }
+
+  @Override
   public int worldSize() {
     return of.worldSize();
   }

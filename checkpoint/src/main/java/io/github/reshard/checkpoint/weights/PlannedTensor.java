@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.weights;
 
 import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.torch.DType;
 import java.util.List;
 
@@ -36,5 +37,18 @@ record PlannedTensor(String name, Origin origin, DType from, DType to, List<Long
      * @param address its first element
      */
     record Stored(int mpRank, Address address) implements Origin {}
+
+    /**
+     * What the files of all tensor-parallel ranks have of a tensor.
+     *
+     * @param addresses by rank, the first element of what it has
+     * @param locals by rank, which part of the tensor that is
+     */
+    record Parts(List<Address> addresses, List<LocalTensor> locals) implements Origin {
+      public Parts {
+        addresses = List.copyOf(addresses);
+        locals = List.copyOf(locals);
+      }
+    }
   }
 }

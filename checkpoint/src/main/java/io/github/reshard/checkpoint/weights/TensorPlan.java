@@ -11,8 +11,6 @@ import io.github.reshard.checkpoint.plan.WholeFile;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Box;
 import io.github.reshard.checkpoint.state.Extent;
-import io.github.reshard.checkpoint.state.ParamId;
-import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.ParameterState;
@@ -25,9 +23,11 @@ import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import io.github.reshard.checkpoint.weights.PlannedTensor.Origin;
+import io.github.reshard.checkpoint.weights.StoredTensors.Joined;
+import io.github.reshard.checkpoint.weights.StoredTensors.Stored;
+import io.github.reshard.checkpoint.weights.StoredTensors.Written;
 import java.util.ArrayList;
 import java.util.HashMap;
-import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -47,6 +47,7 @@ final class TensorPlan {
   private final List<FileStat> copied = new ArrayList<>();
   private final Map<Integer, SortedMap<Integer, Selected>> selected = new TreeMap<>();
   private final Map<Integer, List<Stored>> stored = new TreeMap<>();
+  private final List<Joined> joined = new ArrayList<>();
   private final List<SliceCopy> again = new ArrayList<>();
   private final Map<Place, TreeMap<Long, Long>> taken = new HashMap<>();
 
@@ -60,16 +61,10 @@ final class TensorPlan {
   /** An entry of a source file. */
   private record Place(int file, int entry) {}
 
-  /** Where a state of a parameter goes. */
-  private record Written(Address address, DType dtype) {}
-
   /** The states of a parameter that are written. */
   private static final class Selected {
     final Map<String, Written> states = new LinkedHashMap<>();
   }
-
-  /** A tensor of a file that is written. */
-  private record Stored(PlannedTensor tensor, Address from, Written to) {}
 
   /** A file whose payload is one run of bytes; its index among the targets. */
   int addFile(String path, long bytes, Recipe recipe, long payload) {
@@ -99,6 +94,10 @@ final class TensorPlan {
           .computeIfAbsent(state.parameter(), p -> new Selected())
           .states
           .put(state.state(), written);
+      return;
+    }
+    if (tensor.origin() instanceof Origin.Parts parts) {
+      joined.add(new Joined(tensor, parts, written));
       return;
     }
     Origin.Stored from = (Origin.Stored) tensor.origin();
@@ -133,7 +132,10 @@ final class TensorPlan {
     List<PartitionedModel> models = new ArrayList<>();
     List<SliceCopy> carried = new ArrayList<>(again);
     selected.forEach((m, parameters) -> models.add(model(of.models().get(m), parameters, carried)));
-    stored.forEach((mpRank, tensors) -> models.add(model(mpRank, tensors)));
+    stored.forEach((mpRank, tensors) -> models.add(StoredTensors.of(mpRank, tensors)));
+    if (!joined.isEmpty()) {
+      models.add(StoredTensors.joined(joined));
+    }
     Sources sources = new Sources(models, carried);
     List<SliceCopy> all = new ArrayList<>();
     carried.forEach(slice -> all.add(sources.numbered(slice)));
@@ -243,44 +245,16 @@ final class TensorPlan {
               extent.parameterStart(),
               master,
               weight.dtype(),
-              weight.source().plus(extent.parameterStart() * weight.dtype().bytes()));
+              weight
+                  .sources()
+                  .get(model.source().holderOf(extent.rank()))
+                  .plus(extent.parameterStart() * weight.dtype().bytes()));
       claims.add(
           SliceCopy.compared(
               partition.plus(extent.bucketStart() * master.bytes()),
               extent.elements() * master.bytes(),
               claim));
     }
-  }
-
-  private PartitionedModel model(int mpRank, List<Stored> tensors) {
-    List<Parameter> parameters = new ArrayList<>();
-    List<Map<String, DType>> states = new ArrayList<>();
-    Map<Partition, Address> sources = new HashMap<>();
-    Map<Partition, Address> targets = new HashMap<>();
-    Map<ParameterState, DType> casts = new HashMap<>();
-    List<ModuleWeight> weights = new ArrayList<>();
-    for (int p = 0; p < tensors.size(); p++) {
-      PlannedTensor tensor = tensors.get(p).tensor();
-      parameters.add(new Parameter(tensor.name(), tensor.shape(), p));
-      states.add(Map.of(States.MODULE, tensor.from()));
-      sources.put(new Partition(0, p, States.MODULE), tensors.get(p).from());
-      targets.put(new Partition(0, p, States.MODULE), tensors.get(p).to().address());
-      if (tensor.from() != tensor.to()) {
-        casts.put(new ParameterState(p, States.MODULE), tensor.to());
-      }
-      weights.add(null);
-    }
-    return new PartitionedModel(
-        mpRank,
-        ParamId.NO_EXPERT,
-        new WholeTensors(parameters),
-        new WholeTensors(parameters),
-        states,
-        sources,
-        targets,
-        weights,
-        new HashSet<>(),
-        casts);
   }
 
   /** The files and entries of the source that are read, numbered anew. */

@@ -8,11 +8,13 @@ import io.github.reshard.checkpoint.deepspeed.SavedModule.Kind;
 import io.github.reshard.checkpoint.deepspeed.SavedModule.SavedTensor;
 import io.github.reshard.checkpoint.openstate.NativeValues;
 import io.github.reshard.checkpoint.openstate.OpenFormat;
+import io.github.reshard.checkpoint.parallel.Recut;
 import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.plan.NewFile;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.safetensors.SafetensorsLayout;
 import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.States;
@@ -22,10 +24,12 @@ import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.weights.PlannedTensor.Origin;
 import java.io.IOException;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.regex.Pattern;
 
 /** Plans the consolidated weights of a checkpoint, whatever its stage and number of ranks. */
@@ -41,16 +45,22 @@ public final class WeightsPlanner {
   private final ReshardPlan source;
   private final CheckpointFiles files;
   private final List<SavedModule> modules;
+  private final Optional<TensorJoin> join;
   private final ExportRequest request;
   private final Map<String, PlannedTensor> tensors = new LinkedHashMap<>();
   private final Map<String, String> tied = new LinkedHashMap<>();
   private final List<String> notes = new ArrayList<>();
 
   private WeightsPlanner(
-      ReshardPlan source, CheckpointFiles files, List<SavedModule> modules, ExportRequest request) {
+      ReshardPlan source,
+      CheckpointFiles files,
+      List<SavedModule> modules,
+      Optional<TensorJoin> join,
+      ExportRequest request) {
     this.source = source;
     this.files = files;
     this.modules = modules;
+    this.join = join;
     this.request = request;
   }
 
@@ -65,7 +75,9 @@ public final class WeightsPlanner {
       SourceStore store, CheckpointFiles files, ReshardPlan source, ExportRequest request)
       throws IOException {
     List<SavedModule> modules = SavedModule.of(source, store, files);
-    return new WeightsPlanner(source, files, modules, request).plan(store);
+    Optional<TensorJoin> join = TensorJoin.of(source, store, files);
+    ReshardPlan whole = join.isPresent() ? join.get().joined() : source;
+    return new WeightsPlanner(whole, files, modules, join, request).plan(store);
   }
 
   private ReshardPlan plan(SourceStore store) throws IOException {
@@ -73,12 +85,18 @@ public final class WeightsPlanner {
       OpenState.requireSupported(source, request);
     }
     Map<String, Parameter> parameters = parameters();
+    Map<String, List<PlannedTensor>> byName = new LinkedHashMap<>();
+    Map<String, Kind> kinds = new HashMap<>();
     for (SavedModule module : modules) {
       tied.putAll(module.tied());
       for (SavedTensor saved : module.tensors()) {
-        add(saved, module, parameters);
+        byName
+            .computeIfAbsent(saved.name(), name -> new ArrayList<>())
+            .add(planned(saved, module, parameters));
+        kinds.put(saved.name(), saved.kind());
       }
     }
+    byName.forEach((name, parts) -> tensors.put(name, one(name, kinds.get(name), parts)));
     for (Parameter parameter : List.copyOf(parameters.values())) {
       if (!tensors.containsKey(parameter.name())) {
         tensors.put(parameter.name(), ofParameter(parameter, null));
@@ -237,27 +255,57 @@ public final class WeightsPlanner {
             .formatted(name));
   }
 
-  private void add(SavedTensor saved, SavedModule module, Map<String, Parameter> parameters) {
-    PlannedTensor planned;
+  /** What the parts of all model-parallel ranks that have a tensor are together. */
+  private PlannedTensor one(String name, Kind kind, List<PlannedTensor> parts) {
+    PlannedTensor first = parts.get(0);
+    if (parts.size() == 1) {
+      return first;
+    }
+    if (join.isEmpty() || parts.size() < modules.size()) {
+      throw twice(name);
+    }
+    if (!(first.origin() instanceof Origin.Stored)) {
+      return first; // of a model that is joined
+    }
+    List<Address> addresses = new ArrayList<>();
+    for (PlannedTensor part : parts) {
+      if (!(part.origin() instanceof Origin.Stored at) || part.from() != first.from()) {
+        throw twice(name);
+      }
+      addresses.add(at.address());
+    }
+    List<List<Long>> shapes = parts.stream().map(PlannedTensor::shape).toList();
+    if (kind != Kind.FROZEN && shapes.stream().distinct().count() == 1) {
+      // No rule is about buffers; where they are alike, which is proven, each rank has all of it.
+      LocalTensor whole = LocalTensor.whole(first.shape());
+      return new PlannedTensor(
+          name,
+          new Origin.Parts(addresses, Collections.nCopies(parts.size(), whole)),
+          first.from(),
+          first.to(),
+          first.shape());
+    }
+    Recut recut = join.get().recut(name, shapes);
+    return new PlannedTensor(
+        name, new Origin.Parts(addresses, recut.source()), first.from(), first.to(), recut.shape());
+  }
+
+  private PlannedTensor planned(
+      SavedTensor saved, SavedModule module, Map<String, Parameter> parameters) {
     if (saved.address() == null) {
       Parameter parameter = parameters.get(saved.name());
       if (parameter == null) {
         throw new IllegalStateException(saved.where() + " is in no model");
       }
-      planned = ofParameter(parameter, saved.dtype());
-    } else {
-      boolean isParameter = saved.kind() == Kind.FROZEN;
-      planned =
-          new PlannedTensor(
-              saved.name(),
-              new Origin.Stored(module.mpRank(), saved.address()),
-              saved.dtype(),
-              isParameter ? asked(saved.dtype()) : saved.dtype(),
-              saved.shape());
+      return ofParameter(parameter, saved.dtype());
     }
-    if (tensors.put(saved.name(), planned) != null) {
-      throw twice(saved.name());
-    }
+    boolean isParameter = saved.kind() == Kind.FROZEN;
+    return new PlannedTensor(
+        saved.name(),
+        new Origin.Stored(module.mpRank(), saved.address()),
+        saved.dtype(),
+        isParameter ? asked(saved.dtype()) : saved.dtype(),
+        saved.shape());
   }
 
   /**
@@ -286,6 +334,14 @@ public final class WeightsPlanner {
           parameter.name(),
           new Origin.State(parameter.model(), parameter.index(), States.MODULE),
           saved ? to : held,
+          to,
+          shape);
+    }
+    if (saved && model.source().holders() > 1 && request.paramGroups().isEmpty()) {
+      return new PlannedTensor(
+          parameter.name(),
+          new Origin.State(parameter.model(), parameter.index(), States.MODULE),
+          to,
           to,
           shape);
     }
