@@ -9,6 +9,7 @@ import io.github.reshard.checkpoint.parallel.TensorDegree;
 import io.github.reshard.checkpoint.parallel.TensorRules;
 import io.github.reshard.checkpoint.pickle.PyEquality;
 import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.Extent;
 import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.ParamId;
@@ -16,8 +17,11 @@ import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
+import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.state.TensorParallelLayout;
 import io.github.reshard.checkpoint.torch.PickledValue;
+import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HashSet;
@@ -33,6 +37,9 @@ import java.util.OptionalInt;
 public final class TensorChange {
   /** The key of a model file that says how tensor-parallel ranks share the parameters. */
   static final String INFO = "universal_checkpoint_info";
+
+  /** Of how many elements of a parameter the ranks are compared. */
+  private static final long COMPARED_ELEMENTS = 4096;
 
   private final TrainingState state;
   private final TensorRequest request;
@@ -50,7 +57,7 @@ public final class TensorChange {
    * @throws RefusedException if it cannot be told how a parameter is cut, or the ranks do not
    *     belong together
    */
-  public static TrainingState of(TrainingState state, TensorRequest request) {
+  public static TrainingState of(TrainingState state, TensorRequest request) throws IOException {
     return new TensorChange(state, request).changed();
   }
 
@@ -58,7 +65,7 @@ public final class TensorChange {
     return new RefusedException(state.checkpoint(), problem);
   }
 
-  private TrainingState changed() {
+  private TrainingState changed() throws IOException {
     requireTensorRanks();
     TensorDegree degree = degree();
     List<ParameterSet> sets = new ArrayList<>();
@@ -66,6 +73,11 @@ public final class TensorChange {
       sets.add(state.trained(part));
     }
     List<Recut> recuts = recuts(degree, sets);
+    for (int p = 0; p < recuts.size(); p++) {
+      if (recuts.get(p).sharing() == Recut.Sharing.CUT) {
+        requireParts(p, sets);
+      }
+    }
     ParameterSet joined = joined(sets, recuts);
     List<ModelPart> changed = new ArrayList<>();
     for (int to = 0; to < request.ranks(); to++) {
@@ -181,6 +193,54 @@ public final class TensorChange {
               sets.stream().map(set -> set.parameters().get(parameter).shape()).toList()));
     }
     return recuts;
+  }
+
+  /**
+   * Parts of a parameter are never alike, but for such as are one number throughout. Where they
+   * are, every rank has all of it, and the rule is wrong: the patterns of early AutoTP do not name
+   * what it left whole.
+   */
+  private void requireParts(int parameter, List<ParameterSet> sets) throws IOException {
+    ByteBuffer first = null;
+    int width = 0;
+    for (ParameterSet set : sets) {
+      Parameter own = set.parameters().get(parameter);
+      List<Extent> extents = set.layout().extentsOf(parameter);
+      if (extents.isEmpty()
+          || !own.shape().equals(sets.get(0).parameters().get(parameter).shape())) {
+        return;
+      }
+      Extent begin = extents.get(0);
+      width = set.statesOf(parameter).get(States.MASTER).bytes();
+      Address partition =
+          set.partitions().get(new Partition(begin.rank(), begin.bucket(), States.MASTER));
+      long elements = Math.min(begin.elements(), COMPARED_ELEMENTS);
+      ByteBuffer content =
+          state
+              .store()
+              .read(
+                  state.sources().get(partition.file()).stat(),
+                  partition.offset() + begin.bucketStart() * width,
+                  elements * width);
+      if (first != null && !first.equals(content)) {
+        return;
+      }
+      first = content;
+    }
+    if (sets.size() > 1 && !isOneNumber(first, width)) {
+      throw refused(
+          "%s is cut among its tensor-parallel ranks by all that is said of it, and has the same numbers on each, as if every rank had all of it. A pattern is missing or wrong."
+              .formatted(sets.get(0).parameters().get(parameter).name()));
+    }
+  }
+
+  private static boolean isOneNumber(ByteBuffer elements, int width) {
+    for (int i = width; i < elements.remaining(); i++) {
+      if (elements.get(i) != elements.get(i % width)) {
+        return false;
+      }
+    }
+    return true;
   }
 
   private ParameterSet joined(List<ParameterSet> sets, List<Recut> recuts) {

@@ -21,4 +21,19 @@ public record TensorParts(
     sources = List.copyOf(sources);
     sets = List.copyOf(sets);
   }
+
+  /**
+   * Both grids, for the user.
+   *
+   * @param from data-parallel ranks of the source
+   * @param to those of the target
+   */
+  public String grids(int from, int to) {
+    return grid(from, sources.size()) + " → " + grid(to, degree.ranks());
+  }
+
+  private static String grid(int data, int tensor) {
+    return "%d GPUs = %d data%s"
+        .formatted(data * tensor, data, tensor == 1 ? "" : " x " + tensor + " tensor");
+  }
 }

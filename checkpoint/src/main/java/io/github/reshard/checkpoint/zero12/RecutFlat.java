@@ -64,6 +64,7 @@ final class RecutFlat {
 
   /** Adds the files of all tensor-parallel ranks. */
   void add() throws IOException {
+    draft.note(origin.grids(draft.state().dataParallelRanks(), ranks));
     requireOneKind();
     List<FlatLayout> layouts = new ArrayList<>();
     for (ParameterSet.Share share : set.shares()) {

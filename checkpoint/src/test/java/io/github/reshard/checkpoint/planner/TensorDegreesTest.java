@@ -1,13 +1,22 @@
 package io.github.reshard.checkpoint.planner;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.pickle.PyStr;
+import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.testing.CheckpointComparison;
+import io.github.reshard.testing.EditedTorchFile;
 import io.github.reshard.testing.Reassembly;
+import io.github.reshard.testing.Scratch;
 import io.github.reshard.testing.WithoutBeam;
+import java.io.IOException;
 import java.nio.file.Path;
 import java.util.Optional;
 import java.util.OptionalInt;
+import java.util.Set;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -144,5 +153,76 @@ class TensorDegreesTest {
             CheckpointComparison.with(source)
                 .firstDifference(turned(one, "back", tensor, data, heads)))
         .isEmpty();
+  }
+
+  private Path copyOf(String name, int tensor, int data) throws IOException {
+    Path copy = temp.resolve("source");
+    Scratch.copyOf(saved(name, tensor, data), copy);
+    return copy;
+  }
+
+  @Test
+  void aReplicatedParameterThatDiffersIsRefused() throws IOException {
+    Path copy = copyOf("columns-z1", 2, 2);
+    EditedTorchFile file =
+        new EditedTorchFile(
+            copy.resolve(TAG).resolve("bf16_zero_pp_rank_0_mp_rank_01_optim_states.pt"));
+    PickledValue states =
+        file.root().get("optimizer_state_dict").get("base_optimizer_state").get("state");
+    String key = states.children().get(0).value().get("exp_avg").tensor().storageKey();
+    file.storage(key).put(0, (byte) (file.storage(key).get(0) ^ 1)); // of emb.weight
+    file.write();
+
+    assertThatThrownBy(() -> turned(copy, "turned", 4, 1, 0))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("emb.weight")
+        .hasMessageContaining("exp_avg");
+  }
+
+  @Test
+  void partsThatAreAllTheSameAreNoParts() throws IOException {
+    Path copy = copyOf("columns-z1", 2, 2);
+    for (int rank = 0; rank < 2; rank++) {
+      EditedTorchFile file =
+          new EditedTorchFile(
+              copy.resolve(TAG).resolve("mp_rank_0%d_model_states.pt".formatted(rank)));
+      file.root()
+          .get("universal_checkpoint_info")
+          .entries()
+          .list()
+          .removeIf(
+              entry ->
+                  Set.of("tp_replicated_parameter_patterns", "affine_map")
+                      .contains(((PyStr) entry.key()).value()));
+      file.write();
+    }
+
+    assertThatThrownBy(() -> turned(copy, "turned", 1, 1, 0))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("emb.weight is cut among its tensor-parallel ranks")
+        .hasMessageContaining("A pattern is missing or wrong");
+  }
+
+  @Test
+  void withoutRulesOneRankIsNotCut() {
+    assertThatThrownBy(() -> turned(saved("llama-z1", 1, 2), "turned", 2, 1, 4))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("--tpRules=FILE.json");
+  }
+
+  @Test
+  void aFileOfRulesCutsWhatOneRankSaved() {
+    Path output = temp.resolve("turned");
+
+    WithoutBeam.reshard(
+        saved("llama-z1", 1, 2),
+        output,
+        1,
+        new TargetDegrees(
+            Optional.of(
+                new TensorHints(3, Optional.of("llama"), OptionalInt.of(4), OptionalInt.empty()))));
+
+    assertThat(Reassembly.of(output, TAG).tensors())
+        .containsExactlyInAnyOrderEntriesOf(Reassembly.of(saved("llama-z1", 3, 1), TAG).tensors());
   }
 }
