@@ -61,7 +61,8 @@ public record Inspection(
       boolean withTarget = options.getTargetWorldSize() != null || options.getGpus() != null;
       int ranks = withTarget ? Job.ranks(source, options) : source.dataParallelRanks();
       try {
-        ReshardPlan plan = source.plan(ranks, ZeroStage.AS_SAVED, options.getPartBytes());
+        ReshardPlan plan =
+            source.plan(ranks, ZeroStage.AS_SAVED, Job.degrees(options), options.getPartBytes());
         return new Inspection(source.name(), source.files(), facts, plan, "", withTarget);
       } catch (RefusedException e) {
         return new Inspection(source.name(), source.files(), facts, null, e.getMessage(), false);
@@ -154,9 +155,7 @@ public record Inspection(
 
   private String of(PartitionedModel model) {
     String text = modelParallelRanks() > 1 ? " of mp rank " + model.mpRank() : "";
-    return model.expertRank() == ParamId.NO_EXPERT
-        ? text
-        : text + " of the experts of ranks " + model.expertRank();
+    return model.expertRank() == ParamId.NO_EXPERT ? text : text + " of the experts";
   }
 
   private String settings(int group) {
@@ -217,7 +216,7 @@ public record Inspection(
 
   private void addModel(PartitionedModel model, ObjectNode node) {
     node.put("mpRank", model.mpRank());
-    node.put("expertRank", model.expertRank());
+    node.put("experts", model.isOfExperts());
     ArrayNode parameters = node.putArray("parameters");
     for (int p = 0; p < model.parameters().size(); p++) {
       Parameter parameter = model.parameters().get(p);

@@ -4,6 +4,9 @@ import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.parallel.PipelineMethods;
+import io.github.reshard.checkpoint.parallel.PipelineScript;
+import io.github.reshard.checkpoint.parallel.PipelineTarget;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.TargetDegrees;
 import io.github.reshard.checkpoint.planner.TensorHints;
@@ -107,6 +110,11 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
 
   /** The other degrees of parallelism that are asked for. */
   static TargetDegrees degrees(ReshardOptions options) {
+    Integer experts = options.getTargetExpertParallelSize();
+    return new TargetDegrees(tensor(options), number(experts), pipeline(options));
+  }
+
+  private static Optional<TensorHints> tensor(ReshardOptions options) {
     Integer ranks = options.getTargetTensorParallelSize();
     if (ranks == null) {
       if (options.getTpRules() != null
@@ -116,19 +124,50 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
             options.getInput(),
             "--tpRules, --kvHeads and --vocabularyMultiple go with --targetTensorParallelSize.");
       }
-      return TargetDegrees.AS_SAVED;
+      return Optional.empty();
     }
-    return new TargetDegrees(
-        Optional.of(
-            new TensorHints(
-                ranks,
-                Optional.ofNullable(options.getTpRules()),
-                number(options.getKvHeads()),
-                number(options.getVocabularyMultiple()))));
+    return Optional.of(
+        new TensorHints(
+            ranks,
+            Optional.ofNullable(options.getTpRules()),
+            number(options.getKvHeads()),
+            number(options.getVocabularyMultiple())));
   }
 
   private static OptionalInt number(Integer option) {
     return option == null ? OptionalInt.empty() : OptionalInt.of(option);
+  }
+
+  private static Optional<PipelineTarget> pipeline(ReshardOptions options) {
+    Integer stages = options.getTargetPipelineParallelSize();
+    String parts = options.getPipelineParts();
+    String method = options.getPipelineMethod();
+    try {
+      if (parts != null && method != null) {
+        throw new IllegalArgumentException(
+            "--pipelineParts and --pipelineMethod both say how layers are divided; give one of"
+                + " them");
+      }
+      if (stages == null) {
+        if (parts != null || method != null || options.getPipelineLayers() != null) {
+          throw new IllegalArgumentException(
+              "--pipelineParts, --pipelineMethod and --pipelineLayers go with"
+                  + " --targetPipelineParallelSize");
+        }
+        return Optional.empty();
+      }
+      return Optional.of(
+          new PipelineTarget(
+              stages,
+              parts != null
+                  ? Optional.of(PipelineMethods.parts(parts))
+                  : Optional.ofNullable(method).map(PipelineMethods::of),
+              options.getPipelineLayers() == null
+                  ? PipelineScript.NOT_SAID
+                  : PipelineScript.parse(options.getPipelineLayers())));
+    } catch (IllegalArgumentException e) {
+      throw new RefusedException(options.getInput(), e.getMessage() + ".", e);
+    }
   }
 
   /** A job that leaves all degrees but the data-parallel one as saved. */

@@ -79,6 +79,31 @@ public interface ReshardOptions extends PipelineOptions {
 
   void setVocabularyMultiple(Integer multiple);
 
+  /** The expert-parallel size; {@code null} means that of the input. */
+  Integer getTargetExpertParallelSize();
+
+  void setTargetExpertParallelSize(Integer size);
+
+  /** The number of pipeline stages; {@code null} means that of the input. */
+  Integer getTargetPipelineParallelSize();
+
+  void setTargetPipelineParallelSize(Integer size);
+
+  /** The first layer of each stage, and the number of layers; {@code null} where it is not said. */
+  String getPipelineParts();
+
+  void setPipelineParts(String parts);
+
+  /** The partition_method of the script; {@code null} where it is not said. */
+  String getPipelineMethod();
+
+  void setPipelineMethod(String method);
+
+  /** The layers of the pipeline, or how many there are; {@code null} where it is not said. */
+  String getPipelineLayers();
+
+  void setPipelineLayers(String layers);
+
   /** The tag; {@code null} means what the file {@code latest} says. */
   String getTag();
 

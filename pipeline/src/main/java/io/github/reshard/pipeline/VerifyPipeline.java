@@ -106,7 +106,6 @@ public final class VerifyPipeline {
       List<TensorVerdict> verdicts = read(report);
       verdicts.sort(
           Comparator.comparing((TensorVerdict v) -> v.parameter().mpRank())
-              .thenComparing(v -> v.parameter().expertRank())
               .thenComparing(v -> v.parameter().name())
               .thenComparing(TensorVerdict::state));
       List<String> notes = new ArrayList<>();

@@ -188,6 +188,41 @@ final class Options {
                       + " vocabulary follows. Default: none, which is asked for where it matters.",
                   RESHARD)
               .takenBy("As in the main job. Default: none.", PLAN),
+          Option.of("targetExpertParallelSize", COUNT, "E", WHAT)
+              .takenBy(
+                  "On how many ranks each mixture of experts is divided: the ep_size of the run"
+                      + " that will load. It divides the number of experts and M. Default: as"
+                      + " saved.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: as saved.", PLAN, INSPECT),
+          Option.of("targetPipelineParallelSize", COUNT, "P", WHAT)
+              .takenBy(
+                  "How many pipeline stages the run that will load has. For more than one,"
+                      + " --pipelineMethod or --pipelineParts says how layers are divided. Default:"
+                      + " as saved.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: as saved.", PLAN, INSPECT),
+          Option.of("pipelineMethod", TEXT, "METHOD", WHAT)
+              .takenBy(
+                  "The partition_method of the script's PipelineModule: parameters, which is its"
+                      + " default, uniform or type:REGEX. It has to give the stages that --input"
+                      + " has. Default: none.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: none.", PLAN, INSPECT),
+          Option.of("pipelineParts", TEXT, "PARTS", WHAT)
+              .takenBy(
+                  "In its place, the first layer of each stage and, last, the number of layers,"
+                      + " such as 0,5,10. Default: none.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: none.", PLAN, INSPECT),
+          Option.of("pipelineLayers", TEXT, "LAYERS", WHAT)
+              .takenBy(
+                  "The layers of the script, where the checkpoint leaves open what they are: how"
+                      + " many, or the class of each, such as"
+                      + " embed=Embedding,Block*24,lambda,embed=Embedding with the keys of tied"
+                      + " layers. Default: none.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: none.", PLAN, INSPECT),
           Option.of(FORMAT_NAME, FORMAT, "FORMAT", WHAT)
               .takenBy(
                   "native is what save_checkpoint would have written on M ranks; universal is"

@@ -45,13 +45,12 @@ final class Coders {
     void write(ParamId id, DataOutputStream out) throws IOException {
       out.writeUTF(id.checkpoint());
       writeInt(id.mpRank(), out);
-      writeInt(id.expertRank(), out);
       out.writeUTF(id.name());
     }
 
     @Override
     ParamId read(DataInputStream in) throws IOException {
-      return new ParamId(readName(in), readInt(in), readInt(in), readName(in));
+      return new ParamId(readName(in), readInt(in), readName(in));
     }
   }
 

@@ -123,7 +123,7 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
                 new Piece(0, tensor.elements(), RankSlice.WHOLE, weight.dtype(), weight.source())));
       }
       ParamId id = tensor.id();
-      ParamId inBoth = new ParamId("", id.mpRank(), id.expertRank(), id.name());
+      ParamId inBoth = new ParamId("", id.mpRank(), id.name());
       out.output(
           KV.of(
               inBoth,

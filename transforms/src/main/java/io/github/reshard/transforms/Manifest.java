@@ -54,8 +54,7 @@ public record Manifest(Map<String, Integer> digests) {
 
   /** The name of a tensor in {@link #digests}. */
   public static String key(ParamId parameter, String state) {
-    return "%s|%d|%d|%s"
-        .formatted(parameter.name(), parameter.mpRank(), parameter.expertRank(), state);
+    return "%s|%d|%s".formatted(parameter.name(), parameter.mpRank(), state);
   }
 
   /** Where it lies, relative to the output directory; an output without a tag holds it itself. */
@@ -180,11 +179,7 @@ public record Manifest(Map<String, Integer> digests) {
   }
 
   private static ObjectNode addIdentity(ParamId id, ObjectNode node) {
-    node.put("name", id.name()).put("mpRank", id.mpRank());
-    if (id.expertRank() != ParamId.NO_EXPERT) {
-      node.put("expertRank", id.expertRank());
-    }
-    return node;
+    return node.put("name", id.name()).put("mpRank", id.mpRank());
   }
 
   private static void addParameters(ReshardPlan plan, List<Integer> digests, ArrayNode parameters) {
@@ -255,11 +250,7 @@ public record Manifest(Map<String, Integer> digests) {
     Map<String, Integer> digests = new TreeMap<>();
     for (JsonNode parameter : root.path("parameters")) {
       ParamId id =
-          new ParamId(
-              "",
-              parameter.path("mpRank").asInt(),
-              parameter.path("expertRank").asInt(ParamId.NO_EXPERT),
-              parameter.path("name").asText());
+          new ParamId("", parameter.path("mpRank").asInt(), parameter.path("name").asText());
       parameter
           .path("states")
           .fields()

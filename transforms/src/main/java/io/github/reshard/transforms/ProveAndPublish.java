@@ -101,9 +101,7 @@ public final class ProveAndPublish extends PTransform<PCollectionTuple, PCollect
   static final class Publish extends DoFn<KV<Keyed<Integer>, Iterable<Outcome>>, String> {
     private static final long serialVersionUID = 1L;
     private static final Comparator<ParamId> BY_NAME =
-        Comparator.comparingInt(ParamId::mpRank)
-            .thenComparingInt(ParamId::expertRank)
-            .thenComparing(ParamId::name);
+        Comparator.comparingInt(ParamId::mpRank).thenComparing(ParamId::name);
 
     private final PlannedReshard.Finder finder;
 

@@ -34,7 +34,7 @@ class CodersTest {
   private static final Arbitrary<Address> ADDRESS =
       Combinators.combine(INDEX, INDEX, COUNT).as(Address::new);
   private static final Arbitrary<ParamId> PARAM_ID =
-      Combinators.combine(NAME, INDEX, INDEX, NAME).as(ParamId::new);
+      Combinators.combine(NAME, INDEX, NAME).as(ParamId::new);
 
   /** An element, and how it travels. */
   private record Travelling<T>(Coder<T> coder, T element) {

@@ -6,11 +6,13 @@ import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
+import java.util.OptionalInt;
 
 /** What a reader collects of files of DeepSpeed: what their names and counters prove as well. */
 public final class DeepSpeedReading extends SourceReading {
   private final CheckpointFiles files;
   private final int targetWorldSize;
+  private final OptionalInt targetExperts;
   private final ArchiveNames archives = new ArchiveNames();
   private final OneStep steps = new OneStep(this);
 
@@ -18,12 +20,22 @@ public final class DeepSpeedReading extends SourceReading {
    * @param targetWorldSize data-parallel ranks that the checkpoint is read for
    */
   public DeepSpeedReading(SourceStore store, CheckpointFiles files, int targetWorldSize) {
+    this(store, files, targetWorldSize, OptionalInt.empty());
+  }
+
+  /**
+   * @param targetWorldSize data-parallel ranks that the checkpoint is read for
+   * @param targetExperts the expert-parallel size that it is read for, if not as saved
+   */
+  public DeepSpeedReading(
+      SourceStore store, CheckpointFiles files, int targetWorldSize, OptionalInt targetExperts) {
     super(
         store,
         files.tag().isEmpty() ? files.directory() : files.directory() + "/" + files.tag(),
         files.tag());
     this.files = files;
     this.targetWorldSize = targetWorldSize;
+    this.targetExperts = targetExperts;
   }
 
   /** Which files there are. */
@@ -34,6 +46,11 @@ public final class DeepSpeedReading extends SourceReading {
   /** Data-parallel ranks that the checkpoint is read for. */
   public int targetWorldSize() {
     return targetWorldSize;
+  }
+
+  /** The expert-parallel size that the checkpoint is read for, if not as saved. */
+  public OptionalInt targetExperts() {
+    return targetExperts;
   }
 
   /** Whether the files are of one step. */

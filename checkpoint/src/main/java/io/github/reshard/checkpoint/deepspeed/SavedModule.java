@@ -76,7 +76,7 @@ public record SavedModule(
   /** What a parameter is called in the module, whatever rank holds it. */
   public static String nameOf(PartitionedModel model, int parameter) {
     String name = model.parameters().get(parameter).name();
-    return model.expertRank() == ParamId.NO_EXPERT
+    return model.expertRank() < 0
         ? name
         : ExpertNames.of(model.parameters()).global(name, model.expertRank());
   }

@@ -62,18 +62,13 @@ public final class ReshardPlanner {
     return plan(store, files, targetWorldSize, targetStage, TargetDegrees.AS_SAVED, partBytes);
   }
 
-  private static CheckpointReader reader(SourceStore store, CheckpointFiles files) {
-    return isSharded(files) ? new ShardedReader(store, files) : new FlatReader(store, files);
-  }
-
   /**
    * Plans the reshard of {@code files} to a run at other degrees of parallelism as well.
    *
-   * @param targetWorldSize data-parallel ranks
    * @param targetStage 1, 2 or 3, or {@link ZeroStage#AS_SAVED}
    * @param degrees the other degrees
    * @param partBytes the size of a part of a target file
-   * @throws RefusedException as the others, or if what the checkpoint has cannot be divided so
+   * @throws RefusedException as the other one, or if what the checkpoint has cannot be divided so
    */
   public static ReshardPlan plan(
       SourceStore store,
@@ -84,26 +79,60 @@ public final class ReshardPlanner {
       long partBytes)
       throws IOException {
     KnownKind.require(store, files);
-    TrainingState state = reader(store, files).read(targetWorldSize);
+    requirePossible(files, targetStage, degrees);
+    TrainingState state = reader(store, files, degrees).read(targetWorldSize);
     if (degrees.tensor().isPresent()) {
-      if (targetStage != ZeroStage.AS_SAVED) {
-        throw new RefusedException(
-            state.checkpoint(),
-            "the tensor-parallel size and the ZeRO stage cannot change at once yet. Change one"
-                + " after the other.");
-      }
       state = TensorChange.of(state, degrees.tensor().get().request(store, files));
     }
-    return writer(files, targetStage).plan(state, new Target(targetWorldSize, partBytes));
+    return writer(files, targetStage, degrees).plan(state, new Target(targetWorldSize, partBytes));
+  }
+
+  private static CheckpointReader reader(
+      SourceStore store, CheckpointFiles files, TargetDegrees degrees) {
+    return isSharded(files)
+        ? new ShardedReader(store, files)
+        : new FlatReader(store, files, degrees.experts());
+  }
+
+  private static void requirePossible(
+      CheckpointFiles files, int targetStage, TargetDegrees degrees) {
+    String where = files.directory() + "/" + files.tag();
+    if (degrees.tensor().isPresent() && targetStage != ZeroStage.AS_SAVED) {
+      throw new RefusedException(
+          where,
+          "the tensor-parallel size and the ZeRO stage cannot change at once yet. Change one"
+              + " after the other.");
+    }
+    if (degrees.tensor().isPresent()
+        && (degrees.experts().isPresent() || degrees.pipeline().isPresent())) {
+      throw new RefusedException(
+          where,
+          "the tensor-parallel size and that of experts or pipelines cannot change at once yet."
+              + " Change one after the other.");
+    }
+    if (degrees.experts().isPresent() && (isSharded(files) || targetStage == 3)) {
+      throw new RefusedException(
+          where,
+          "ZeRO-3 has no experts that ranks could divide. Leave --targetExpertParallelSize out.");
+    }
+    if (degrees.pipeline().isPresent() && (isSharded(files) || targetStage != ZeroStage.AS_SAVED)) {
+      throw new RefusedException(
+          where,
+          "the stages of a pipeline and the ZeRO stage do not change together, and pipelines are"
+              + " only of ZeRO-1. Leave --targetPipelineParallelSize or --targetStage out.");
+    }
   }
 
   private static boolean isSharded(CheckpointFiles files) {
     return !files.rankModels().isEmpty();
   }
 
-  private static CheckpointWriter writer(CheckpointFiles files, int targetStage) {
+  private static CheckpointWriter writer(
+      CheckpointFiles files, int targetStage, TargetDegrees degrees) {
     boolean sharded = targetStage == ZeroStage.AS_SAVED ? isSharded(files) : targetStage == 3;
-    return sharded ? new ShardedWriter() : new FlatWriter(targetStage);
+    return sharded
+        ? new ShardedWriter()
+        : new FlatWriter(targetStage, degrees.experts(), degrees.pipeline());
   }
 
   /**
@@ -123,7 +152,7 @@ public final class ReshardPlanner {
       long partBytes)
       throws IOException {
     KnownKind.require(store, files);
-    return writer(files, targetStage)
+    return writer(files, targetStage, TargetDegrees.AS_SAVED)
         .plan(
             new UniversalReader(store, files).read(targetWorldSize),
             new Target(targetWorldSize, partBytes));
@@ -142,9 +171,9 @@ public final class ReshardPlanner {
       throws IOException {
     int stage = targetStage == ZeroStage.AS_SAVED && state.stage() == 3 ? 3 : targetStage;
     KnownKind.require(state.store(), state.files());
-    return writer(state.files(), stage)
+    return writer(state.files(), stage, TargetDegrees.AS_SAVED)
         .plan(
-            reader(state.store(), state.files())
+            reader(state.store(), state.files(), TargetDegrees.AS_SAVED)
                 .read(targetWorldSize)
                 .composed(UniversalFiles.nativeTag(state.files().tag()), state.notes()),
             new Target(targetWorldSize, partBytes));
@@ -164,7 +193,7 @@ public final class ReshardPlanner {
       throws IOException {
     KnownKind.require(store, files);
     return new UniversalWriter(ranks, stage)
-        .plan(reader(store, files).read(1), new Target(1, partBytes));
+        .plan(reader(store, files, TargetDegrees.AS_SAVED).read(1), new Target(1, partBytes));
   }
 
   /**

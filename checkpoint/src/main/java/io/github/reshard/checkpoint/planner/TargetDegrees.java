@@ -1,23 +1,39 @@
 package io.github.reshard.checkpoint.planner;
 
+import io.github.reshard.checkpoint.parallel.PipelineTarget;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Optional;
+import java.util.OptionalInt;
 
 /**
  * The degrees of parallelism that a target has, beside the data-parallel one.
  *
  * @param tensor the tensor-parallel one, if it is not to stay as saved
+ * @param experts the expert-parallel size, if it is not to stay as saved
+ * @param pipeline the stages of the pipeline, if they are not to stay as saved
  */
-public record TargetDegrees(Optional<TensorHints> tensor) {
+public record TargetDegrees(
+    Optional<TensorHints> tensor, OptionalInt experts, Optional<PipelineTarget> pipeline) {
   /** All as saved. */
   public static final TargetDegrees AS_SAVED = new TargetDegrees(Optional.empty());
 
+  /** All but the tensor-parallel one as saved. */
+  public TargetDegrees(Optional<TensorHints> tensor) {
+    this(tensor, OptionalInt.empty(), Optional.empty());
+  }
+
   /** Whether all stay as saved. */
   public boolean isAsSaved() {
-    return tensor.isEmpty();
+    return tensor.isEmpty() && experts.isEmpty() && pipeline.isEmpty();
   }
 
   /** What the output is made as. */
   public String form() {
-    return tensor.map(of -> "tensor-parallel size " + of.ranks()).orElse("");
+    List<String> form = new ArrayList<>();
+    tensor.ifPresent(of -> form.add("tensor-parallel size " + of.ranks()));
+    experts.ifPresent(size -> form.add("expert-parallel size " + size));
+    pipeline.ifPresent(target -> form.add("pipeline stages " + target.stages()));
+    return String.join(", ", form);
   }
 }

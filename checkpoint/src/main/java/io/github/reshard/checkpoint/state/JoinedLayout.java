@@ -70,6 +70,11 @@ public abstract class JoinedLayout implements ZeroLayout {
     return parts;
   }
 
+  @Override
+  public ZeroLayout ofHolder(int part) {
+    return parts.get(part).layout();
+  }
+
   /** The index that {@code parameter} has in a part, or -1. */
   final int indexIn(int part, int parameter) {
     return indices.get(part).getOrDefault(parameter, -1);

@@ -26,7 +26,8 @@ import java.util.stream.Collectors;
  * a {@link TensorParallelLayout} of the source's ranks, and the shares are those of the target's.
  *
  * @param mpRank the model-parallel rank, the first if it is joined of several; names the parameters
- * @param expertRank the expert-parallel rank, or {@link ParamId#NO_EXPERT}
+ * @param expertRank the expert-parallel rank, {@link ParamId#ALL_EXPERTS}, or {@link
+ *     ParamId#NO_EXPERT}
  * @param layout how the parameters lie in the source's partitions
  * @param states for each param group, the partitioned states and their types, {@link States#MASTER}
  *     among them

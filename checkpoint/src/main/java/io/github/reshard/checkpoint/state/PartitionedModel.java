@@ -8,6 +8,7 @@ import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.stream.Collectors;
@@ -17,7 +18,8 @@ import java.util.stream.Collectors;
  * model-parallel rank, or of one expert-parallel rank of it.
  *
  * @param mpRank the model-parallel rank
- * @param expertRank the expert-parallel rank, or {@link ParamId#NO_EXPERT}
+ * @param expertRank the expert-parallel rank, {@link ParamId#ALL_EXPERTS}, or {@link
+ *     ParamId#NO_EXPERT}
  * @param source how the parameters lie in the source's partitions
  * @param target how they lie in the target's; the same parameters in the same order
  * @param states for each param group, the partitioned states and their types, {@link States#MASTER}
@@ -156,7 +158,7 @@ public record PartitionedModel(
 
     /** Where the source has the weights of a parameter that is not cut; null if it has not. */
     public Address source() {
-      return sources.isEmpty() ? null : sources.get(0);
+      return sources.stream().filter(Objects::nonNull).findFirst().orElse(null);
     }
 
     /** Whether it is made of the master weights. */
@@ -170,9 +172,14 @@ public record PartitionedModel(
     }
   }
 
+  /** Whether it has experts of a mixture, which few of the data-parallel ranks share. */
+  public boolean isOfExperts() {
+    return expertRank != ParamId.NO_EXPERT;
+  }
+
   /** The identity of a parameter in the whole job. */
   public ParamId id(String checkpoint, int parameter) {
-    return new ParamId(checkpoint, mpRank, expertRank, parameters().get(parameter).name());
+    return new ParamId(checkpoint, mpRank, parameters().get(parameter).name());
   }
 
   /** Whether the ranks that share a parameter of {@code group} hold all of {@code state} each. */

@@ -1,6 +1,5 @@
 package io.github.reshard.checkpoint.zero12;
 
-import io.github.reshard.checkpoint.deepspeed.DsConfig;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.ModelPart;
@@ -9,7 +8,6 @@ import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
-import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.state.Address;
@@ -22,25 +20,29 @@ import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import java.io.IOException;
-import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.OptionalInt;
 import java.util.function.UnaryOperator;
 
 /** Files of ZeRO-1 and 2 made of the source's own, which are of one of these too. */
 public final class EditedFlat {
   private final PlanDraft draft;
   private final int stage;
+  private final OptionalInt experts;
   private final UnaryOperator<TorchRecipe> form;
 
   /**
    * @param stage of the target, or {@link ZeroStage#AS_SAVED}
+   * @param experts the expert-parallel size of the target, if it is not to stay as saved
    * @param form in which optimizer files are wanted
    */
-  public EditedFlat(PlanDraft draft, int stage, UnaryOperator<TorchRecipe> form) {
+  public EditedFlat(
+      PlanDraft draft, int stage, OptionalInt experts, UnaryOperator<TorchRecipe> form) {
     this.draft = draft;
     this.stage = stage;
+    this.experts = experts;
     this.form = form;
   }
 
@@ -53,51 +55,24 @@ public final class EditedFlat {
   /** Adds the files of a model-parallel rank, the model file among them if there is one. */
   public void add(ModelPart part, SavedFlat saved, Naming naming) throws IOException {
     int ranks = draft.worldSize();
-    FlatSets target = target(part, saved);
+    TargetSets planned = TargetSets.add(draft, part, saved, stage, experts);
+    FlatSets target = planned.sets();
+    Regrouping regrouping = planned.regrouping().orElse(null);
     if (part.model().isPresent()) {
-      addModelFile(part.model().get(), target.refs(0, ranks));
+      addModelFile(part.model().get(), target.refs(0, ranks), regrouping);
     }
     for (int rank = 0; rank < ranks; rank++) {
-      addOptimizerFile(saved.shards(), rank, target.refs(rank, ranks), naming);
+      addOptimizerFile(saved.shards(), rank, target.refs(rank, ranks), regrouping, naming);
     }
-    addPadding(saved.sets(), target);
+    addPadding(draft, planned.models());
     ParamGroups groups = target.groups();
     if (groups.roundRobin() && !AlignedShards.haveRightMappings(groups, ranks)) {
       draft.note(FlatWriter.ROUND_ROBIN_NOTE);
     }
   }
 
-  /** Registers the parameters as they lie in the target. */
-  private FlatSets target(ModelPart part, SavedFlat saved) {
-    ParamGroups groups = saved.sets().groups();
-    if (stage != ZeroStage.AS_SAVED) {
-      ModelStates model = new ModelStates(part.model().orElseThrow().root());
-      DsConfig config = DsConfig.of(model.root());
-      groups =
-          FlatPaddings.atStage(stage, model, groups, saved.shards().get(0).states())
-              .withRoundRobin(config.roundRobin() && !config.makesBf16Optimizer(stage));
-    }
-    Map<Integer, List<Integer>> indices = new HashMap<>();
-    TrainingState state = draft.state();
-    for (int size : groups.expertParallelSizes()) {
-      if (draft.worldSize() % Math.max(1, size) != 0) {
-        throw ParamGroups.notDivided(
-            state.checkpoint(), size, state.dataParallelRanks(), draft.worldSize());
-      }
-      List<Integer> ofSize = new ArrayList<>();
-      for (int expertRank = 0; expertRank < Math.max(1, size); expertRank++) {
-        int set = saved.sets().indices().get(size).get(expertRank);
-        ofSize.add(
-            draft.addModel(
-                state.parameters().get(set), groups.layout(draft.worldSize(), size, expertRank)));
-      }
-      indices.put(size, ofSize);
-    }
-    return new FlatSets(groups, indices);
-  }
-
-  private void addModelFile(ReadFile file, List<GroupRef> refs) {
-    TorchRecipe recipe = new FlatModelRecipe(file.source(), refs, stage);
+  private void addModelFile(ReadFile file, List<GroupRef> refs, Regrouping regrouping) {
+    TorchRecipe recipe = new FlatModelRecipe(file.source(), refs, stage, regrouping);
     TorchTarget.Pickled content = draft.pickled(recipe, file);
     String name = draft.state().sources().get(file.source()).stat().name();
     PlanDraft.Written written = draft.addFile(draft.inTag(name), recipe, content, file);
@@ -159,7 +134,7 @@ public final class EditedFlat {
     for (int g = 0; g < refs.size(); g++) {
       GroupRef ref = refs.get(g);
       PartitionedModel model = ref.in(draft.models());
-      for (String state : model.wholeStates(ref.group())) {
+      for (String state : model.wholeStates(model.target().groupOf(ref.group()))) {
         boolean needed = model.targetOf(ref.group(), state).elementsIn(rank, ref.group()) > 0;
         if (needed && shards.get(rank).states().find(g, state).isEmpty()) {
           return 0;
@@ -169,10 +144,12 @@ public final class EditedFlat {
     return rank;
   }
 
-  private void addOptimizerFile(List<Shard> shards, int rank, List<GroupRef> refs, Naming naming) {
+  private void addOptimizerFile(
+      List<Shard> shards, int rank, List<GroupRef> refs, Regrouping regrouping, Naming naming) {
     Shard template = shards.get(templateRank(shards, rank, refs));
     ReadFile file = new ReadFile(template.source(), template.file());
-    TorchRecipe recipe = form.apply(new FlatOptimizerRecipe(template.source(), rank, refs, stage));
+    TorchRecipe recipe =
+        form.apply(new FlatOptimizerRecipe(template.source(), rank, refs, stage, regrouping));
     TorchTarget.Pickled content = draft.pickled(recipe, file);
     String path = naming.path(draft.state().sources().get(template.source()).stat().name(), rank);
     PlanDraft.Written written = draft.addFile(path, recipe, content, file);
@@ -191,19 +168,16 @@ public final class EditedFlat {
    * Reads what the source's padding holds: an optimizer may begin its state at another value than
    * zero.
    */
-  private void addPadding(FlatSets source, FlatSets target) throws IOException {
+  static void addPadding(PlanDraft draft, Map<Integer, ParameterSet> models) throws IOException {
     PaddingReader reader = new PaddingReader(draft.state().store(), draft.state().sources());
-    for (Map.Entry<Integer, List<Integer>> ofSize : source.indices().entrySet()) {
-      for (int expertRank = 0; expertRank < ofSize.getValue().size(); expertRank++) {
-        ParameterSet set = draft.state().parameters().get(ofSize.getValue().get(expertRank));
-        int model = target.indices().get(ofSize.getKey()).get(expertRank);
-        for (int g = 0; g < set.states().size(); g++) {
-          for (Map.Entry<String, DType> state : set.states().get(g).entrySet()) {
-            if (!state.getKey().equals(States.MASTER) && !set.isWhole(g, state.getKey())) {
-              long bits = reader.uniformBits(set, g, state.getKey(), state.getValue());
-              if (bits != 0) {
-                draft.pad(new ReshardPlan.Padding(model, g, state.getKey(), bits));
-              }
+    for (Map.Entry<Integer, ParameterSet> model : models.entrySet()) {
+      ParameterSet set = model.getValue();
+      for (int g = 0; g < set.states().size(); g++) {
+        for (Map.Entry<String, DType> state : set.states().get(g).entrySet()) {
+          if (!state.getKey().equals(States.MASTER) && !set.isWhole(g, state.getKey())) {
+            long bits = reader.uniformBits(set, g, state.getKey(), state.getValue());
+            if (bits != 0) {
+              draft.pad(new ReshardPlan.Padding(model.getKey(), g, state.getKey(), bits));
             }
           }
         }

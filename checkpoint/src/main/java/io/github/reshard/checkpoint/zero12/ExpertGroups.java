@@ -17,6 +17,7 @@ import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.OptionalInt;
 import java.util.Set;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -121,17 +122,20 @@ public final class ExpertGroups {
     int target = reading.targetWorldSize();
     boolean divided =
         one.expertParallelSizes().stream().allMatch(size -> target % Math.max(1, size) == 0);
-    if (target == shards.size() || !divided) {
+    boolean turned = turned(one);
+    if (!turned && (target == shards.size() || !divided)) {
       return;
     }
     boolean reordered =
         one.roundRobin() != other.roundRobin()
-            && (ShardGroups.orderMatters(one, shards.size())
+            && (turned
+                || ShardGroups.orderMatters(one, shards.size())
                 || ShardGroups.orderMatters(one, target)
                 || ShardGroups.orderMatters(other, shards.size()));
     boolean placed =
         one.dataFirst() != other.dataFirst()
-            && one.expertParallelSizes().stream().anyMatch(size -> size > 1 && target > size);
+            && (turned
+                || one.expertParallelSizes().stream().anyMatch(size -> size > 1 && target > size));
     if (reordered || placed) {
       throw first
           .root()
@@ -141,6 +145,14 @@ public final class ExpertGroups {
                       reordered ? "round_robin_gradients" : "use_data_before_expert_parallelism",
                       target));
     }
+  }
+
+  /** Whether the target's experts are divided among another number of ranks. */
+  private boolean turned(ParamGroups groups) {
+    OptionalInt experts = reading.targetExperts();
+    return experts.isPresent()
+        && groups.expertParallelSizes().stream()
+            .anyMatch(size -> size != ParamGroups.DENSE && size != experts.getAsInt());
   }
 
   /** Checks that the masters in this order give the weights, at either end of each. */
@@ -361,7 +373,9 @@ public final class ExpertGroups {
       throws IOException {
     int sharers = shards.size() / size;
     int targetSharers = Math.max(1, reading.targetWorldSize() / size);
-    boolean reordered = roundRobin && (sharers > 1 || targetSharers > 1);
+    // Whose states are whose matters everywhere once experts change their ranks.
+    boolean reordered =
+        reading.targetExperts().isPresent() || (roundRobin && (sharers > 1 || targetSharers > 1));
     List<ExpertOrder.Group> groups = new ArrayList<>();
     for (int g : indices) {
       List<List<FlatRow>> rows = new ArrayList<>();

@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * A model file of ZeRO-1 or 2.
@@ -13,8 +14,10 @@ import java.util.List;
  * @param template the source's file of the same mp rank
  * @param groups for each param group of {@code param_shapes}, the partitioned group
  * @param stage the ZeRO stage that it is for, 1 or 2, or {@link ZeroStage#AS_SAVED}
+ * @param regrouping what changes of the groups, or null
  */
-record FlatModelRecipe(int template, List<GroupRef> groups, int stage) implements TorchRecipe {
+record FlatModelRecipe(int template, List<GroupRef> groups, int stage, Regrouping regrouping)
+    implements TorchRecipe {
   FlatModelRecipe {
     groups = List.copyOf(groups);
   }
@@ -29,11 +32,12 @@ record FlatModelRecipe(int template, List<GroupRef> groups, int stage) implement
                     new FlatModelRewrite.Group(ref.source(models), ref.target(models), ref.group()))
             .toList(),
         targetWorldSize,
-        stage);
+        stage,
+        Optional.ofNullable(regrouping));
   }
 
   @Override
   public boolean isOfSameKind() {
-    return stage == ZeroStage.AS_SAVED;
+    return stage == ZeroStage.AS_SAVED && regrouping == null;
   }
 }

@@ -19,6 +19,7 @@ import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.OptionalLong;
 import java.util.Set;
 
@@ -43,14 +44,39 @@ public final class FlatModelRewrite {
    */
   public static Rewritten rewrite(
       TorchFile template, List<Group> groups, int targetWorldSize, int stage) {
+    return rewrite(template, groups, targetWorldSize, stage, Optional.empty());
+  }
+
+  /**
+   * The same, with experts that are divided among other ranks.
+   *
+   * @param regrouping what changes of the groups, if anything does
+   */
+  static Rewritten rewrite(
+      TorchFile template,
+      List<Group> groups,
+      int targetWorldSize,
+      int stage,
+      Optional<Regrouping> regrouping) {
     PyObject root = template.parse().root();
     ModelStates states = new ModelStates(PickledValue.root(template.path(), root));
     states.root().entries().replace(ModelStates.DP_WORLD_SIZE, PyInt.of(targetWorldSize));
     Map<String, TensorNode> module = states.module();
     Map<String, Rewritten.Storage> moved = new HashMap<>();
     Set<String> flat = new HashSet<>();
+    if (states.hasShapes()) {
+      regrouping.ifPresent(
+          change ->
+              change.reshape(
+                  states,
+                  groups.stream().map(Group::target).toList(),
+                  groups.stream().map(Group::group).toList()));
+    }
     for (int g = 0; g < groups.size(); g++) {
       Group group = groups.get(g);
+      if (regrouping.isPresent() && regrouping.get().experts().get(g)) {
+        continue; // their weights are in files of their own
+      }
       String storage = flatStorage(module, group);
       if (storage != null) {
         moveFlat(template, root, module, storage, g, group, moved);

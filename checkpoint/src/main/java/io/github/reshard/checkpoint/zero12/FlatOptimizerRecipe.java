@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * An optimizer file of ZeRO-1 or 2, with this rank's partitions.
@@ -14,9 +15,15 @@ import java.util.List;
  * @param rank the target rank
  * @param groups for each param group of the file, the partitioned group
  * @param stage the ZeRO stage that it is for, 1 or 2, or {@link ZeroStage#AS_SAVED}
+ * @param regrouping what changes of the groups, or null
  */
-record FlatOptimizerRecipe(int template, int rank, List<GroupRef> groups, int stage)
+record FlatOptimizerRecipe(
+    int template, int rank, List<GroupRef> groups, int stage, Regrouping regrouping)
     implements TorchRecipe {
+  FlatOptimizerRecipe(int template, int rank, List<GroupRef> groups, int stage) {
+    this(template, rank, groups, stage, null);
+  }
+
   FlatOptimizerRecipe {
     groups = List.copyOf(groups);
   }
@@ -31,11 +38,12 @@ record FlatOptimizerRecipe(int template, int rank, List<GroupRef> groups, int st
                     FlatOptimizerRewrite.Group.of(ref.in(models), ref.target(models), ref.group()))
             .toList(),
         rank,
-        stage);
+        stage,
+        Optional.ofNullable(regrouping));
   }
 
   @Override
   public boolean isOfSameKind() {
-    return stage == ZeroStage.AS_SAVED;
+    return stage == ZeroStage.AS_SAVED && regrouping == null;
   }
 }

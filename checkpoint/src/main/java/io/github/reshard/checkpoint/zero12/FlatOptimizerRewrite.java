@@ -48,7 +48,7 @@ public final class FlatOptimizerRewrite {
    */
   record Group(FlatLayout layout, int group, Set<String> whole) {
     static Group of(PartitionedModel model, FlatLayout layout, int group) {
-      return new Group(layout, group, model.wholeStates(group));
+      return new Group(layout, group, model.wholeStates(model.target().groupOf(group)));
     }
 
     static Group ofSource(FileGroup ref) {
@@ -72,7 +72,12 @@ public final class FlatOptimizerRewrite {
         states.removeState(g, MuonMomentum.STATE);
       }
     }
-    return rewrite(file, root, groups, 0, ZeroStage.AS_SAVED);
+    return rewrite(file, root, groups, 0, ZeroStage.AS_SAVED, Optional.empty());
+  }
+
+  /** The file of a target rank whose param groups are those of the template. */
+  static Rewritten rewrite(TorchFile template, List<Group> groups, int rank, int stage) {
+    return rewrite(template, groups, rank, stage, Optional.empty());
   }
 
   /**
@@ -80,19 +85,31 @@ public final class FlatOptimizerRewrite {
    * @param groups the param groups of the file
    * @param rank the target rank
    * @param stage the ZeRO stage of the target, or {@link ZeroStage#AS_SAVED}
+   * @param regrouping what changes of the groups, if their experts are divided among other ranks
    */
-  static Rewritten rewrite(TorchFile template, List<Group> groups, int rank, int stage) {
-    return rewrite(template, template.parse().root(), groups, rank, stage);
+  static Rewritten rewrite(
+      TorchFile template,
+      List<Group> groups,
+      int rank,
+      int stage,
+      Optional<Regrouping> regrouping) {
+    return rewrite(template, template.parse().root(), groups, rank, stage, regrouping);
   }
 
   private static Rewritten rewrite(
-      TorchFile template, PyObject root, List<Group> groups, int rank, int stage) {
+      TorchFile template,
+      PyObject root,
+      List<Group> groups,
+      int rank,
+      int stage,
+      Optional<Regrouping> regrouping) {
     OptimizerStates states = new OptimizerStates(PickledValue.root(template.path(), root));
     boolean toBf16Optimizer =
         stage == ZeroStage.AS_SAVED
             ? states.isBf16Optimizer()
             : DsConfig.of(states.root()).makesBf16Optimizer(stage);
     Map<String, Rewritten.Storage> moved = new HashMap<>();
+    regrouping.ifPresent(change -> change.regroup(states, moved));
     for (int g = 0; g < groups.size(); g++) {
       FlatLayout layout = groups.get(g).layout();
       int group = groups.get(g).group();

@@ -39,15 +39,24 @@ import java.util.SortedMap;
 public final class FlatReader implements CheckpointReader {
   private final SourceStore store;
   private final CheckpointFiles files;
+  private final OptionalInt experts;
 
   public FlatReader(SourceStore store, CheckpointFiles files) {
+    this(store, files, OptionalInt.empty());
+  }
+
+  /**
+   * @param experts the expert-parallel size that it is read for, if that is not to stay as saved
+   */
+  public FlatReader(SourceStore store, CheckpointFiles files, OptionalInt experts) {
     this.store = store;
     this.files = files;
+    this.experts = experts;
   }
 
   @Override
   public TrainingState read(int targetWorldSize) throws IOException {
-    DeepSpeedReading reading = new DeepSpeedReading(store, files, targetWorldSize);
+    DeepSpeedReading reading = new DeepSpeedReading(store, files, targetWorldSize, experts);
     Map<String, ReadFile> layers = new LinkedHashMap<>();
     Map<String, ReadFile> experts = new LinkedHashMap<>();
     carryWhole(reading, files.layers(), layers);

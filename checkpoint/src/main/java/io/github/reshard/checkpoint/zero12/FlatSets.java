@@ -18,7 +18,12 @@ public record FlatSets(ParamGroups groups, Map<Integer, List<Integer>> indices) 
     for (int g = 0; g < groups.groups().size(); g++) {
       int size = groups.groups().get(g).expertParallelSize();
       int expertRank = size == ParamGroups.DENSE ? 0 : groups.expertRank(rank, worldSize, size);
-      refs.add(new GroupRef(indices.get(size).get(expertRank), groups.indices(size).indexOf(g)));
+      refs.add(
+          new GroupRef(
+              indices.get(size).get(expertRank),
+              groups.indices(size).indexOf(g),
+              expertRank,
+              expertRank));
     }
     return refs;
   }

@@ -8,8 +8,11 @@ import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TrainingState;
+import io.github.reshard.checkpoint.parallel.PipelineTarget;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import java.io.IOException;
+import java.util.Optional;
+import java.util.OptionalInt;
 
 /**
  * Plans the files of ZeRO-1 and 2. A checkpoint of either is edited, so that N → N gives back every
@@ -22,17 +25,35 @@ public final class FlatWriter implements CheckpointWriter {
           + " scramble this checkpoint.";
 
   private final int stage;
+  private final OptionalInt experts;
+  private final Optional<PipelineTarget> pipeline;
 
   /**
    * @param stage 1 or 2; {@link ZeroStage#AS_SAVED} for that of a source that is of one of these
    */
   public FlatWriter(int stage) {
+    this(stage, OptionalInt.empty(), Optional.empty());
+  }
+
+  /**
+   * @param stage as of the other one
+   * @param experts the expert-parallel size, if it is not to stay as saved
+   * @param pipeline the stages of the pipeline, if they are not to stay as saved
+   */
+  public FlatWriter(int stage, OptionalInt experts, Optional<PipelineTarget> pipeline) {
     this.stage = stage;
+    this.experts = experts;
+    this.pipeline = pipeline;
   }
 
   @Override
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
     PlanDraft draft = new PlanDraft(state, target);
+    if (pipeline.isPresent()) {
+      new RestagedFlat(draft, pipeline.get()).add();
+      draft.carryFiles();
+      return draft.plan();
+    }
     NewFlatCheckpoint anew = new NewFlatCheckpoint(draft, target, stage);
     if (state.parts().get(0).origin().orElse(null) instanceof TensorParts) {
       new RecutFlat(draft).add();
@@ -45,7 +66,7 @@ public final class FlatWriter implements CheckpointWriter {
         if (to != ZeroStage.AS_SAVED) {
           FlatConversion.requireConvertible(draft, part, saved, to);
         }
-        new EditedFlat(draft, to, recipe -> recipe)
+        new EditedFlat(draft, to, experts, recipe -> recipe)
             .add(
                 part,
                 saved,

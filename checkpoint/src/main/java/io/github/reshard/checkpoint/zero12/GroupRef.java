@@ -9,8 +9,8 @@ import java.util.List;
  *
  * @param model index into {@link io.github.reshard.checkpoint.plan.ReshardPlan#models()}
  * @param group the param group in that model
- * @param from which holder's the template is, 0 unless tensor-parallel ranks have parts of the
- *     parameters
+ * @param from which holder's the template is, 0 unless tensor-parallel ranks, stages or
+ *     expert-parallel ranks have parts of the parameters
  * @param to which holder's the file is
  */
 public record GroupRef(int model, int group, int from, int to) implements Serializable {

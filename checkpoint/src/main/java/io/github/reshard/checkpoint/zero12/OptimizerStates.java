@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
 import io.github.reshard.checkpoint.deepspeed.StateTensors;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
+import io.github.reshard.checkpoint.pickle.PyEquality;
 import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyNone;
@@ -243,6 +244,32 @@ public record OptimizerStates(PickledValue root) {
           Math.min(group, states.size()),
           new PyEntries.Entry(PyInt.of(flatParameter(group)), new PyDict()));
     }
+  }
+
+  /** Whether two param groups have the same options, whatever parameters they have. */
+  boolean hasSameOptions(int one, int other) {
+    PickledValue base = stateDict().get(BASE_STATE);
+    if (base.isList()) {
+      return false;
+    }
+    List<PickledValue> groups = base.get("param_groups").items();
+    List<PickledValue.Entry> a = options(groups.get(one));
+    List<PickledValue.Entry> b = options(groups.get(other));
+    if (a.size() != b.size()) {
+      return false;
+    }
+    for (int i = 0; i < a.size(); i++) {
+      PyObject first = a.get(i).value().node();
+      if (!a.get(i).key().equals(b.get(i).key())
+          || PyEquality.firstDifference(first, b.get(i).value().node()).isPresent()) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  private static List<PickledValue.Entry> options(PickledValue group) {
+    return group.children().stream().filter(entry -> !entry.key().equals("params")).toList();
   }
 
   /**

@@ -29,7 +29,7 @@ import org.junit.jupiter.api.Test;
 
 /** Tensors of up to four dimensions, cut into boxes and runs in any way, against a naive copy. */
 class OverlapTest {
-  private static final ParamId ID = new ParamId("checkpoint", 0, ParamId.NO_EXPERT, "w");
+  private static final ParamId ID = new ParamId("checkpoint", 0, "w");
   private static final int WEIGHTS = 3; // the file after those of Boxes
 
   private static byte[] random(long bytes, Random random) {

@@ -16,7 +16,7 @@ import org.assertj.core.api.AbstractThrowableAssert;
 import org.junit.jupiter.api.Test;
 
 class ParameterTensorTest {
-  private static final ParamId ID = new ParamId("in/tag", 0, ParamId.NO_EXPERT, "fc.weight");
+  private static final ParamId ID = new ParamId("in/tag", 0, "fc.weight");
   private static final Map<String, DType> STATES = new LinkedHashMap<>();
 
   static {

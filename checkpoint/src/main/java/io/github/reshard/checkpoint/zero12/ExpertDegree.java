@@ -1,0 +1,374 @@
+package io.github.reshard.checkpoint.zero12;
+
+import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.state.Parameter;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.function.IntPredicate;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.stream.IntStream;
+
+/**
+ * The param groups of experts where they are divided among another number of expert-parallel ranks.
+ * Each rank has as many experts fewer or more, numbered from 0 within the rank, and the groups are
+ * filled anew as DeepSpeed fills them: parameter after parameter until {@code max_group_size} would
+ * be exceeded (DeepSpeed 0.9.5 to 0.19.8, moe/utils.py, {@code
+ * split_params_into_different_moe_groups_for_optimizer}).
+ *
+ * @param groups at the new size
+ * @param templates for each of them, the group of the source whose options it has
+ * @param note what the user should know, or empty
+ */
+record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
+  /** The default of {@code max_group_size}, in elements. */
+  static final long MAX_GROUP_ELEMENTS = 178_956_971;
+
+  private static final Pattern NAME =
+      Pattern.compile("(.*deepspeed_experts\\.)(\\d{1,9})(\\..+)", Pattern.DOTALL);
+
+  ExpertDegree {
+    templates = List.copyOf(templates);
+  }
+
+  /** A parameter of an expert. */
+  private record Local(String mixture, int expert, String name, Parameter parameter) {
+    static Local of(String where, Parameter parameter) {
+      Matcher m = NAME.matcher(parameter.name());
+      if (!m.matches()) {
+        throw new RefusedException(
+            where,
+            "%s is in a param group of experts, but its name is none of an expert's parameter."
+                .formatted(parameter.name()));
+      }
+      return new Local(m.group(1), Integer.parseInt(m.group(2)), m.group(3), parameter);
+    }
+
+    Parameter numbered(int other, int group) {
+      return new Parameter(mixture + other + name, parameter.shape(), group);
+    }
+  }
+
+  /** Groups of the source, one behind the other, that were one before they were filled. */
+  private record Whole(List<Integer> groups, List<Local> parameters) {}
+
+  /**
+   * The groups at another size.
+   *
+   * @param where the checkpoint, for messages
+   * @param source the groups as saved
+   * @param size expert-parallel ranks
+   * @param worldSize data-parallel ranks of the target
+   * @param continues whether a group of the source has the same options as the one before it
+   * @throws RefusedException if the experts do not fall on that many ranks evenly, or how the
+   *     groups are filled is not to be told
+   */
+  static ExpertDegree of(
+      String where, ParamGroups source, int size, int worldSize, IntPredicate continues) {
+    List<Integer> sizes =
+        source.expertParallelSizes().stream().filter(s -> s != ParamGroups.DENSE).toList();
+    if (sizes.isEmpty()) {
+      throw new RefusedException(
+          where,
+          "has no experts of DeepSpeed's own mixture of experts, so there is nothing that"
+              + " --targetExpertParallelSize could divide. Leave it out.");
+    }
+    if (sizes.size() > 1) {
+      throw new RefusedException(
+          where,
+          "has experts of the expert-parallel sizes %s side by side, and the checkpoint does not say which of them is to become %d. Leave --targetExpertParallelSize out."
+              .formatted(sizes, size));
+    }
+    int from = sizes.get(0);
+    List<Integer> expertGroups = source.indices(from);
+    List<Whole> wholes = wholes(where, source, expertGroups, continues);
+    Map<String, Integer> local = localExperts(wholes);
+    requireFits(where, local, from, size, worldSize);
+    Filling filling = Filling.of(source, wholes);
+    List<List<Local>> turned =
+        wholes.stream().map(w -> renumbered(where, w.parameters(), local, from, size)).toList();
+    requireApart(where, source, wholes, turned, filling, continues, local, from, size);
+    List<ParamGroups.Group> groups = new ArrayList<>();
+    List<Integer> templates = new ArrayList<>();
+    boolean told = true;
+    for (int g = 0; g < source.groups().size(); g++) {
+      int group = g;
+      if (!expertGroups.contains(g)) {
+        groups.add(numbered(source.groups().get(g), groups.size()));
+        templates.add(g);
+        continue;
+      }
+      Whole whole =
+          wholes.stream().filter(w -> w.groups().get(0) == group).findFirst().orElse(null);
+      if (whole == null) {
+        continue; // goes with the one before it
+      }
+      List<Local> parameters = turned.get(wholes.indexOf(whole));
+      List<List<Local>> filled = filling.fill(parameters);
+      told &= filling.isTold(parameters);
+      boolean byAllRanks = source.groups().get(g).recordedByAllRanks();
+      for (int i = 0; i < filled.size(); i++) {
+        int number = groups.size();
+        groups.add(
+            new ParamGroups.Group(
+                filled.get(i).stream().map(p -> p.numbered(p.expert(), number)).toList(),
+                size,
+                byAllRanks));
+        templates.add(whole.groups().get(Math.min(i, whole.groups().size() - 1)));
+      }
+    }
+    if (!told && !filling.isUsual()) {
+      throw new RefusedException(
+          where,
+          "the param groups of experts hold up to %d elements, more than max_group_size has by default, and the checkpoint does not say up to how many they may hold: at expert-parallel size %d that decides how many groups there are. Choose a size at which a rank has no more experts than now."
+              .formatted(filling.least(), size));
+    }
+    String note =
+        told
+            ? ""
+            : "at expert-parallel size %d the experts' parameters are divided into groups of up to %d elements, the default of max_group_size in split_params_into_different_moe_groups_for_optimizer; a script that gives another one will not load them"
+                .formatted(size, MAX_GROUP_ELEMENTS);
+    return new ExpertDegree(
+        new ParamGroups(groups, source.roundRobin(), source.dataFirst(), source.paddings()),
+        templates,
+        note);
+  }
+
+  private static ParamGroups.Group numbered(ParamGroups.Group group, int number) {
+    return new ParamGroups.Group(
+        group.parameters().stream().map(p -> new Parameter(p.name(), p.shape(), number)).toList(),
+        group.expertParallelSize(),
+        group.recordedByAllRanks());
+  }
+
+  /** The groups as they were before they were filled: a rank's experts' parameters in order. */
+  private static List<Whole> wholes(
+      String where, ParamGroups source, List<Integer> groups, IntPredicate continues) {
+    List<Whole> wholes = new ArrayList<>();
+    for (int g : groups) {
+      List<Local> own =
+          source.groups().get(g).parameters().stream().map(p -> Local.of(where, p)).toList();
+      Whole last = wholes.isEmpty() ? null : wholes.get(wholes.size() - 1);
+      boolean shares = last != null && own.stream().anyMatch(p -> classes(last).contains(of(p)));
+      boolean full =
+          last != null
+              && continues.test(g)
+              && elements(source, last.groups().get(last.groups().size() - 1))
+                      + own.get(0).parameter().elements()
+                  > MAX_GROUP_ELEMENTS;
+      if (shares && !continues.test(g)) {
+        throw new RefusedException(
+            where,
+            "%s and other experts of the same mixture are in param groups of different options, so that nothing says which options an expert has at another expert-parallel size."
+                .formatted(own.get(0).parameter().name()));
+      }
+      if (shares || full) {
+        last.groups().add(g);
+        last.parameters().addAll(own);
+      } else {
+        wholes.add(new Whole(new ArrayList<>(List.of(g)), new ArrayList<>(own)));
+      }
+    }
+    return wholes;
+  }
+
+  /**
+   * Groups of the same options may be one that max_group_size divided, or the script's own: that
+   * must make no difference.
+   *
+   * @param turned for each of {@code wholes} its parameters at the new size
+   */
+  private static void requireApart(
+      String where,
+      ParamGroups source,
+      List<Whole> wholes,
+      List<List<Local>> turned,
+      Filling filling,
+      IntPredicate continues,
+      Map<String, Integer> local,
+      int from,
+      int size) {
+    for (int w = 1; w < wholes.size(); w++) {
+      List<Integer> before = wholes.get(w - 1).groups();
+      List<Local> both = new ArrayList<>(wholes.get(w - 1).parameters());
+      both.addAll(wholes.get(w).parameters());
+      if (!continues.test(wholes.get(w).groups().get(0)) || !isInOrder(both)) {
+        continue;
+      }
+      long joint =
+          elements(source, before.get(before.size() - 1))
+              + wholes.get(w).parameters().get(0).parameter().elements();
+      List<Local> merged = renumbered(where, both, local, from, size);
+      List<List<Local>> apart = new ArrayList<>(filling.fill(turned.get(w - 1)));
+      apart.addAll(filling.fill(turned.get(w)));
+      for (long most : List.of(filling.least(), Math.min(filling.tooMany(), joint) - 1)) {
+        if (!Filling.fill(merged, most).equals(apart)) {
+          throw new RefusedException(
+              where,
+              "two param groups of experts have the same options, and nothing says whether they are"
+                  + " one that max_group_size divided: at another expert-parallel size the groups"
+                  + " would be others. Leave --targetExpertParallelSize out.");
+        }
+      }
+    }
+  }
+
+  /** What all experts of a mixture have one of. */
+  private static List<String> of(Local parameter) {
+    return List.of(parameter.mixture(), parameter.name());
+  }
+
+  private static Set<List<String>> classes(Whole whole) {
+    Set<List<String>> classes = new LinkedHashSet<>();
+    whole.parameters().forEach(p -> classes.add(of(p)));
+    return classes;
+  }
+
+  private static long elements(ParamGroups groups, int group) {
+    return groups.groups().get(group).parameters().stream().mapToLong(Parameter::elements).sum();
+  }
+
+  /** How many experts a rank has of each mixture. */
+  private static Map<String, Integer> localExperts(List<Whole> wholes) {
+    Map<String, Integer> local = new LinkedHashMap<>();
+    for (Whole whole : wholes) {
+      whole.parameters().forEach(p -> local.merge(p.mixture(), p.expert() + 1, Math::max));
+    }
+    return local;
+  }
+
+  private static void requireFits(
+      String where, Map<String, Integer> local, int from, int size, int worldSize) {
+    List<Integer> counts = local.values().stream().map(count -> count * from).toList();
+    IntPredicate divides = s -> counts.stream().allMatch(count -> count % s == 0);
+    if (!divides.test(size) || worldSize % size != 0) {
+      int most = counts.stream().mapToInt(Integer::intValue).min().orElse(1);
+      List<Integer> fitting =
+          IntStream.rangeClosed(1, most)
+              .filter(s -> divides.test(s) && worldSize % s == 0)
+              .boxed()
+              .toList();
+      throw new RefusedException(
+          where,
+          "--targetExpertParallelSize=%d has to divide the number of experts of each mixture, %s, and the data-parallel size of the target, %d. What fits is %s."
+              .formatted(size, counts.stream().distinct().sorted().toList(), worldSize, fitting));
+    }
+  }
+
+  /**
+   * The same parameters of another number of experts a rank.
+   *
+   * @throws RefusedException if they are in another order than that of the module
+   */
+  private static List<Local> renumbered(
+      String where, List<Local> parameters, Map<String, Integer> local, int from, int size) {
+    if (!isInOrder(parameters)) {
+      throw new RefusedException(
+          where,
+          "the param groups have the parameters of the experts in another order than that of the"
+              + " module, expert after expert, and what the order is at another expert-parallel"
+              + " size is not to be told.");
+    }
+    Map<String, Integer> other = new LinkedHashMap<>();
+    local.forEach((mixture, count) -> other.put(mixture, count * from / size));
+    return numbered(ofFirstExperts(parameters), other);
+  }
+
+  private static Map<String, List<Local>> ofFirstExperts(List<Local> parameters) {
+    Map<String, List<Local>> ofFirst = new LinkedHashMap<>();
+    for (Local parameter : parameters) {
+      if (parameter.expert() == 0) {
+        ofFirst.computeIfAbsent(parameter.mixture(), m -> new ArrayList<>()).add(parameter);
+      }
+    }
+    return ofFirst;
+  }
+
+  /** Whether they are mixture after mixture, expert after expert, all experts alike. */
+  private static boolean isInOrder(List<Local> parameters) {
+    Map<String, Integer> experts = new LinkedHashMap<>();
+    parameters.forEach(p -> experts.merge(p.mixture(), p.expert() + 1, Math::max));
+    return numbered(ofFirstExperts(parameters), experts).stream()
+        .map(p -> p.numbered(p.expert(), 0))
+        .toList()
+        .equals(parameters.stream().map(p -> p.numbered(p.expert(), 0)).toList());
+  }
+
+  private static List<Local> numbered(
+      Map<String, List<Local>> ofFirst, Map<String, Integer> experts) {
+    List<Local> numbered = new ArrayList<>();
+    ofFirst.forEach(
+        (mixture, parameters) -> {
+          for (int expert = 0; expert < experts.get(mixture); expert++) {
+            for (Local p : parameters) {
+              numbered.add(new Local(mixture, expert, p.name(), p.numbered(expert, 0)));
+            }
+          }
+        });
+    return numbered;
+  }
+
+  /**
+   * Up to how many elements a group holds: what filled the source's groups as they are.
+   *
+   * @param least elements of the largest one
+   * @param tooMany elements of the smallest one and the parameter that did not fit in it
+   */
+  private record Filling(long least, long tooMany) {
+    static Filling of(ParamGroups source, List<Whole> wholes) {
+      long least = 0;
+      long tooMany = Long.MAX_VALUE;
+      for (Whole whole : wholes) {
+        for (int i = 0; i < whole.groups().size(); i++) {
+          int group = whole.groups().get(i);
+          long elements = elements(source, group);
+          // One parameter is never divided, however large.
+          least =
+              Math.max(least, source.groups().get(group).parameters().size() > 1 ? elements : 0);
+          if (i + 1 < whole.groups().size()) {
+            Parameter next = source.groups().get(whole.groups().get(i + 1)).parameters().get(0);
+            tooMany = Math.min(tooMany, elements + next.elements());
+          }
+        }
+      }
+      return new Filling(least, tooMany);
+    }
+
+    /** Whether DeepSpeed's default fills the groups so. */
+    boolean isUsual() {
+      return least <= MAX_GROUP_ELEMENTS && MAX_GROUP_ELEMENTS < tooMany;
+    }
+
+    /** Whether everything that fills the source's groups as they are fills these alike. */
+    boolean isTold(List<Local> parameters) {
+      return fill(parameters, least).equals(fill(parameters, tooMany - 1));
+    }
+
+    List<List<Local>> fill(List<Local> parameters) {
+      return fill(parameters, isUsual() ? MAX_GROUP_ELEMENTS : least);
+    }
+
+    private static List<List<Local>> fill(List<Local> parameters, long most) {
+      List<List<Local>> groups = new ArrayList<>();
+      List<Local> open = new ArrayList<>();
+      long elements = 0;
+      for (Local parameter : parameters) {
+        long own = parameter.parameter().elements();
+        if (elements + own > most) {
+          groups.add(open);
+          open = new ArrayList<>();
+          elements = 0;
+        }
+        open.add(parameter);
+        elements += own;
+      }
+      groups.add(open);
+      groups.removeIf(List::isEmpty); // the engine drops the one before a first that is too large
+      return groups;
+    }
+  }
+}
