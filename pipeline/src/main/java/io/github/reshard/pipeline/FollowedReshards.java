@@ -109,8 +109,20 @@ final class FollowedReshards implements Reshards {
   void abandon(String key) throws IOException {
     Optional<Reshard> reshard = find(key);
     directory.delete(key);
-    if (reshard.isPresent()) {
-      reshard.get().target().abandon();
+    reshard.ifPresent(this::abandonTarget);
+  }
+
+  /** Workers may be at it at once, or still write: one that is in another's way tries again. */
+  private void abandonTarget(Reshard reshard) {
+    for (int tries = 1; tries <= TRIES; tries++) {
+      try {
+        reshard.target().abandon();
+        return;
+      } catch (IOException | RuntimeException e) {
+        if (!pause(tries)) {
+          return;
+        }
+      }
     }
   }
 
@@ -170,7 +182,7 @@ final class FollowedReshards implements Reshards {
       return pause(tries);
     }
     // First what it wrote: on a full disk nothing can be written down before.
-    reshard.target().abandon();
+    abandonTarget(reshard);
     end(reshard.key(), ReshardEnd.of(ReshardEnd.Kind.FAILED, failure.getMessage()));
     return false;
   }
@@ -193,7 +205,7 @@ final class FollowedReshards implements Reshards {
   /** Another step of the same reshard may have ended it meanwhile. */
   private void endRead(Reshard reshard, ReshardEnd end) throws IOException {
     if (directory.get(reshard.key()).isPresent()) {
-      reshard.target().abandon();
+      abandonTarget(reshard);
       end(reshard.key(), end);
     }
   }
