@@ -23,6 +23,8 @@ import java.util.Optional;
 
 /** Jobs from DeepSpeed's files to a distributed checkpoint of PyTorch, and back. */
 final class DcpJobs {
+  private static final String SAFETENSORS = ".safetensors";
+
   private DcpJobs() {}
 
   /** Whether the output of {@code plan} is a distributed checkpoint. */
@@ -162,13 +164,21 @@ final class DcpJobs {
       throws IOException {
     String directory = Stores.directory(location);
     String path = tag == null ? directory : store.child(directory, tag);
-    return DcpCheckpoint.find(store, path)
-        .orElseThrow(
-            () ->
-                new RefusedException(
-                    path,
-                    "expected a distributed checkpoint of PyTorch, which has a file %s, found none. --template is for these; leave it out for a checkpoint of DeepSpeed, or name the directory of one step, or its name with --tag."
-                        .formatted(DcpMetadata.FILE_NAME)));
+    Optional<DcpCheckpoint> found = DcpCheckpoint.find(store, path);
+    if (found.isEmpty()
+        && store.list(path).files().stream().anyMatch(f -> f.name().endsWith(SAFETENSORS))) {
+      throw new RefusedException(
+          path,
+          "holds safetensors, as PyTorch's HuggingFaceStorageWriter and save_pretrained write them:"
+              + " weights alone, and no optimizer's state is made up. Load them into the model"
+              + " before deepspeed.initialize; no template is needed for that.");
+    }
+    return found.orElseThrow(
+        () ->
+            new RefusedException(
+                path,
+                "expected a distributed checkpoint of PyTorch, which has a file %s, found none. --template is for these; leave it out for a checkpoint of DeepSpeed, or name the directory of one step, or its name with --tag."
+                    .formatted(DcpMetadata.FILE_NAME)));
   }
 
   /**

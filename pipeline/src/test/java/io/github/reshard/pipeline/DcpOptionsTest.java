@@ -5,6 +5,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 import io.github.reshard.checkpoint.dcp.DcpDialect;
 import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.testing.WithoutBeam;
+import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -25,6 +27,16 @@ class DcpOptionsTest {
         .contains("this is a distributed checkpoint of PyTorch")
         .contains("--template")
         .contains("no tool is needed");
+  }
+
+  /** As HuggingFaceStorageWriter names its files: there is no optimizer in them, and none comes. */
+  @Test
+  void safetensorsAreWeightsAlone() throws IOException {
+    Path weights = Files.createDirectories(scratch.resolve("weights"));
+    Files.createFile(weights.resolve("shard-00001-model-00001-of-00001.safetensors"));
+    ReshardOptions options = Resharding.options(weights, scratch.resolve("out"), 2);
+    options.setTemplate(TWO_GROUPS.source().toString());
+    assertThat(Resharding.refusal(options)).contains("holds safetensors").contains("weights alone");
   }
 
   @Test

@@ -267,10 +267,11 @@ public final class Repartition {
                   .states()
                   .get(group)
                   .forEach(
-                      (state, dtype) -> {
+                      (state, read) -> {
                         if (model.isWhole(group, state)) {
                           return;
                         }
+                        DType dtype = model.written(anyOf(model, group), state, read);
                         Address partition =
                             model.targetPartitions().get(new Partition(rank, bucket, state));
                         out.accept(
@@ -312,6 +313,15 @@ public final class Repartition {
                             dtype.bytes())));
       }
     }
+  }
+
+  /** A parameter of {@code group}; what is padding is written as its states are. */
+  private static int anyOf(PartitionedModel model, int group) {
+    int p = 0;
+    while (p < model.parameters().size() - 1 && model.parameters().get(p).group() != group) {
+      p++;
+    }
+    return p;
   }
 
   /** Receives a run of elements. */

@@ -37,6 +37,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
+import java.util.stream.Stream;
 
 /**
  * Plans the files of DeepSpeed, made of a distributed checkpoint of PyTorch. What that does not
@@ -151,7 +152,7 @@ public final class DcpReader {
         }
         for (Map.Entry<String, DType> state : model.statesOf(p).entrySet()) {
           String key = key(keys, parameter.name(), state.getKey());
-          requireAlike(keys, key, state.getValue(), parameter.shape());
+          DcpTypes.requireAlike(keys, key, state.getValue(), parameter.shape(), !isFrozen(model));
           needed.add(key);
         }
         if (!isFrozen(model)) {
@@ -177,25 +178,6 @@ public final class DcpReader {
           keys.where(),
           "the optimizer keeps %s of %s, and that of the template does not: its states are %s. Make the template with the same optimizer."
               .formatted(further, name, model.statesOf(p).keySet()));
-    }
-  }
-
-  private static void requireAlike(DcpKeys keys, String key, DType dtype, List<Long> shape) {
-    DcpMetadata.Tensor tensor = keys.requireTensor(key);
-    if (!tensor.shape().equals(shape) || tensor.dtype() != dtype) {
-      throw new RefusedException(
-          keys.where(),
-          "'%s' is %s of shape %s, the template has %s of shape %s for it. %s"
-              .formatted(
-                  key,
-                  tensor.dtype().torchName(),
-                  tensor.shape(),
-                  dtype.torchName(),
-                  shape,
-                  tensor.shape().equals(shape)
-                      ? "Only states of the same type are taken over: DeepSpeed's masters are"
-                          + " float32."
-                      : "They are of different models."));
     }
   }
 
@@ -231,7 +213,7 @@ public final class DcpReader {
             slices,
             template.padding(),
             evidence(store),
-            run.notes(),
+            Stream.concat(run.notes().stream(), DcpTypes.notes(models).stream()).toList(),
             template.partBytes()),
         template.sources().size());
   }
@@ -344,16 +326,18 @@ public final class DcpReader {
                   List.of(),
                   weight.targets().stream().map(at -> moved(at, targets)).toList()));
     }
+    DcpTypes types = DcpTypes.of(model, keys);
     return new PartitionedModel(
         model.mpRank(),
         model.expertRank(),
         source,
         model.target(),
-        model.states(),
+        types.states(),
         partitions,
         to,
         weights,
-        model.whole());
+        model.whole(),
+        types.casts());
   }
 
   /**

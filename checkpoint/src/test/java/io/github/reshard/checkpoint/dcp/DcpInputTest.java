@@ -3,11 +3,16 @@ package io.github.reshard.checkpoint.dcp;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
+import io.github.reshard.checkpoint.torch.DType;
+import io.github.reshard.checkpoint.torch.TorchFile;
 import io.github.reshard.testing.CheckpointComparison;
 import io.github.reshard.testing.DisturbedCheckpoint;
 import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.testing.WithoutBeam;
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.stream.Stream;
@@ -16,6 +21,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /**
  * A checkpoint of DeepSpeed that goes to a distributed checkpoint and comes back is what it was,
@@ -81,6 +87,58 @@ class DcpInputTest {
         ZeroStage.AS_SAVED);
 
     assertThat(CheckpointComparison.with(golden.source()).firstDifference(back)).isEmpty();
+  }
+
+  /**
+   * A model that FSDP2 of PyTorch 2.15 trained in bfloat16 altogether: each of its numbers is the
+   * float32 that it is, at a size with padding too, and goes out again as that.
+   */
+  @ParameterizedTest
+  @ValueSource(ints = {2, 5})
+  void numbersOf16BitsBecomeFloat32(int ranks) throws IOException {
+    Path dcp = Path.of(System.getProperty("reshard.testdata"), "dcp", "fsdp2", "bf16-at-2");
+    Path template = DisturbedCheckpoint.of(GoldenCase.of("z1-bf16"), scratch.resolve("template"));
+    Path back = scratch.resolve("back");
+    List<String> notes =
+        WithoutBeam.fromDcp(dcp, template, back, ranks, ZeroStage.AS_SAVED).notes();
+    assertThat(notes).anyMatch(note -> note.startsWith("36 weights and states are of 16 bits"));
+
+    Path again = scratch.resolve("again");
+    WithoutBeam.toDcp(back, again, DcpDialect.TORCH, 1);
+    DcpDirectory saved = directory(dcp);
+    DcpDirectory made = directory(again.resolve("global_step3"));
+    int compared = 0;
+    for (String key : saved.metadata().items().keySet()) {
+      if (saved.metadata().tensor(key).filter(t -> t.dtype() == DType.BFLOAT16).isPresent()) {
+        byte[] narrow = bytes(saved, dcp, key);
+        byte[] wide = bytes(made, again.resolve("global_step3"), key);
+        byte[] widened = new byte[narrow.length * 2];
+        for (int e = 0; e < narrow.length / 2; e++) {
+          System.arraycopy(narrow, e * 2, widened, e * 4 + 2, 2);
+        }
+        assertThat(wide).as(key).isEqualTo(widened);
+        compared++;
+      }
+    }
+    assertThat(compared).as("and a buffer, which the template has as float32").isEqualTo(37);
+  }
+
+  private static DcpDirectory directory(Path directory) throws IOException {
+    return DcpDirectory.find(new LocalSourceStore(), directory.toString()).orElseThrow();
+  }
+
+  /** The elements of a tensor whose chunks are rows, which are in order. */
+  private static byte[] bytes(DcpDirectory dcp, Path directory, String key) throws IOException {
+    DcpMetadata.Tensor tensor = dcp.metadata().tensor(key).orElseThrow();
+    ByteArrayOutputStream all = new ByteArrayOutputStream();
+    try (DcpDirectory.Reading reading = dcp.open(new LocalSourceStore())) {
+      for (DcpMetadata.Chunk chunk : tensor.chunks()) {
+        TorchFile.Entry entry = reading.elements(key, tensor.dtype(), chunk);
+        byte[] file = Files.readAllBytes(directory.resolve(chunk.place().file()));
+        all.write(file, (int) entry.payloadOffset(), (int) entry.bytes());
+      }
+    }
+    return all.toByteArray();
   }
 
   /** A template of another stage, and ranks that it was not saved by. */
