@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Item;
+import io.github.reshard.checkpoint.state.States;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.List;
@@ -131,6 +132,13 @@ public final class DcpKeys {
   /** The key of a state of a parameter. */
   public String state(String parameter, String state) {
     return optimizer + STATE + parameter + "." + state;
+  }
+
+  /** The key of a state of a parameter, which the model has if it is the weight itself. */
+  public String weightOrState(String parameter, String state) {
+    return state.equals(States.MASTER) || state.equals(States.FROZEN)
+        ? model(parameter)
+        : state(parameter, state);
   }
 
   /** The tensor {@code key}, if there is one. */

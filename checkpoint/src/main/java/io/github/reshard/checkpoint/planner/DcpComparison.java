@@ -99,7 +99,7 @@ public record DcpComparison(ReshardPlan plan, List<String> differences, List<Str
         for (int p = 0; p < model.parameters().size(); p++) {
           String name = model.parameters().get(p).name();
           for (String state : model.statesOf(p).keySet()) {
-            needed.add(DcpReader.key(keys, name, state));
+            needed.add(keys.weightOrState(name, state));
           }
         }
       }

@@ -135,13 +135,6 @@ public final class DcpReader {
     return DcpKeys.find(dcp, trained, state);
   }
 
-  /** The key of a state of a parameter of the template. */
-  static String key(DcpKeys keys, String parameter, String state) {
-    return state.equals(States.MASTER) || state.equals(States.FROZEN)
-        ? keys.model(parameter)
-        : keys.state(parameter, state);
-  }
-
   private static Set<String> needed(ReshardPlan template, DcpKeys keys, TemplateRun run) {
     Set<String> needed = new LinkedHashSet<>();
     for (PartitionedModel model : template.models()) {
@@ -151,7 +144,7 @@ public final class DcpReader {
           requireSameStates(keys, model, p, run.scalars().get(parameter.group()).keySet());
         }
         for (Map.Entry<String, DType> state : model.statesOf(p).entrySet()) {
-          String key = key(keys, parameter.name(), state.getKey());
+          String key = keys.weightOrState(parameter.name(), state.getKey());
           DcpTypes.requireAlike(keys, key, state.getValue(), parameter.shape(), !isFrozen(model));
           needed.add(key);
         }
@@ -355,7 +348,7 @@ public final class DcpReader {
     for (int p = 0; p < model.parameters().size(); p++) {
       List<Box> ofParameter = null;
       for (String state : model.statesOf(p).keySet()) {
-        String key = key(keys, model.parameters().get(p).name(), state);
+        String key = keys.weightOrState(model.parameters().get(p).name(), state);
         List<Chunk> chunks = keys.requireTensor(key).chunks();
         List<Box> own = chunks.stream().map(c -> new Box(c.offsets(), c.sizes())).toList();
         if (ofParameter != null && !ofParameter.equals(own)) {

@@ -34,7 +34,7 @@ record DcpTypes(List<Map<String, DType>> states, Map<ParameterState, DType> cast
     for (int p = 0; p < template.parameters().size(); p++) {
       int group = template.parameters().get(p).group();
       for (Map.Entry<String, DType> state : template.statesOf(p).entrySet()) {
-        String key = DcpReader.key(keys, template.parameters().get(p).name(), state.getKey());
+        String key = keys.weightOrState(template.parameters().get(p).name(), state.getKey());
         DType type = keys.requireTensor(key).dtype();
         String other =
             first.computeIfAbsent(group, g -> new HashMap<>()).putIfAbsent(state.getKey(), key);
