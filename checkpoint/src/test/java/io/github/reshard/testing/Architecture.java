@@ -117,7 +117,7 @@ public final class Architecture {
     }
     List<String> pairs = new ArrayList<>();
     for (String arrow : arrows) {
-      String[] ends = arrow.split(" -> ");
+      String[] ends = arrow.split(" -> ", -1);
       if (ends[0].compareTo(ends[1]) < 0 && arrows.contains(ends[1] + " -> " + ends[0])) {
         pairs.add(shortName(ends[0]) + " <-> " + shortName(ends[1]));
       }

@@ -81,7 +81,7 @@ final class Sources {
                       + ": "
                       + type.getSimpleName());
             }
-            return super.visitClass(type, nothing);
+            return super.visitClass(type, null);
           }
         }.scan(file, null);
       }

@@ -4,10 +4,10 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.copy.SliceCopier;
 import io.github.reshard.checkpoint.copy.SliceCrc;
-import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
 import io.github.reshard.checkpoint.dcp.DcpDialect;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.UserHints;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.openstate.OpenStateSource;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
@@ -16,12 +16,11 @@ import io.github.reshard.checkpoint.plan.Repartition;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.TargetFile;
-import io.github.reshard.checkpoint.planner.DcpPlanner;
-import io.github.reshard.checkpoint.planner.DcpReader;
+import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.checkpoint.planner.OptimizerOptions;
+import io.github.reshard.checkpoint.planner.Request;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.planner.TargetDegrees;
-import io.github.reshard.checkpoint.shards.UserHints;
 import io.github.reshard.checkpoint.shards.UserShards;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
@@ -47,6 +46,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.OptionalInt;
 import java.util.Set;
 
 /**
@@ -102,16 +102,21 @@ public final class WithoutBeam {
         output);
   }
 
+  private static Request request(String format, Optional<String> dialect, OptionalInt files) {
+    return new Request(format, OptionalInt.empty(), ZeroStage.AS_SAVED, dialect, files, PART_BYTES);
+  }
+
   /** Makes a Universal Checkpoint of {@code input}; what was planned. */
   public static ReshardPlan toUniversal(Path input, Path output) {
     return run(
         source ->
-            ReshardPlanner.planUniversal(
-                source,
-                CheckpointFiles.discover(source, input.toString(), Optional.empty()),
-                Optional.empty(),
-                ZeroStage.AS_SAVED,
-                PART_BYTES),
+            Formats.plan(
+                    Formats.zero(
+                        source,
+                        CheckpointFiles.discover(source, input.toString(), Optional.empty())),
+                    1,
+                    request("universal", Optional.empty(), OptionalInt.empty()))
+                .plan(),
         output);
   }
 
@@ -124,10 +129,7 @@ public final class WithoutBeam {
           UniversalSource.of(
               below, CheckpointFiles.discover(below, input.toString(), Optional.of(tag)));
       return run(
-          source.store(),
-          ReshardPlanner.planOfUniversal(
-              source.store(), source.files(), worldSize, stage, PART_BYTES),
-          output);
+          source.store(), Formats.universal(source).plan(worldSize, stage, PART_BYTES), output);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
@@ -139,7 +141,8 @@ public final class WithoutBeam {
         source -> {
           UserShards shards =
               UserShards.find(source, input.toString(), Optional.empty()).orElseThrow();
-          return ReshardPlanner.plan(source, shards, hints, worldSize, PART_BYTES);
+          return Formats.shards(source, shards, hints)
+              .plan(worldSize, ZeroStage.AS_SAVED, PART_BYTES);
         },
         output);
   }
@@ -147,13 +150,16 @@ public final class WithoutBeam {
   /** Makes a distributed checkpoint of {@code input}; what was planned. */
   public static ReshardPlan toDcp(Path input, Path output, DcpDialect dialect, int files) {
     return run(
-        source ->
-            DcpPlanner.plan(
-                source,
-                CheckpointFiles.discover(source, input.toString(), Optional.empty()),
-                dialect,
-                files,
-                PART_BYTES),
+        source -> {
+          CheckpointFiles found =
+              CheckpointFiles.discover(source, input.toString(), Optional.empty());
+          int ranks = Math.max(1, CheckpointFacts.read(source, found).dataParallelRanks());
+          return Formats.plan(
+                  Formats.zero(source, found),
+                  ranks,
+                  request("dcp", Optional.of(dialect.optionName()), OptionalInt.of(files)))
+              .plan();
+        },
         output);
   }
 
@@ -162,10 +168,11 @@ public final class WithoutBeam {
       Path dcp, Path template, Path output, int worldSize, int stage) {
     return run(
         source ->
-            DcpReader.plan(
-                source,
-                DcpCheckpoint.find(source, dcp.toString()).orElseThrow(),
-                CheckpointFiles.discover(source, template.toString(), Optional.empty()),
+            Formats.ofDistributed(
+                dcp.toString(),
+                Formats.zero(
+                    source,
+                    CheckpointFiles.discover(source, template.toString(), Optional.empty())),
                 worldSize,
                 stage,
                 PART_BYTES),
@@ -199,7 +206,7 @@ public final class WithoutBeam {
     try {
       OpenStateSource open =
           OpenStateSource.find(new LocalSourceStore(), input.toString()).orElseThrow();
-      return run(open.store(), ReshardPlanner.plan(open, worldSize, stage, PART_BYTES), output);
+      return run(open.store(), Formats.openState(open).plan(worldSize, stage, PART_BYTES), output);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }

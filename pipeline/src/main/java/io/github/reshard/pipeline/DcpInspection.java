@@ -9,8 +9,18 @@ import io.github.reshard.checkpoint.dcp.DcpDirectory;
 import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Chunk;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Step;
+import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.UserHints;
+import io.github.reshard.checkpoint.planner.DcpCheck;
+import io.github.reshard.checkpoint.planner.Found;
+import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.pipeline.storage.Stores;
+import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.NotDirectoryException;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -50,11 +60,12 @@ public record DcpInspection(String name, List<Part> parts, int mostChunks, int f
    */
   public static Optional<DcpInspection> of(CommandOptions options) {
     try {
-      Optional<DcpCheckpoint> dcp = DcpJobs.at(options.getInput(), options.getTag(), options);
+      Optional<DcpCheckpoint> dcp = at(options.getInput(), options.getTag(), options);
       if (dcp.isPresent() && options.getHtml() != null) {
         throw new RefusedException(
             options.getInput(),
-            "--html draws the ranks of a checkpoint of DeepSpeed; a distributed checkpoint has none.");
+            "--html draws the ranks of a checkpoint of DeepSpeed; a distributed checkpoint has"
+                + " none.");
       }
       return dcp.map(DcpInspection::of);
     } catch (IOException e) {
@@ -127,5 +138,60 @@ public record DcpInspection(String name, List<Part> parts, int mostChunks, int f
     } catch (JsonProcessingException e) {
       throw new UncheckedIOException(e);
     }
+  }
+
+  /**
+   * The distributed checkpoint that a location means, if it means one.
+   *
+   * @param tag a directory in it, or null
+   */
+  static Optional<DcpCheckpoint> at(String location, String tag, ReshardOptions options)
+      throws IOException {
+    SourceStore store = Stores.source(location, options);
+    String directory = Stores.directory(location);
+    try {
+      return DcpCheckpoint.find(store, tag == null ? directory : store.child(directory, tag));
+    } catch (NoSuchFileException | FileNotFoundException | NotDirectoryException e) {
+      return Optional.empty(); // what else it may mean is found out by whoever asks
+    }
+  }
+
+  /** A distributed checkpoint as the source of a job. */
+  static Source source(DcpCheckpoint dcp, SourceStore store) {
+    Found found =
+        new Found(
+            store,
+            CheckpointFiles.none(dcp.path()),
+            dcp.path(),
+            ranks -> {
+              throw new RefusedException(
+                  dcp.path(), "a distributed checkpoint does not say all that DeepSpeed needs.");
+            },
+            stage -> {
+              throw new IllegalStateException("nothing is written as " + dcp.path());
+            },
+            Optional.empty(),
+            Optional.empty());
+    return new Source(dcp.path(), found, UserHints.NONE);
+  }
+
+  /**
+   * The proof of the distributed checkpoint that is {@code --input}, if it is one.
+   *
+   * @throws RefusedException if it is one that is not whole or not understood
+   */
+  static Optional<Job> check(ReshardOptions options) throws IOException {
+    Optional<DcpCheckpoint> dcp = at(options.getInput(), options.getTag(), options);
+    if (dcp.isEmpty()) {
+      return Optional.empty();
+    }
+    SourceStore store = Stores.source(options.getInput(), options);
+    return Optional.of(
+        new Job(
+            source(dcp.get(), store),
+            DcpCheck.plan(store, dcp.get(), options.getPartBytes()),
+            ReshardOptions.DCP,
+            TargetStore.LATEST_DCP,
+            Optional.empty()));
   }
 }

@@ -6,15 +6,14 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
-import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.checkpoint.planner.OptimizerOptions;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.weights.ExportRequest;
-import io.github.reshard.checkpoint.weights.WeightsPlanner;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.FileNotFoundException;
 import java.io.IOException;
@@ -63,23 +62,21 @@ public final class ExportPipeline {
   private static Job job(ExportOptions options) throws IOException {
     Job.requireDistinct(options.getInput(), options.getOutput());
     Source source = Source.ofInput(options);
-    if (source.user().isPresent()) {
+    if (source.isBare()) {
       throw new RefusedException(
           source.location(),
           "shards that were saved one by one hold no names and shapes of weights; export the"
               + " checkpoint of save_checkpoint, or the state dict that was saved beside them.");
     }
-    if (Stores.isLocal(source.location()) && Stores.isLocal(options.getOutput())) {
-      Job.requireApart(source.files(), options.getOutput());
-    }
-    return new Job(source, plan(source, options), FORM, Optional.of(options.getOutput()));
+    Job.requireApart(source, options.getOutput());
+    return new Job(
+        source, plan(source, options), FORM, TargetStore.LATEST, Optional.of(options.getOutput()));
   }
 
   static ReshardPlan plan(Source source, ExportOptions options) throws IOException {
-    return WeightsPlanner.plan(
-        source.store(),
-        source.files(),
-        source.plan(source.dataParallelRanks(), ZeroStage.AS_SAVED, options.getPartBytes()),
+    return Formats.export(
+        source.found(),
+        source.dataParallelRanks(),
         new ExportRequest(
             Optional.ofNullable(options.getDtype()).map(TYPES::get),
             options.getShardBytes(),

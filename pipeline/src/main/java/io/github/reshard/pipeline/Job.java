@@ -10,6 +10,9 @@ import io.github.reshard.checkpoint.parallel.PipelineTarget;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.TargetDegrees;
 import io.github.reshard.checkpoint.planner.TensorHints;
+import io.github.reshard.checkpoint.planner.Formats;
+import io.github.reshard.checkpoint.planner.Output;
+import io.github.reshard.checkpoint.planner.Request;
 import io.github.reshard.checkpoint.storage.LocalShardsStore;
 import io.github.reshard.checkpoint.storage.Publishing;
 import io.github.reshard.checkpoint.storage.TargetStore;
@@ -34,9 +37,10 @@ import org.apache.beam.sdk.options.PipelineOptions;
  * @param plan of its reshard
  * @param form what the output is made as: {@link JobConfig#AS_SAVED}, another ZeRO stage, another
  *     format, or shards without DeepSpeed's objects
+ * @param latest the file that names its tag
  * @param output where that goes, if it goes anywhere
  */
-record Job(Source source, ReshardPlan plan, String form, Optional<String> output) {
+record Job(Source source, ReshardPlan plan, String form, String latest, Optional<String> output) {
 
   /**
    * The job that {@code options} ask for. Nothing is written.
@@ -47,7 +51,7 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
   static Job of(ReshardOptions options) throws IOException {
     requireDistinct(options.getInput(), options.getOutput());
     if (options.getTemplate() != null) {
-      return DcpJobs.in(options);
+      return TemplateJob.of(options);
     }
     return of(Source.ofInput(options), options);
   }
@@ -92,12 +96,9 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
 
   /** The job that {@code options} ask for, of {@code source}. */
   static Job of(Source source, ReshardOptions options) throws IOException {
-    DcpJobs.requireMeant(options);
-    if (ReshardOptions.DCP.equals(options.getOutputFormat())) {
-      return DcpJobs.out(source, options);
-    }
-    if (ReshardOptions.UNIVERSAL.equals(options.getOutputFormat())) {
-      return UniversalJobs.out(source, options);
+    requireMeant(options);
+    if (options.getOutputFormat() != null) {
+      return inOtherFormat(source, options);
     }
     return of(
         source,
@@ -106,6 +107,47 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
         degrees(options),
         Optional.ofNullable(options.getOutput()),
         options.getPartBytes());
+  }
+
+  /** The job of a format that was asked for by its name. */
+  private static Job inOtherFormat(Source source, ReshardOptions options) throws IOException {
+    Optional<String> output = Optional.ofNullable(options.getOutput());
+    if (output.isPresent()) {
+      requireApart(source, output.get());
+    }
+    boolean ranksAreSaid =
+        options.getTargetWorldSize() != null || options.as(CommandOptions.class).getGpus() != null;
+    Integer files = options.getFilesPerCheckpoint();
+    Output made =
+        Formats.plan(
+            source.found(),
+            source.dataParallelRanks(),
+            new Request(
+                options.getOutputFormat(),
+                ranksAreSaid ? OptionalInt.of(ranks(source, options)) : OptionalInt.empty(),
+                stage(options),
+                Optional.ofNullable(options.getDialect()),
+                files == null ? OptionalInt.empty() : OptionalInt.of(files),
+                options.getPartBytes()));
+    return new Job(source, made.plan(), made.form(), made.latest(), output);
+  }
+
+  /**
+   * @throws RefusedException if options are given that mean nothing without another one
+   */
+  private static void requireMeant(ReshardOptions options) {
+    boolean dcp = ReshardOptions.DCP.equals(options.getOutputFormat());
+    if (!dcp && (options.getDialect() != null || options.getFilesPerCheckpoint() != null)) {
+      throw new RefusedException(
+          options.getInput(),
+          "--dialect and --filesPerCheckpoint are for --outputFormat=dcp, which is not given.");
+    }
+    if (dcp && (options.getTargetWorldSize() != null || options.getTargetStage() != null)) {
+      throw new RefusedException(
+          options.getInput(),
+          "a distributed checkpoint is the same for any number of ranks and has no ZeRO stage;"
+              + " leave --targetWorldSize and --targetStage out.");
+    }
   }
 
   /** The other degrees of parallelism that are asked for. */
@@ -189,14 +231,11 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
       Optional<String> output,
       long partBytes)
       throws IOException {
-    if (output.isPresent()
-        && source.user().isEmpty()
-        && Stores.isLocal(source.location())
-        && Stores.isLocal(output.get())) {
-      requireApart(source.files(), output.get());
+    if (output.isPresent() && !source.isBare()) {
+      requireApart(source, output.get());
     }
     ReshardPlan plan = source.plan(targetWorldSize, targetStage, degrees, partBytes);
-    return new Job(source, plan, form(source, targetStage, degrees), output);
+    return new Job(source, plan, form(source, targetStage, degrees), TargetStore.LATEST, output);
   }
 
   private static String form(Source source, int targetStage, TargetDegrees degrees)
@@ -210,17 +249,14 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
 
   /** What the output is made as where no stage is asked for, of a checkpoint with a tag. */
   static String form(ReshardOptions options) {
-    if (ReshardOptions.DCP.equals(options.getOutputFormat())) {
-      return DcpJobs.form(options);
-    }
-    return ReshardOptions.UNIVERSAL.equals(options.getOutputFormat())
-        ? ReshardOptions.UNIVERSAL
-        : JobConfig.AS_SAVED;
+    return options.getOutputFormat() == null
+        ? JobConfig.AS_SAVED
+        : Formats.form(options.getOutputFormat(), Optional.ofNullable(options.getDialect()));
   }
 
   /** To ask for the stage that it has changes nothing. */
   static String form(Source source, int targetStage) throws IOException {
-    if (source.user().isPresent() && source.hints().sanitize()) {
+    if (source.isBare() && source.hints().sanitize()) {
       return "sanitized";
     }
     return targetStage == ZeroStage.AS_SAVED || targetStage == source.facts().stage()
@@ -262,8 +298,8 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
   /** The same, by a run that says how it publishes. */
   TargetStore target(Publishing publishing, PipelineOptions options) {
     String to = output.orElseThrow();
-    if (source.user().isEmpty()) {
-      return Stores.target(to, plan.tag(), latest(), publishing, options);
+    if (!source.isBare()) {
+      return Stores.target(to, plan.tag(), latest, publishing, options);
     }
     if (!Stores.isLocal(to)) {
       throw new OutputException(
@@ -275,15 +311,10 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
     Set<String> names = new HashSet<>(Set.of(CheckpointFiles.MANIFEST));
     plan.targets().forEach(file -> names.add(file.path()));
     return new LocalShardsStore(
-        Stores.directory(to), names, source.user().get().pattern(), publishing.overwrite());
-  }
-
-  /** The file that will name the output's tag. */
-  private String latest() {
-    if (form.equals(ReshardOptions.UNIVERSAL)) {
-      return TargetStore.LATEST_UNIVERSAL;
-    }
-    return DcpJobs.writesDcp(plan) ? TargetStore.LATEST_DCP : TargetStore.LATEST;
+        Stores.directory(to),
+        names,
+        source.found().bare().orElseThrow().pattern(),
+        publishing.overwrite());
   }
 
   /** What moves, in bytes. */
@@ -304,8 +335,16 @@ record Job(Source source, ReshardPlan plan, String form, Optional<String> output
     }
   }
 
-  /** Whatever links there are on the way: nothing of the source may be replaced. */
-  static void requireApart(CheckpointFiles files, String output) throws IOException {
+  /**
+   * Whatever links there are on the way: nothing of the source may be replaced.
+   *
+   * @throws OutputException if {@code output} and the checkpoint lie in one another
+   */
+  static void requireApart(Source source, String output) throws IOException {
+    if (!Stores.isLocal(source.location()) || !Stores.isLocal(output)) {
+      return;
+    }
+    CheckpointFiles files = source.files();
     Path target = real(Path.of(Stores.directory(output)));
     Path targetTag = real(target.resolve(files.tag()));
     for (String directory : Stores.directories(files.directory())) {

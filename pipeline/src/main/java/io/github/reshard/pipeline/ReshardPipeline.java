@@ -128,7 +128,7 @@ public final class ReshardPipeline {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
     try {
-      Optional<Job> dcp = DcpJobs.check(options);
+      Optional<Job> dcp = DcpInspection.check(options);
       if (dcp.isPresent()) {
         return move(dcp.get(), new NoTargetStore(), "proving bytes", options, progress, begin);
       }
@@ -273,7 +273,7 @@ public final class ReshardPipeline {
     }
     return new ReshardReport(
         tag(job),
-        DcpJobs.readsDcp(plan) ? ReshardPlan.ANY_WORLD_SIZE : plan.sourceWorldSize(),
+        plan.savedRanks(),
         plan.targetWorldSize(),
         (int) plan.models().stream().map(PartitionedModel::mpRank).distinct().count(),
         plan.parallelism().pipelineDegree(),

@@ -3,15 +3,13 @@ package io.github.reshard.pipeline;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
-import io.github.reshard.checkpoint.openstate.OpenStateSource;
+import io.github.reshard.checkpoint.deepspeed.UserHints;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.Formats;
+import io.github.reshard.checkpoint.planner.Found;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.planner.TargetDegrees;
-import io.github.reshard.checkpoint.shards.UserHints;
-import io.github.reshard.checkpoint.shards.UserShards;
-import io.github.reshard.checkpoint.storage.ComposedStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
-import io.github.reshard.checkpoint.universal.UniversalSource;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.IOException;
 import java.util.LinkedHashMap;
@@ -24,19 +22,10 @@ import java.util.Optional;
  * one.
  *
  * @param location as the user said it
- * @param store reads it
- * @param files which files there are
- * @param user the same, if they are shards that were saved one by one
- * @param hints what the user adds to such shards
- * @param open the same, if it is an open training state
+ * @param found what is there
+ * @param hints what the user adds to shards
  */
-record Source(
-    String location,
-    SourceStore store,
-    CheckpointFiles files,
-    Optional<UserShards> user,
-    UserHints hints,
-    Optional<OpenStateSource> open) {
+record Source(String location, Found found, UserHints hints) {
 
   /**
    * What {@code --input} means.
@@ -49,7 +38,7 @@ record Source(
 
   static Source ofInput(SourceStore store, ReshardOptions options) throws IOException {
     Source source = find(store, options.getInput(), options.getTag(), options);
-    if (source.user.isPresent() && options.getTargetStage() != null) {
+    if (source.isBare() && options.getTargetStage() != null) {
       throw new RefusedException(
           options.getInput(),
           "--targetStage is for checkpoints of save_checkpoint; shards that were saved one by one"
@@ -75,7 +64,6 @@ record Source(
       throw new RefusedException(
           location, "--shards is for shards outside of a tag; leave --tag out.");
     }
-    String directory = Stores.directory(location);
     UserHints hints =
         new UserHints(
             Optional.ofNullable(options.getModel()),
@@ -83,38 +71,30 @@ record Source(
             Optional.ofNullable(options.getParamGroups()),
             options.getTrustMasters(),
             options.getSanitize());
-    Optional<OpenStateSource> open =
-        tag == null && options.getShards() == null
-            ? OpenStateSource.find(store, directory)
-            : Optional.empty();
-    if (open.isPresent()) {
-      return new Source(
-          location, open.get().store(), open.get().files(), Optional.empty(), hints, open);
-    }
-    Optional<UserShards> user =
-        tag == null
-            ? UserShards.find(store, directory, Optional.ofNullable(options.getShards()))
-            : Optional.empty();
-    CheckpointFiles files =
-        user.isPresent()
-            ? user.get().files()
-            : DcpJobs.orRefused(
+    Found found =
+        Formats.find(
+            new Formats.Place(
                 store,
-                tag == null ? directory : store.child(directory, tag),
-                () -> CheckpointFiles.discover(store, directory, Optional.ofNullable(tag)));
-    if (user.isEmpty() && UniversalSource.is(files)) {
-      UniversalSource universal = UniversalSource.of(store, files);
-      return new Source(location, universal.store(), universal.files(), user, hints, open);
-    }
-    return new Source(location, store, files, user, hints, open);
+                Stores.directory(location),
+                Optional.ofNullable(tag),
+                Optional.ofNullable(options.getShards()),
+                hints));
+    return new Source(location, found, hints);
   }
 
-  /**
-   * Whether it is a Universal Checkpoint or an open state, which are read as if one rank had saved
-   * them.
-   */
-  boolean isUniversal() {
-    return store instanceof ComposedStore;
+  /** Reads its files. */
+  SourceStore store() {
+    return found.store();
+  }
+
+  /** Which files there are. */
+  CheckpointFiles files() {
+    return found.files();
+  }
+
+  /** Whether it is shards that were saved one by one, without a tag and without model files. */
+  boolean isBare() {
+    return found.bare().isPresent();
   }
 
   /**
@@ -129,7 +109,7 @@ record Source(
     hints.put("--sanitize", options.getSanitize() ? "" : null);
     hints.values().removeIf(Objects::isNull);
     for (Source source : sources) {
-      if (source.user.isPresent()) {
+      if (source.isBare()) {
         return;
       }
     }
@@ -143,33 +123,31 @@ record Source(
 
   /** What it is called: {@code directory/tag}, or the directory of shards that have no tag. */
   String name() {
-    return files.tag().isEmpty() ? files.directory() : files.directory() + "/" + files.tag();
+    return files().tag().isEmpty()
+        ? files().directory()
+        : files().directory() + "/" + files().tag();
   }
 
-  /** The directory that holds the files of the ranks, or those of an open state. */
+  /** The directory that holds its files. */
   String tagDirectory() {
-    return files.tag().isEmpty() || open.isPresent()
-        ? files.directory()
-        : store.child(files.directory(), files.tag());
+    return found.folder();
   }
 
   /** The data-parallel ranks that saved it. */
   int dataParallelRanks() throws IOException {
-    return user.isPresent() ? user.get().shards().size() : Math.max(1, facts().dataParallelRanks());
+    return isBare() ? found.bare().get().ranks() : Math.max(1, facts().dataParallelRanks());
   }
 
   /** Whether {@code ranks} data-parallel ranks saved it, and every one of them. */
   boolean isOf(int ranks) throws IOException {
-    return !isUniversal()
+    return found.oddity().isEmpty()
         && dataParallelRanks() == ranks
-        && files.optimizers().values().stream().allMatch(byRank -> byRank.size() == ranks);
+        && files().optimizers().values().stream().allMatch(byRank -> byRank.size() == ranks);
   }
 
   CheckpointFacts facts() throws IOException {
-    CheckpointFacts facts = CheckpointFacts.read(store, files);
-    return open.isPresent()
-        ? facts.withOddity(OpenStateSource.ODDITY)
-        : isUniversal() ? facts.withOddity(UniversalSource.ODDITY) : facts;
+    CheckpointFacts facts = CheckpointFacts.read(store(), files());
+    return found.oddity().isPresent() ? facts.withOddity(found.oddity().get()) : facts;
   }
 
   /**
@@ -180,7 +158,7 @@ record Source(
    * @throws RefusedException if it is not sound
    */
   ReshardPlan plan(int targetWorldSize, int targetStage, long partBytes) throws IOException {
-    return plan(targetWorldSize, targetStage, TargetDegrees.AS_SAVED, partBytes);
+    return found.plan(targetWorldSize, targetStage, partBytes);
   }
 
   /**
@@ -191,19 +169,16 @@ record Source(
    */
   ReshardPlan plan(int targetWorldSize, int targetStage, TargetDegrees degrees, long partBytes)
       throws IOException {
-    if (!degrees.isAsSaved() && (user.isPresent() || isUniversal() || open.isPresent())) {
+    if (degrees.isAsSaved()) {
+      return plan(targetWorldSize, targetStage, partBytes);
+    }
+    if (isBare() || found.oddity().isPresent()) {
       throw new RefusedException(
           location,
           "other degrees of parallelism than data are only made of what save_checkpoint wrote."
               + " Leave these options out.");
     }
-    if (open.isPresent()) {
-      return ReshardPlanner.plan(open.get(), targetWorldSize, targetStage, partBytes);
-    }
-    return user.isPresent()
-        ? ReshardPlanner.plan(store, user.get(), hints, targetWorldSize, partBytes)
-        : isUniversal()
-            ? ReshardPlanner.planOfUniversal(store, files, targetWorldSize, targetStage, partBytes)
-            : ReshardPlanner.plan(store, files, targetWorldSize, targetStage, degrees, partBytes);
+    return ReshardPlanner.plan(
+        store(), files(), targetWorldSize, targetStage, degrees, partBytes);
   }
 }

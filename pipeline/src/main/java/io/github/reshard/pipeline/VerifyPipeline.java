@@ -114,7 +114,7 @@ public final class VerifyPipeline {
       compare("", a.facts().modelValues(), b.facts().modelValues(), values, notes);
       compare(
           "optimizer: ", a.facts().optimizerValues(), b.facts().optimizerValues(), values, notes);
-      if (a.source().user().isPresent() == b.source().user().isPresent()) {
+      if (a.source().isBare() == b.source().isBare()) {
         compareModules(a.facts().moduleTensors(), b.facts().moduleTensors(), values, notes);
       } else {
         notes.add(
@@ -152,8 +152,9 @@ public final class VerifyPipeline {
   private record Sides(Side a, Side b, List<String> differences, List<String> notes) {}
 
   private static Sides sides(CommandOptions options) throws IOException {
-    Optional<DcpCheckpoint> dcpA = DcpJobs.at(options.getInput(), options.getTag(), options);
-    Optional<DcpCheckpoint> dcpB = DcpJobs.at(options.getOutput(), options.getOutputTag(), options);
+    Optional<DcpCheckpoint> dcpA = DcpInspection.at(options.getInput(), options.getTag(), options);
+    Optional<DcpCheckpoint> dcpB =
+        DcpInspection.at(options.getOutput(), options.getOutputTag(), options);
     if (dcpA.isPresent() && dcpB.isPresent()) {
       throw new RefusedException(
           options.getInput(),
@@ -185,21 +186,14 @@ public final class VerifyPipeline {
 
   /** A distributed checkpoint and one of DeepSpeed, whose shared values are compared here. */
   private static Sides besides(DcpCheckpoint dcp, Side zero, boolean first) throws IOException {
-    if (zero.source().user().isPresent()) {
+    if (zero.source().isBare()) {
       throw new RefusedException(
           zero.source().location(),
           "shards that were saved one by one are not compared with a distributed checkpoint.");
     }
     DcpComparison compared =
         DcpComparison.of(zero.source().store(), dcp, zero.plan(), zero.source().files());
-    Source source =
-        new Source(
-            dcp.path(),
-            zero.source().store(),
-            CheckpointFiles.none(dcp.path()),
-            Optional.empty(),
-            zero.source().hints(),
-            Optional.empty());
+    Source source = DcpInspection.source(dcp, zero.source().store());
     Side other = new Side(source, zero.facts(), compared.plan());
     return first
         ? new Sides(other, zero, compared.differences(), compared.notes())
@@ -208,9 +202,7 @@ public final class VerifyPipeline {
 
   /** The ranks that saved it, or none for a distributed checkpoint. */
   private static int ranks(Side side) {
-    return DcpJobs.readsDcp(side.plan())
-        ? ReshardPlan.ANY_WORLD_SIZE
-        : side.plan().sourceWorldSize();
+    return side.plan().savedRanks();
   }
 
   /** Puts the plan where the report goes, which every worker sees. */
@@ -303,7 +295,7 @@ public final class VerifyPipeline {
   }
 
   private static void addNotes(String side, Side checkpoint, List<String> notes) {
-    if (checkpoint.source().user().isPresent()) {
+    if (checkpoint.source().isBare()) {
       checkpoint.plan().notes().forEach(note -> notes.add(side + ": " + note));
     }
   }

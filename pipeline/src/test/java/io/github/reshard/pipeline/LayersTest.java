@@ -11,14 +11,7 @@ class LayersTest {
 
   private static final Map<String, String> PAIRS =
       Map.ofEntries(
-          Map.entry(
-              "DcpJobs <-> Job",
-              "the kind of job that --inputFormat or --outputFormat asks for makes a Job"),
-          Map.entry(
-              "DcpJobs <-> Source",
-              "a template is a source, and a source says how a distributed checkpoint was refused"),
-          Map.entry(
-              "Job <-> UniversalJobs", "the kind of job that --outputFormat asks for makes a Job"),
+          Map.entry("Job <-> TemplateJob", "the kind of job that --template asks for makes a Job"),
           Map.entry(
               "storage.GcsObjectStore <-> storage.GcsUpload",
               "an upload is one write of its store"));

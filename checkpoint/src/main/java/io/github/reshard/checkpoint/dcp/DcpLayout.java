@@ -61,6 +61,12 @@ public final class DcpLayout implements ZeroLayout {
     return runs;
   }
 
+  /** They are chunks. */
+  @Override
+  public boolean isOfRanks() {
+    return false;
+  }
+
   @Override
   public List<Parameter> parameters() {
     return parameters;

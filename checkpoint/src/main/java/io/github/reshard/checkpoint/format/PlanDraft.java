@@ -48,6 +48,17 @@ public final class PlanDraft {
     this(state, target, state.tag());
   }
 
+  /**
+   * A plan that reads a checkpoint and writes nothing, for writers that make a plan of another.
+   *
+   * @param target of the plan that is made of it
+   */
+  public static ReshardPlan ofNothing(TrainingState state, Target target) {
+    PlanDraft draft = new PlanDraft(state, target);
+    state.parameters().forEach(set -> draft.addModel(set, set.layout()));
+    return draft.plan(state.dataParallelRanks(), state.evidence());
+  }
+
   /** What is written. */
   public TrainingState state() {
     return state;
@@ -150,6 +161,12 @@ public final class PlanDraft {
       at = entry.payloadOffset() + entry.bytes();
     }
     carry(new Address(source, Addresses.NO_ENTRY, at), new Address(index, 0, at), bytes - at);
+  }
+
+  /** Plans a file of any kind, whose payload comes to where slices are placed; its index. */
+  public int addFile(TargetFile file) {
+    targets.add(file);
+    return targets.size() - 1;
   }
 
   /**

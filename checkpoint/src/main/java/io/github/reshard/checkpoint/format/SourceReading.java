@@ -133,6 +133,12 @@ public class SourceReading {
     return sources.size() - 1;
   }
 
+  /** Registers a file of any kind; its index. */
+  public final int addSource(SourceFile file) {
+    sources.add(file);
+    return sources.size() - 1;
+  }
+
   /** Registers a file that is not looked into; its index. */
   public final int addSource(FileStat stat) {
     sources.add(new SourceFile(stat, List.of(), false));

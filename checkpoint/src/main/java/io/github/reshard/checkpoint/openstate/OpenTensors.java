@@ -15,7 +15,6 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
-import java.util.TreeMap;
 
 /** The tensors of an open state, which lie in safetensors files, by name. */
 final class OpenTensors {
@@ -96,7 +95,6 @@ final class OpenTensors {
 
   private void addIndexed(SourceStore store, Map<String, FileStat> files, FileStat index)
       throws IOException {
-    Map<String, Map<String, SafetensorsFile.Tensor>> headers = new TreeMap<>();
     Map<?, ?> map =
         object(index.path(), object(index.path(), json(store, index)).get("weight_map"));
     Map<String, List<String>> named = new LinkedHashMap<>();
@@ -117,7 +115,6 @@ final class OpenTensors {
                 .formatted(of.getKey()));
       }
       Map<String, SafetensorsFile.Tensor> held = new LinkedHashMap<>(header(store, stat).tensors());
-      headers.put(of.getKey(), held);
       for (String name : of.getValue()) {
         SafetensorsFile.Tensor tensor = held.remove(name);
         if (tensor == null) {

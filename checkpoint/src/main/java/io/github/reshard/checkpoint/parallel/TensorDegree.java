@@ -56,7 +56,7 @@ public record TensorDegree(
     }
     try {
       return rule.isEmpty()
-          ? ofMap(parameter, exact.get(), Optional.empty())
+          ? ofMap(exact.get(), Optional.empty())
           : joined(parameter, saved, rule.get(), exact);
     } catch (Unfit e) {
       throw refused(parameter, e.getMessage());
@@ -79,15 +79,15 @@ public record TensorDegree(
       recut = ofRule(parameter, saved, rule);
     } catch (Unfit e) {
       if (exact.isPresent() && ranks == 1) {
-        return ofMap(parameter, exact.get(), Optional.empty());
+        return ofMap(exact.get(), Optional.empty());
       }
       throw e;
     }
-    return exact.isPresent() ? ofMap(parameter, exact.get(), Optional.of(recut)) : recut;
+    return exact.isPresent() ? ofMap(exact.get(), Optional.of(recut)) : recut;
   }
 
   /** The map is right about the source; it says nothing of another number of ranks but one. */
-  private Recut ofMap(String parameter, AffineMap map, Optional<Recut> ofRule) throws Unfit {
+  private Recut ofMap(AffineMap map, Optional<Recut> ofRule) throws Unfit {
     boolean same =
         ofRule.isPresent()
             && ofRule.get().shape().equals(map.shape())

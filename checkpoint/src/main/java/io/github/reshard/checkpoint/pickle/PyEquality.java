@@ -282,7 +282,7 @@ public final class PyEquality {
 
   private static boolean atomsEqual(PyObject a, PyObject b) {
     if (a instanceof PyInt x && b instanceof PyInt y) {
-      return x.isLong() && y.isLong()
+      return (x.isLong() && y.isLong())
           ? x.longValue() == y.longValue()
           : x.value().equals(y.value());
     }

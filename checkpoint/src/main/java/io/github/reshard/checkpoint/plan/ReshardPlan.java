@@ -77,6 +77,13 @@ public record ReshardPlan(
     return 0;
   }
 
+  /** The ranks that saved the source, or {@link #ANY_WORLD_SIZE} if its pieces are no ranks'. */
+  public int savedRanks() {
+    return models.stream().allMatch(model -> model.source().isOfRanks())
+        ? sourceWorldSize
+        : ANY_WORLD_SIZE;
+  }
+
   /** The same with these sources, which slices that are carried name. */
   public ReshardPlan with(List<SourceFile> others, List<SliceCopy> slices) {
     return new ReshardPlan(

@@ -4,9 +4,12 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.dcp.DcpContent;
 import io.github.reshard.checkpoint.dcp.DcpDialect;
 import io.github.reshard.checkpoint.dcp.DcpWriter;
-import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
+import io.github.reshard.checkpoint.format.CheckpointWriter;
+import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.format.Target;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
@@ -24,9 +27,7 @@ import java.util.Map;
 import java.util.Set;
 
 /** Plans a distributed checkpoint of PyTorch, made of a checkpoint of DeepSpeed. */
-public final class DcpPlanner {
-  private DcpPlanner() {}
-
+public final class DcpPlanner implements CheckpointWriter {
   /**
    * What is DeepSpeed's own in a model file and says nothing to another trainer (DeepSpeed 0.9.5 to
    * 0.19.8, runtime/engine.py, {@code _common_checkpoint_state}); all else is a counter, the
@@ -52,26 +53,32 @@ public final class DcpPlanner {
 
   private static final Set<String> ONLY_FOR_DEEPSPEED = Set.of("data_sampler", "random_ltd");
 
+  private final CheckpointFiles files;
+  private final DcpDialect dialect;
+  private final int filesPerCheckpoint;
+
+  /**
+   * @param files of the source
+   * @param dialect under which keys its program expects what
+   * @param filesPerCheckpoint into how many data files; 0 for as many as the source has ranks
+   */
+  public DcpPlanner(CheckpointFiles files, DcpDialect dialect, int filesPerCheckpoint) {
+    this.files = files;
+    this.dialect = dialect;
+    this.filesPerCheckpoint = filesPerCheckpoint;
+  }
+
   /**
    * Plans it.
    *
-   * @param dialect under which keys its program expects what
-   * @param filesPerCheckpoint into how many data files; 0 for as many as the source has ranks
-   * @param partBytes the size of a part of a target file
-   * @throws RefusedException if the checkpoint is not whole, contradicts itself, or holds what a
-   *     distributed checkpoint has no place for
+   * @throws RefusedException if the checkpoint holds what a distributed checkpoint has no place for
    */
-  public static ReshardPlan plan(
-      SourceStore store,
-      CheckpointFiles files,
-      DcpDialect dialect,
-      int filesPerCheckpoint,
-      long partBytes)
-      throws IOException {
-    String where = files.directory() + "/" + files.tag();
-    requireOneModel(files, where);
-    int ranks = Math.max(1, CheckpointFacts.read(store, files).dataParallelRanks());
-    ReshardPlan read = ReshardPlanner.plan(store, files, ranks, partBytes);
+  @Override
+  public ReshardPlan plan(TrainingState state, Target target) throws IOException {
+    requireOneModel(files, state.checkpoint());
+    int ranks = state.dataParallelRanks();
+    SourceStore store = state.store();
+    ReshardPlan read = PlanDraft.ofNothing(state, target);
     DcpWriter.requireElementwise(read);
     List<String> left = new ArrayList<>();
     DcpContent content = content(store, files, read, left);

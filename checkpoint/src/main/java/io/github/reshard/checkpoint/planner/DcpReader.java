@@ -63,24 +63,14 @@ public final class DcpReader {
    * Plans them.
    *
    * @param files of the template
-   * @param targetWorldSize data-parallel ranks that will load
-   * @param targetStage 1, 2 or 3, or {@link
-   *     io.github.reshard.checkpoint.deepspeed.ZeroStage#AS_SAVED} for the template's
-   * @param partBytes the size of a part of a target file
+   * @param template its reshard to the ranks and the stage that will load
    * @throws RefusedException if template and checkpoint are not of one model and optimizer, or hold
    *     what is not understood
    */
   public static ReshardPlan plan(
-      SourceStore store,
-      DcpCheckpoint dcp,
-      CheckpointFiles files,
-      int targetWorldSize,
-      int targetStage,
-      long partBytes)
+      SourceStore store, DcpCheckpoint dcp, CheckpointFiles files, ReshardPlan template)
       throws IOException {
     DcpPlanner.requireOneModel(files, files.directory() + "/" + files.tag());
-    ReshardPlan template =
-        ReshardPlanner.plan(store, files, targetWorldSize, targetStage, partBytes);
     DcpWriter.requireElementwise(template);
     DcpKeys keys = keys(dcp, template);
     TemplateRun run = TemplateRun.read(store, files, template, dcp, keys);

@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
 import io.github.reshard.checkpoint.deepspeed.ExpertNames;
+import io.github.reshard.checkpoint.deepspeed.UserHints;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.ParameterSet;

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.shards;
 
 import io.github.reshard.checkpoint.deepspeed.CopiedShards;
 import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
+import io.github.reshard.checkpoint.deepspeed.UserHints;
 import io.github.reshard.checkpoint.format.CheckpointReader;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.storage.FileStat;

@@ -40,6 +40,11 @@ public interface ZeroLayout extends StateLayout {
   @Override
   long elementsIn(int rank, int bucket);
 
+  /** Whether what is counted as ranks are such, and not pieces that no rank holds. */
+  default boolean isOfRanks() {
+    return true;
+  }
+
   /** How the local tensors of {@code holder} are partitioned among its data-parallel ranks. */
   default ZeroLayout ofHolder(int holder) {
     return this;

@@ -9,7 +9,6 @@ import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.zero12.SavedFlat;
 import io.github.reshard.checkpoint.zero3.SavedSharded;
-import io.github.reshard.checkpoint.zero3.ShardedWriter;
 import java.io.IOException;
 import java.util.Optional;
 
@@ -38,20 +37,15 @@ public final class UniversalWriter implements CheckpointWriter {
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
     PlanDraft draft = new PlanDraft(state, target, UniversalFiles.tag(state.tag()));
     UniversalDraft files = new UniversalDraft(draft, new UniversalLoad(draft, ranks, stage));
-    boolean onlyShapes = false;
     for (ModelPart part : state.parts()) {
       if (part.origin().orElse(null) instanceof SavedFlat saved) {
         files.addFlat(part, saved);
       } else {
         files.addSharded(part, (SavedSharded) part.origin().orElseThrow());
-        onlyShapes = true;
       }
     }
     files.finish();
     draft.carryFiles();
-    if (onlyShapes) {
-      draft.note(ShardedWriter.ONLY_SHAPES);
-    }
     return draft.plan(ReshardPlan.ANY_WORLD_SIZE, state.evidence());
   }
 }

@@ -3,12 +3,13 @@ package io.github.reshard.checkpoint.zero12;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
+import io.github.reshard.checkpoint.deepspeed.DsVersion;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
+import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
-import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -19,8 +20,6 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.OptionalInt;
 import java.util.Set;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
 
 /**
  * The param groups of a native mixture of experts that DeepSpeed before 0.19.3 saved. Its model
@@ -33,36 +32,27 @@ import java.util.regex.Pattern;
  * first parameters. Where those that follow lie is found by their weights ({@link ExpertOrder}).
  */
 public final class ExpertGroups {
-  private static final Pattern VERSION = Pattern.compile("(\\d{1,4})\\.(\\d{1,4})\\.(\\d{1,4}).*");
-
   /** The first version whose mappings of experts' groups are right. */
-  private static final int[] MENDED = {0, 14, 5};
+  private static final DsVersion MENDED = new DsVersion(0, 14, 5);
 
   /** No version before it has {@code use_data_before_expert_parallelism}. */
-  private static final int[] DATA_FIRST = {0, 10, 0};
+  private static final DsVersion DATA_FIRST = new DsVersion(0, 10, 0);
 
   private final DeepSpeedReading reading;
   private final ExpertFiles experts;
-  private final ModelFile model;
+  private final ReadFile file;
+  private final ModelStates model;
   private final Map<String, TensorNode> module;
   private final List<Shard> shards;
   private final OptimizerStates first;
 
-  /**
-   * The model file of an mp rank.
-   *
-   * @param states what it says
-   * @param file the file
-   * @param source its number in the plan's sources
-   */
-  record ModelFile(ModelStates states, TorchFile file, int source) {}
-
   private ExpertGroups(
-      DeepSpeedReading reading, ExpertFiles experts, ModelFile model, List<Shard> shards) {
+      DeepSpeedReading reading, ExpertFiles experts, ReadFile file, List<Shard> shards) {
     this.reading = reading;
     this.experts = experts;
-    this.model = model;
-    this.module = model.states().module();
+    this.file = file;
+    this.model = new ModelStates(file.root());
+    this.module = model.module();
     this.shards = shards;
     this.first = shards.get(0).states();
   }
@@ -74,9 +64,9 @@ public final class ExpertGroups {
    * @throws RefusedException if the files contradict each other, or leave open what is where
    */
   static ParamGroups of(
-      DeepSpeedReading reading, ExpertFiles experts, ModelFile model, List<Shard> shards)
+      DeepSpeedReading reading, ExpertFiles experts, ReadFile file, List<Shard> shards)
       throws IOException {
-    return new ExpertGroups(reading, experts, model, shards).groups();
+    return new ExpertGroups(reading, experts, file, shards).groups();
   }
 
   private ParamGroups groups() throws IOException {
@@ -190,7 +180,7 @@ public final class ExpertGroups {
 
   private StoredWeight weight(String name) {
     return StoredWeight.of(
-        reading, model.source(), model.file(), model.states().root().get("module").get(name));
+        reading, file.source(), file.file(), model.root().get("module").get(name));
   }
 
   private void requireMappings() {
@@ -308,7 +298,7 @@ public final class ExpertGroups {
       throw new RefusedException(
           shards.get(0).file().path(),
           "param_slice_mappings name '%s', which is neither in the module of %s nor in the experts' files beside it. The files do not belong together."
-              .formatted(row.name(), model.file().path()));
+              .formatted(row.name(), file.file().path()));
     }
     Parameter parameter = new Parameter(row.name(), shape, row.group());
     if (parameter.elements() != row.elements()) {
@@ -342,17 +332,15 @@ public final class ExpertGroups {
     return isAtLeast(MENDED) || first.isBf16Optimizer();
   }
 
-  private boolean isAtLeast(int[] version) {
+  private boolean isAtLeast(DsVersion version) {
     PickledValue saidBy = first.stateDict().get("ds_version");
-    Matcher numbers = VERSION.matcher(saidBy.asString());
-    if (!numbers.matches()) {
+    Optional<DsVersion> saved = DsVersion.in(first.stateDict());
+    if (saved.isEmpty()) {
       throw saidBy.refused(
           "expected the version of DeepSpeed, on which depends how experts are recorded, found "
               + saidBy.describe());
     }
-    int[] saved = new int[version.length];
-    Arrays.setAll(saved, i -> Integer.parseInt(numbers.group(i + 1)));
-    return Arrays.compare(saved, version) >= 0;
+    return !saved.get().isBefore(version);
   }
 
   private static FlatRow lastOf(List<FlatRow> states) {

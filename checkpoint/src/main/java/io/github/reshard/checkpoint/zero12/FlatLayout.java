@@ -131,7 +131,7 @@ public final class FlatLayout implements ZeroLayout {
         }
       }
       groupElements[g] = at;
-      originalEnds[g] = roundRobin ? ends(originalOrder(g)) : flatEnds[g];
+      originalEnds[g] = roundRobin ? FlatRuns.ends(parameters, originalOrder(g)) : flatEnds[g];
       long alignment = (long) ALIGNMENT_ELEMENTS_PER_RANK * ranks;
       long aligned = Math.multiplyExact(-Math.floorDiv(-at, alignment), alignment);
       partitionElements[g] = aligned / ranks;
@@ -140,16 +140,6 @@ public final class FlatLayout implements ZeroLayout {
       throw new IllegalArgumentException(
           "groups have %d parameters, %d were given".formatted(firstOfGroup[n], parameters.size()));
     }
-  }
-
-  private long[] ends(int[] order) {
-    long[] ends = new long[order.length];
-    long at = 0;
-    for (int place = 0; place < order.length; place++) {
-      at += parameters.get(order[place]).elements();
-      ends[place] = at;
-    }
-    return ends;
   }
 
   private int[] originalOrder(int group) {
@@ -235,7 +225,7 @@ public final class FlatLayout implements ZeroLayout {
    * padding.
    */
   public int parameterAt(int group, long element) {
-    int place = firstEndAfter(flatEnds[group], element);
+    int place = FlatRuns.firstEndAfter(flatEnds[group], element);
     return place < flatOrder[group].length && flatStart[flatOrder[group][place]] <= element
         ? flatOrder[group][place]
         : -1;
@@ -384,36 +374,7 @@ public final class FlatLayout implements ZeroLayout {
     if (partition < 0) {
       return List.of();
     }
-    long from = partition * partitionElements;
-    long to = from + partitionElements;
-    List<Extent> extents = new ArrayList<>();
-    for (int place = firstEndAfter(ends, from); place < order.length; place++) {
-      long at = ends[place] - parameters.get(order[place]).elements();
-      if (at >= to) {
-        break;
-      }
-      long start = Math.max(at, from);
-      long stop = Math.min(ends[place], to);
-      if (start < stop) {
-        extents.add(new Extent(order[place], start - at, rank, group, start - from, stop - start));
-      }
-    }
-    return extents;
-  }
-
-  /** The first place whose end is beyond {@code element}: ranks times parameters are many. */
-  private static int firstEndAfter(long[] ends, long element) {
-    int low = 0;
-    int high = ends.length;
-    while (low < high) {
-      int middle = (low + high) >>> 1;
-      if (ends[middle] > element) {
-        high = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    return low;
+    return FlatRuns.extents(parameters, order, ends, partition, partitionElements, rank, group);
   }
 
   /** Whether the flat order is that of {@code round_robin_gradients}. */

@@ -146,10 +146,7 @@ public final class FlatReader implements CheckpointReader {
         model.hasShapes()
             ? ParamGroups.of(model, shards, ranks, reading.targetWorldSize())
             : ExpertGroups.of(
-                reading,
-                ExpertFiles.of(reading, experts, mpRank, model),
-                new ExpertGroups.ModelFile(model, modelFile.file(), modelFile.source()),
-                shards);
+                reading, ExpertFiles.of(reading, experts, mpRank, model), modelFile, shards);
     ParamGroups groups = FlatPaddings.of(model, recorded, shards, reading.targetWorldSize());
     FlatSets sets = addSets(reading, mpRank, groups, ranks);
     readShards(reading, shards, sets, ranks);

@@ -51,7 +51,7 @@ final class NewFlatCheckpoint {
     ModelStates model = new ModelStates(modelFile.root());
     ParameterSet set = draft.state().trained(part);
     OptimizerValues values = part.reading().read(part.optimizers().get(0).file(), set.states());
-    requireConvertible(part, model, values, set);
+    requireConvertible(model, values, set);
     if (part.origin().isPresent()) {
       part.reading().requireShared(draft.state(), part, target, this::refused);
     }
@@ -98,7 +98,7 @@ final class NewFlatCheckpoint {
   }
 
   private void requireConvertible(
-      ModelPart part, ModelStates model, OptimizerValues values, ParameterSet set) {
+      ModelStates model, OptimizerValues values, ParameterSet set) {
     DsConfig.of(model.root());
     Conversions.note(draft, values, stage);
     if (draft.state().parts().size() > 1) {

@@ -48,7 +48,8 @@ final class RecutModelRewrite {
    * @param offset where it begins there, in elements
    * @param shape its shape there
    */
-  private record Place(Parameter saved, String key, long elements, long offset, long[] shape) {}
+  private record Place(
+      Parameter saved, String key, long elements, long offset, List<Long> shape) {}
 
   private RecutModelRewrite(TorchFile template) {
     this.template = template;
@@ -90,8 +91,7 @@ final class RecutModelRewrite {
       }
       String key = flat ? "flat weights of group " + g : "weight " + p;
       long elements = flat ? to.flatElements(group.group()) : own.elements();
-      long[] shape = own.shape().stream().mapToLong(Long::longValue).toArray();
-      Place place = new Place(saved, key, elements, flat ? to.flatStart(p) : 0, shape);
+      Place place = new Place(saved, key, elements, flat ? to.flatStart(p) : 0, own.shape());
       Rewritten.Content content =
           flat ? new Rewritten.Content.FlatWeights(g) : new Rewritten.Content.Weight(p);
       moved.put(key, new Rewritten.Storage(key, elements * weight.dtype().bytes(), content));
@@ -124,7 +124,8 @@ final class RecutModelRewrite {
 
   private void move(TensorNode tensor, Place place) {
     StorageKeys.move(tensor, place.key(), place.elements());
-    tensor.setGeometry(place.offset(), place.shape());
+    tensor.setGeometry(
+        place.offset(), place.shape().stream().mapToLong(Long::longValue).toArray());
   }
 
   /** Every tensor that is a weight, under whatever name; no other may show elements of one. */

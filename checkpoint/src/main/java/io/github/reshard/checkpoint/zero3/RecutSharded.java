@@ -18,7 +18,6 @@ import java.io.IOException;
 import java.util.ArrayList;
 import java.util.IdentityHashMap;
 import java.util.List;
-import java.util.Map;
 
 /**
  * Files of ZeRO-3 of other tensor-parallel ranks, made of the source's own. What is not cut is said
@@ -148,7 +147,7 @@ final class RecutSharded {
 
   /** What is not partitioned must be the same on all tensor-parallel ranks. */
   private void requireAlike(ShardedLayout first) throws IOException {
-    Map<TorchFile, ShardedLayout> layouts = new IdentityHashMap<>();
+    IdentityHashMap<TorchFile, ShardedLayout> layouts = new IdentityHashMap<>();
     for (ModelPart source : origin.sources()) {
       layouts.put(source.optimizers().get(0).file(), saved(source).layout());
     }

@@ -60,6 +60,9 @@ public final class ShardedReader implements CheckpointReader {
     for (int mpRank : files.rankModels().keySet()) {
       readPart(reading, mpRank);
     }
+    reading.note(
+        "ZeRO-3 stores no module weights; that the masters belong to these parameters is proven by"
+            + " their shapes, not by their values.");
     reading.finish();
     return reading.state();
   }

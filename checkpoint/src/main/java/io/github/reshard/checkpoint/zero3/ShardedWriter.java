@@ -15,22 +15,15 @@ import java.io.IOException;
  * are made anew.
  */
 public final class ShardedWriter implements CheckpointWriter {
-  /** What is said of a checkpoint whose masters nothing is compared with. */
-  public static final String ONLY_SHAPES =
-      "ZeRO-3 stores no module weights; that the masters belong to these parameters is proven by"
-          + " their shapes, not by their values.";
-
   @Override
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
     PlanDraft draft = new PlanDraft(state, target);
     if (state.parts().get(0).origin().orElse(null) instanceof TensorParts) {
       new RecutSharded(draft).add();
       draft.carryFiles();
-      draft.note(ONLY_SHAPES);
       return draft.plan();
     }
     NewShardedCheckpoint anew = new NewShardedCheckpoint(draft, target);
-    boolean edits = false;
     for (ModelPart part : state.parts()) {
       if (part.origin().orElse(null) instanceof SavedSharded saved) {
         new EditedSharded(draft, recipe -> recipe)
@@ -39,15 +32,11 @@ public final class ShardedWriter implements CheckpointWriter {
                 saved,
                 (template, rank) ->
                     draft.inTag(CheckpointFiles.nameOf(template, rank, part.mpRank())));
-        edits = true;
       } else {
         anew.add(part);
       }
     }
     draft.carryFiles();
-    if (edits) {
-      draft.note(ONLY_SHAPES);
-    }
     return draft.plan();
   }
 }

@@ -27,14 +27,14 @@ class StageBoundsTest {
   }
 
   private static List<Integer> numbers(String text) {
-    return Arrays.stream(text.split(",")).map(Integer::valueOf).toList();
+    return Arrays.stream(text.split(",", -1)).map(Integer::valueOf).toList();
   }
 
   @ParameterizedTest
   @MethodSource("golden")
   void layersAreDividedAsDeepSpeedDividesThem(String line) {
-    String[] fields = line.split(";");
-    List<Long> weights = Arrays.stream(fields[0].split(",")).map(Long::valueOf).toList();
+    String[] fields = line.split(";", -1);
+    List<Long> weights = Arrays.stream(fields[0].split(",", -1)).map(Long::valueOf).toList();
     int stages = Integer.parseInt(fields[1]);
 
     assertThat(StageBounds.balanced(weights, stages).parts()).isEqualTo(numbers(fields[2]));

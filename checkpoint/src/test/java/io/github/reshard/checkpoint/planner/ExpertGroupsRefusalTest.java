@@ -10,7 +10,6 @@ import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.zero12.OptimizerStates;
-import io.github.reshard.testing.Corpus;
 import io.github.reshard.testing.EditedTorchFile;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -21,7 +20,6 @@ import org.junit.jupiter.api.Test;
 
 /** One defect a test, made in a mixture of experts that DeepSpeed before 0.19.3 saved. */
 class ExpertGroupsRefusalTest extends RefusalCase {
-  private static final Path FIELD = Corpus.ROOT.resolveSibling("field");
   private static final String MODEL = "mp_rank_00_model_states.pt";
   private static final String EXPERT_3 = "layer_0_expert_3_mp_rank_00_model_states.pt";
   private static final String FC = "moe.deepspeed_moe.experts.deepspeed_experts.3.fc.weight";

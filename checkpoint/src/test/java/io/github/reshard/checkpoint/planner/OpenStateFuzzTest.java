@@ -54,7 +54,7 @@ class OpenStateFuzzTest {
     try {
       Optional<OpenStateSource> source = OpenStateSource.find(store, STATE.toString());
       assertThat(source).isPresent();
-      assertThat(ReshardPlanner.plan(source.get(), 2, ZeroStage.AS_SAVED, 1 << 20).targets())
+      assertThat(Formats.openState(source.get()).plan(2, ZeroStage.AS_SAVED, 1 << 20).targets())
           .isNotEmpty();
     } catch (RefusedException expected) {
       // Said in words, which is all that is asked.

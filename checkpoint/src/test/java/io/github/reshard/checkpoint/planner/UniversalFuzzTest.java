@@ -72,9 +72,7 @@ class UniversalFuzzTest {
           CheckpointFiles.discover(
               store, UNIVERSAL.resolve(place.get(0)).toString(), Optional.empty());
       UniversalSource source = UniversalSource.of(store, files);
-      ReshardPlan plan =
-          ReshardPlanner.planOfUniversal(
-              source.store(), source.files(), 2, ZeroStage.AS_SAVED, 1 << 20);
+      ReshardPlan plan = Formats.universal(source).plan(2, ZeroStage.AS_SAVED, 1 << 20);
       assertThat(plan.targets()).isNotEmpty();
     } catch (RefusedException expected) {
       // Said in words, which is all that is asked.

@@ -4,7 +4,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.shards.UserHints;
+import io.github.reshard.checkpoint.deepspeed.UserHints;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.shards.UserShards;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.testing.Corpus;
@@ -116,7 +117,9 @@ class UserShardsTest {
     LocalSourceStore store = new LocalSourceStore();
 
     assertThatThrownBy(
-            () -> ReshardPlanner.plan(store, find(null).orElseThrow(), UserHints.NONE, 2, 1 << 20))
+            () ->
+                Formats.shards(store, find(null).orElseThrow(), UserHints.NONE)
+                    .plan(2, ZeroStage.AS_SAVED, 1 << 20))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("optimizer.02.pt")
         .hasMessageContaining("step");
@@ -134,7 +137,9 @@ class UserShardsTest {
     LocalSourceStore store = new LocalSourceStore();
 
     assertThatThrownBy(
-            () -> ReshardPlanner.plan(store, find(null).orElseThrow(), UserHints.NONE, 2, 1 << 20))
+            () ->
+                Formats.shards(store, find(null).orElseThrow(), UserHints.NONE)
+                    .plan(2, ZeroStage.AS_SAVED, 1 << 20))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("optimizer.0");
   }

@@ -1,4 +1,4 @@
-package io.github.reshard.checkpoint.shards;
+package io.github.reshard.checkpoint.deepspeed;
 
 import java.util.Optional;
 
