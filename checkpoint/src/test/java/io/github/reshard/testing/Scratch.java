@@ -87,6 +87,7 @@ public final class Scratch {
   }
 
   /** As {@link #edit}, also with other bytes in the storages and the CRCs that belong to them. */
+  @SuppressWarnings("ByteBufferBackingArray") // Each of them wraps an array of its own.
   public static void rewrite(Path file, Consumer<PyObject> change, Storage storage) {
     EditedTorchFile edited = new EditedTorchFile(file);
     change.accept(edited.root().node());

@@ -115,8 +115,8 @@ public final class FollowPipeline {
               FollowEvent.of(Kind.NOTE, "", "removed what a job left: " + removed.where()));
         }
       } catch (OutputException e) {
-        // Nothing is there yet, or somebody is at work, or a tag is half published.
-        continue;
+        // Nothing is there yet, or somebody is at work, or a tag is half published: not to be
+        // cleared.
       }
     }
   }

@@ -178,7 +178,6 @@ record Source(String location, Found found, UserHints hints) {
           "other degrees of parallelism than data are only made of what save_checkpoint wrote."
               + " Leave these options out.");
     }
-    return ReshardPlanner.plan(
-        store(), files(), targetWorldSize, targetStage, degrees, partBytes);
+    return ReshardPlanner.plan(store(), files(), targetWorldSize, targetStage, degrees, partBytes);
   }
 }

@@ -16,6 +16,7 @@ import java.util.TreeMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Consumer;
+import java.util.stream.Stream;
 import org.apache.beam.runners.direct.DirectOptions;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -111,9 +112,8 @@ class FollowPipelineTest {
       }
     }
     assertThat(output.resolve("world-9/latest")).hasContent("step2");
-    assertThat(Files.list(output).map(path -> path.getFileName().toString()))
-        .containsExactlyInAnyOrder("world-4", "world-9");
-    assertThat(Files.list(output.resolve("world-4")).map(path -> path.getFileName().toString()))
+    assertThat(names(output)).containsExactlyInAnyOrder("world-4", "world-9");
+    assertThat(names(output.resolve("world-4")))
         .containsExactlyInAnyOrder("latest", "step1", "step2");
   }
 
@@ -173,8 +173,7 @@ class FollowPipelineTest {
           stop.set(true);
         });
     assertThat(events).last().extracting(FollowEvent::kind).isEqualTo(Kind.OVER);
-    assertThat(Files.list(output).map(path -> path.getFileName().toString()))
-        .allMatch(name -> name.equals("step1") || name.equals("latest"));
+    assertThat(names(output)).allMatch(name -> name.equals("step1") || name.equals("latest"));
   }
 
   @Test
@@ -233,5 +232,11 @@ class FollowPipelineTest {
 
     assertThat(follow(event -> {})).containsExactly("PUBLISHED step1");
     assertThat(contents(output)).isEqualTo(whole);
+  }
+
+  private static List<String> names(Path directory) throws IOException {
+    try (Stream<Path> paths = Files.list(directory)) {
+      return paths.map(path -> path.getFileName().toString()).toList();
+    }
   }
 }

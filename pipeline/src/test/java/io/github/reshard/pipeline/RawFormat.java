@@ -49,7 +49,7 @@ final class RawFormat {
    */
   private record Line(String name, List<Long> shape, String state, DType dtype) {
     static Line parse(String text) {
-      String[] words = text.split(" ");
+      String[] words = text.split(" ", -1);
       List<Long> shape = Arrays.stream(words[1].split("x")).map(Long::valueOf).toList();
       return new Line(words[0], shape, words[2], DType.valueOf(words[3]));
     }

@@ -104,7 +104,7 @@ class RawFormatTest {
     List<String> lines = Files.readAllLines(first.resolve(golden.tag()).resolve(RawFormat.INDEX));
     assertThat(lines).hasSizeGreaterThan(3);
     for (int n = 0; n < lines.size(); n++) {
-      String[] words = lines.get(n).split(" ");
+      String[] words = lines.get(n).split(" ", -1);
       String key = keys.get(words[0] + "." + words[2]);
       assertThat(Files.readAllBytes(first.resolve(golden.tag()).resolve(n + ".raw")))
           .as(lines.get(n))

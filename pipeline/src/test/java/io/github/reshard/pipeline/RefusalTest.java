@@ -18,10 +18,7 @@ import org.junit.jupiter.api.io.TempDir;
 
 /** A checkpoint that is not what it says is refused, and nothing is published. */
 class RefusalTest {
-  private static final String RANK_0 = "zero_pp_rank_0_mp_rank_00_optim_states.pt";
   private static final String RANK_1 = "zero_pp_rank_1_mp_rank_00_optim_states.pt";
-  private static final String BF16_RANK_1 = "bf16_" + RANK_1;
-  private static final String MODEL = "mp_rank_00_model_states.pt";
 
   @TempDir Path temp;
   private Path output;

@@ -6,7 +6,6 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.function.BiConsumer;
 import net.jqwik.api.ForAll;
 import net.jqwik.api.Property;
 import net.jqwik.api.constraints.IntRange;
@@ -17,8 +16,10 @@ import org.junit.jupiter.api.Test;
 
 class PackedTest {
   private final Map<Integer, List<Packed<String>>> handedOn = new HashMap<>();
-  private final BiConsumer<Integer, Packed<String>> out =
-      (key, packed) -> handedOn.computeIfAbsent(key, k -> new ArrayList<>()).add(packed);
+
+  private void out(Integer key, Packed<String> packed) {
+    handedOn.computeIfAbsent(key, k -> new ArrayList<>()).add(packed);
+  }
 
   private List<String> values(int key) {
     List<String> values = new ArrayList<>();
@@ -37,11 +38,11 @@ class PackedTest {
     Map<Integer, List<String>> expected = new HashMap<>();
     Map<Integer, Long> counts = new HashMap<>();
     for (int i = 0; i < keys.size(); i++) {
-      packing.add(keys.get(i), "value " + i, i, out);
+      packing.add(keys.get(i), "value " + i, i, this::out);
       expected.computeIfAbsent(keys.get(i), k -> new ArrayList<>()).add("value " + i);
       counts.merge(keys.get(i), (long) i, Long::sum);
     }
-    packing.finish(out);
+    packing.finish(this::out);
 
     assertThat(handedOn.keySet()).isEqualTo(expected.keySet());
     for (int key : expected.keySet()) {
@@ -60,12 +61,12 @@ class PackedTest {
     Packed.Packing<Integer, String> packing = new Packed.Packing<>(StringUtf8Coder.of());
     String long100k = "x".repeat(100_000);
     for (int i = 0; i < 3; i++) {
-      packing.add(7, long100k, 1, out);
+      packing.add(7, long100k, 1, this::out);
     }
     assertThat(handedOn.get(7)).hasSize(1);
-    packing.add(7, "the last", 1, out);
-    packing.finish(out);
-    packing.finish(out);
+    packing.add(7, "the last", 1, this::out);
+    packing.finish(this::out);
+    packing.finish(this::out);
 
     assertThat(values(7)).containsExactly(long100k, long100k, long100k, "the last");
     assertThat(handedOn.get(7).stream().mapToLong(Packed::counts)).containsExactly(3L, 1L);

@@ -16,6 +16,8 @@ public final class KnownKind {
   private KnownKind() {}
 
   /**
+   * Refuses a directory whose files are not those of one kind.
+   *
    * @throws RefusedException if there are files of both kinds, or of one sort only
    */
   public static void require(SourceStore store, CheckpointFiles files) throws IOException {

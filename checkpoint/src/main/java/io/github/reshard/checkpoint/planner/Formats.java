@@ -308,11 +308,11 @@ public final class Formats {
     }
     DcpCheckpoint dcp =
         distributed.orElseThrow(
-                () ->
-                    new RefusedException(
-                        path,
-                        "expected a distributed checkpoint of PyTorch, which has a file %s, found none. --template is for these; leave it out for a checkpoint of DeepSpeed, or name the directory of one step, or its name with --tag."
-                            .formatted(DcpMetadata.FILE_NAME)));
+            () ->
+                new RefusedException(
+                    path,
+                    "expected a distributed checkpoint of PyTorch, which has a file %s, found none. --template is for these; leave it out for a checkpoint of DeepSpeed, or name the directory of one step, or its name with --tag."
+                        .formatted(DcpMetadata.FILE_NAME)));
     DcpPlanner.requireOneModel(template.files(), template.folder());
     return DcpReader.plan(
         store, dcp, template.files(), template.plan(targetWorldSize, stage, partBytes));

@@ -2,8 +2,8 @@ package io.github.reshard.checkpoint.planner;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
-import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.deepspeed.TensorChange;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
@@ -93,7 +93,8 @@ public final class ReshardPlanner {
           where,
           "ZeRO-3 has no experts that ranks could divide. Leave --targetExpertParallelSize out.");
     }
-    if (degrees.pipeline().isPresent() && (Formats.isSharded(files) || targetStage != ZeroStage.AS_SAVED)) {
+    if (degrees.pipeline().isPresent()
+        && (Formats.isSharded(files) || targetStage != ZeroStage.AS_SAVED)) {
       throw new RefusedException(
           where,
           "the stages of a pipeline and the ZeRO stage do not change together, and pipelines are"

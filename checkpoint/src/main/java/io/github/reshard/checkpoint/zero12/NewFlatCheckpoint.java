@@ -97,8 +97,7 @@ final class NewFlatCheckpoint {
     return Conversions.refused(draft.state(), stage, problem);
   }
 
-  private void requireConvertible(
-      ModelStates model, OptimizerValues values, ParameterSet set) {
+  private void requireConvertible(ModelStates model, OptimizerValues values, ParameterSet set) {
     DsConfig.of(model.root());
     Conversions.note(draft, values, stage);
     if (draft.state().parts().size() > 1) {

@@ -48,8 +48,7 @@ final class RecutModelRewrite {
    * @param offset where it begins there, in elements
    * @param shape its shape there
    */
-  private record Place(
-      Parameter saved, String key, long elements, long offset, List<Long> shape) {}
+  private record Place(Parameter saved, String key, long elements, long offset, List<Long> shape) {}
 
   private RecutModelRewrite(TorchFile template) {
     this.template = template;
@@ -124,8 +123,7 @@ final class RecutModelRewrite {
 
   private void move(TensorNode tensor, Place place) {
     StorageKeys.move(tensor, place.key(), place.elements());
-    tensor.setGeometry(
-        place.offset(), place.shape().stream().mapToLong(Long::longValue).toArray());
+    tensor.setGeometry(place.offset(), place.shape().stream().mapToLong(Long::longValue).toArray());
   }
 
   /** Every tensor that is a weight, under whatever name; no other may show elements of one. */
