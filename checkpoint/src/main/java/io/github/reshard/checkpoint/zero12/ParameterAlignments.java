@@ -152,9 +152,8 @@ public final class ParameterAlignments {
     } else if (saved.isPresent()) {
       for (int g = 0; g < ofGroups.size(); g++) {
         List<PyObject> items = ((PyList) saved.get().items().get(g).node()).items();
-        for (int i = 0; i < items.size(); i++) {
-          items.set(i, PyInt.of(ofGroups.get(g).get(i)));
-        }
+        items.clear();
+        ofGroups.get(g).forEach(padding -> items.add(PyInt.of(padding)));
       }
     } else if (records.orElse(false)) {
       int place = 0;
