@@ -185,7 +185,7 @@ class MuonTest {
           });
     }
 
-    assertThat(Resharding.refusal(one, scratch.resolve("again"), 2))
+    assertThat(Resharding.refusal(one, scratch.resolve("again"), 1))
         .contains("momentum_buffer")
         .contains("--dsConfig");
   }
