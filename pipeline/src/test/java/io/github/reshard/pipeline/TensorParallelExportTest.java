@@ -52,13 +52,18 @@ class TensorParallelExportTest {
                           .findFirst()
                           .orElseThrow();
                   return all.stream()
-                      .filter(path -> path != one && !state.endsWith("cut-z1"))
+                      .filter(path -> path != one && !isPadded(state))
                       .map(path -> List.of(path, one));
                 } catch (IOException e) {
                   throw new UncheckedIOException(e);
                 }
               });
     }
+  }
+
+  /** Whether the vocabulary is padded: how far it is on one rank, the checkpoint does not say. */
+  private static boolean isPadded(Path state) {
+    return state.getFileName().toString().startsWith("cut-");
   }
 
   /** Runs the graph, which alone puts rows together. */
@@ -73,9 +78,10 @@ class TensorParallelExportTest {
 
   private Map<String, byte[]> export(Path input, String name, String dtype) {
     ReshardReport report = run(input, name, dtype);
-    assertThat(report.proven())
-        .anyMatch(proof -> proof.contains("have the CRC-32"))
-        .anyMatch(proof -> proof.contains("cast to the module's type"));
+    assertThat(report.proven()).anyMatch(proof -> proof.contains("have the CRC-32"));
+    // ZeRO-3 stores no weights that the masters could be held against.
+    assertThat(report.proven().stream().anyMatch(proof -> proof.contains("cast to the module's")))
+        .isEqualTo(!input.getParent().getFileName().toString().endsWith("-z3"));
     Map<String, byte[]> tensors =
         new TreeMap<>(Safetensors.read(temp.resolve(name).resolve("model.safetensors")));
     tensors.putAll(Safetensors.read(temp.resolve(name).resolve("optimizer.safetensors")));
