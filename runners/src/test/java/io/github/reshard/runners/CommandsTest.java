@@ -123,7 +123,7 @@ class CommandsTest {
     "corpus/z2-bf16-clip, 2, 6, 1, 3174",
     "corpus/z3-fp32, 3, 4, 1, 3174",
     "corpus/pp2-z1, 1, 2, 2, ",
-    "moe/moe-z2-fp32-split, 2, 4, 3, 808"
+    "moe/moe-z2-fp32-split, 2, 4, 2, 808"
   })
   void inspectTellsMachinesWhatACheckpointIs(
       String name, int stage, int ranks, int models, Long elements) throws IOException {
