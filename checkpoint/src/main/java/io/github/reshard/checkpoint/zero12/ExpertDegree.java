@@ -130,7 +130,7 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
     String note =
         told
             ? ""
-            : "at expert-parallel size %d the experts' parameters are divided into groups of up to %d elements, the default of max_group_size in split_params_into_different_moe_groups_for_optimizer; a script that gives another one will not load them"
+            : "at expert-parallel size %d the experts' parameters are divided into groups of up to %d elements, the default of max_group_size in split_params_into_different_moe_groups_for_optimizer; if the script gives another one, keep the expert-parallel size"
                 .formatted(size, MAX_GROUP_ELEMENTS);
     return new ExpertDegree(
         new ParamGroups(groups, source.roundRobin(), source.dataFirst(), source.paddings()),
