@@ -1,5 +1,6 @@
 package io.github.reshard.pipeline;
 
+import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.follow.SharedBeside;
@@ -112,7 +113,10 @@ final class FollowedReshards implements Reshards {
     reshard.ifPresent(this::abandonTarget);
   }
 
-  /** Workers may be at it at once, or still write: one that is in another's way tries again. */
+  /**
+   * Workers may be at it at once, or still write: one that is in another's way tries again. What
+   * stays all the same is unpublished, and the next job removes and names it.
+   */
   private void abandonTarget(Reshard reshard) {
     for (int tries = 1; tries <= TRIES; tries++) {
       try {
@@ -169,7 +173,7 @@ final class FollowedReshards implements Reshards {
     if (tries < TRIES) {
       return pause(tries);
     }
-    endRead(reshard, refusal("cannot be read: " + failure));
+    endRead(reshard, refusal("cannot be read: " + IoReason.of(failure)));
     return false;
   }
 
