@@ -271,17 +271,13 @@ record Job(Source source, ReshardPlan plan, String form, String latest, Optional
    */
   static int ranks(Source source, ReshardOptions options) throws IOException {
     Integer gpus = options.as(CommandOptions.class).getGpus();
-    Integer tensor = options.getTargetTensorParallelSize();
-    if (gpus != null && tensor != null) {
-      if (gpus % tensor != 0) {
-        throw new RefusedException(
-            source.location(),
-            "%d GPUs cannot be divided by a tensor-parallel size of %d. Use a multiple of it, or give the data-parallel ranks with --targetWorldSize."
-                .formatted(gpus, tensor));
-      }
-      return gpus / tensor;
-    }
-    return gpus == null ? options.getTargetWorldSize() : GpuCount.dataParallelRanks(source, gpus);
+    return gpus == null
+        ? options.getTargetWorldSize()
+        : GpuCount.dataParallelRanks(
+            source,
+            gpus,
+            Optional.ofNullable(options.getTargetPipelineParallelSize()),
+            Optional.ofNullable(options.getTargetTensorParallelSize()));
   }
 
   /**

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.deepspeed;
 
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.parallel.TensorDegree;
+import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import java.util.List;
 
@@ -29,11 +30,8 @@ public record TensorParts(
    * @param to those of the target
    */
   public String grids(int from, int to) {
-    return grid(from, sources.size()) + " → " + grid(to, degree.ranks());
-  }
-
-  private static String grid(int data, int tensor) {
-    return "%d GPUs = %d data%s"
-        .formatted(data * tensor, data, tensor == 1 ? "" : " x " + tensor + " tensor");
+    return new ModelParallelism(1, sources.size()).grid(from)
+        + " → "
+        + new ModelParallelism(1, degree.ranks()).grid(to);
   }
 }

@@ -14,6 +14,7 @@ import io.github.reshard.checkpoint.format.TorchTarget;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.parallel.PipelineLayers;
 import io.github.reshard.checkpoint.parallel.PipelineTarget;
+import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
@@ -63,6 +64,10 @@ final class RestagedFlat {
           "has no files of layers (layer_00-model_states.pt), so it is no pipeline of DeepSpeed"
               + " whose stages could change. Leave --targetPipelineParallelSize out.");
     }
+    draft.note(
+        new ModelParallelism(parts / tensorRanks, tensorRanks).grid(state.dataParallelRanks())
+            + " → "
+            + new ModelParallelism(target.stages(), tensorRanks).grid(draft.worldSize()));
     for (int tensorRank = 0; tensorRank < tensorRanks; tensorRank++) {
       List<ModelPart> stages = new ArrayList<>();
       for (int stage = 0; stage < parts / tensorRanks; stage++) {

@@ -21,12 +21,14 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
 /** Other expert-parallel sizes and other stages of a pipeline than the source's. */
 class DegreesTest {
   private static final Path TESTDATA = Path.of(System.getProperty("reshard.testdata"));
   private static final Path PIPELINE = TESTDATA.resolve("corpus/pp2-z1/source");
+  private static final Path TIED = TESTDATA.resolve("degrees/pipeline-tied");
   private static final Path EXPERTS = TESTDATA.resolve("corpus/moe-z2-ep2/source");
 
   @TempDir Path temp;
@@ -148,6 +150,19 @@ class DegreesTest {
         arguments(3, 3, "uniform"),
         arguments(1, 3, "parameters"),
         arguments(4, 4, "0,1,2,5,6"));
+  }
+
+  /** What DeepSpeed saves that loaded it at these stages. */
+  @ParameterizedTest
+  @CsvSource({"reference-1-stage, 1, ", "reference-3-stages, 3, '0,3,5,7'"})
+  void stagesThatShareALayerAreWhatDeepSpeedSaves(String reference, int stages, String parts) {
+    Path there = temp.resolve("there");
+    Path back = temp.resolve("back");
+    WithoutBeam.reshard(TIED.resolve("source"), there, 1, stages(stages, parts));
+    WithoutBeam.reshard(there, back, 1, stages(2, "0,4,7"));
+
+    assertThat(CheckpointComparison.with(TIED.resolve(reference)).firstDifference(there)).isEmpty();
+    assertThat(CheckpointComparison.with(TIED.resolve("source")).firstDifference(back)).isEmpty();
   }
 
   @Test
