@@ -14,8 +14,8 @@ import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
-import java.nio.ByteBuffer;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
 import java.util.Comparator;
@@ -23,6 +23,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.zip.CRC32;
 
 /** What a reader collects of a checkpoint until it is a {@link TrainingState}. */
 public class SourceReading {
@@ -35,7 +36,7 @@ public class SourceReading {
   private final List<CarriedFile> carried = new ArrayList<>();
   private final List<Evidence> evidence = new ArrayList<>();
   private final List<String> notes = new ArrayList<>();
-  private final Map<ByteBuffer, ByteBuffer> pickles = new ConcurrentHashMap<>();
+  private final Map<Long, byte[]> pickles = new ConcurrentHashMap<>();
   private ModelParallelism parallelism = ModelParallelism.NOT_SAID;
   private int dataParallelRanks;
 
@@ -108,13 +109,16 @@ public class SourceReading {
 
   public final TorchFile read(FileStat stat) throws IOException {
     try (RangedFile file = store.open(stat)) {
-      return TorchFile.read(file)
-          .compact(
-              pickle -> {
-                ByteBuffer known = pickles.putIfAbsent(pickle, pickle);
-                return known == null ? pickle : known;
-              });
+      return TorchFile.read(file).compact(this::shared);
     }
+  }
+
+  /** The one copy of equal pickles. */
+  private byte[] shared(byte[] pickle) {
+    CRC32 crc = new CRC32();
+    crc.update(pickle);
+    byte[] known = pickles.putIfAbsent(crc.getValue() << 32 | pickle.length, pickle);
+    return known != null && Arrays.equals(known, pickle) ? known : pickle;
   }
 
   /**

@@ -32,18 +32,30 @@ public final class TorchTarget {
    *
    * @param pickle its object graph, pickled
    * @param storages what that refers to
+   * @param sizes of the storages
    * @param keepsId whether it keeps the template's serialization id if the number of ranks stays
+   * @param newId the serialization id it has otherwise
    */
   @SuppressWarnings("ArrayRecordComponent") // Never compared.
-  public record Pickled(byte[] pickle, List<Rewritten.Storage> storages, boolean keepsId) {}
+  public record Pickled(
+      byte[] pickle,
+      List<Rewritten.Storage> storages,
+      List<StorageSize> sizes,
+      boolean keepsId,
+      byte[] newId) {}
 
   public static Pickled pickled(
       TorchFile template, TorchRecipe recipe, List<PartitionedModel> models, int targetWorldSize) {
     Rewritten rewritten = recipe.rewrite(template, models, targetWorldSize);
+    byte[] pickle = PickleWriter.write(rewritten.root(), template.parse().protocol());
+    List<StorageSize> sizes =
+        rewritten.storages().stream().map(st -> new StorageSize(st.key(), st.bytes())).toList();
     return new Pickled(
-        PickleWriter.write(rewritten.root(), template.parse().protocol()),
+        pickle,
         rewritten.storages(),
-        recipe.isOfSameKind());
+        sizes,
+        recipe.isOfSameKind(),
+        TorchFileLayout.serializationId(pickle, sizes));
   }
 
   /** Rewrites {@code template} as {@code recipe} says and lays the result out. */
@@ -69,18 +81,19 @@ public final class TorchTarget {
       Pickled content,
       int sourceWorldSize,
       int targetWorldSize) {
-    byte[] pickle = content.pickle();
-    List<StorageSize> sizes =
-        content.storages().stream().map(st -> new StorageSize(st.key(), st.bytes())).toList();
     byte[] serializationId =
         sourceWorldSize == targetWorldSize
                 && content.keepsId()
                 && template.serializationId().isPresent()
             ? template.serializationId().get()
-            : TorchFileLayout.serializationId(pickle, sizes);
+            : content.newId();
     return new Planned(
         TorchFileLayout.plan(
-            template.style(), archiveName(template, fileName), pickle, sizes, serializationId),
+            template.style(),
+            archiveName(template, fileName),
+            content.pickle(),
+            content.sizes(),
+            serializationId),
         content.storages());
   }
 

@@ -45,11 +45,11 @@ public interface SourceStore extends Serializable {
   }
 
   /**
-   * How many files are worth opening and reading at the same time: one where reading is work, more
-   * where it is mostly waiting for a distant server.
+   * How many files are worth opening and reading at the same time: one for each core where reading
+   * is work, more where it is mostly waiting for a distant server.
    */
   default int readsAtOnce() {
-    return 1;
+    return Runtime.getRuntime().availableProcessors();
   }
 
   /** {@code directory} and {@code name} joined. */

@@ -1,19 +1,48 @@
 package io.github.reshard.checkpoint.torch;
 
-import java.io.ByteArrayOutputStream;
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 
 /** The fields of zip records. */
 final class LittleEndian {
-  private final ByteArrayOutputStream out = new ByteArrayOutputStream();
+  private static final int FIRST_BYTES = 256;
+
+  private byte[] out;
+  private int size;
+
+  LittleEndian() {
+    this(FIRST_BYTES);
+  }
+
+  /**
+   * @param bytes that are expected
+   */
+  LittleEndian(int bytes) {
+    this.out = new byte[bytes];
+  }
+
+  private int grow(int bytes) {
+    int at = size;
+    size = Math.addExact(size, bytes);
+    if (size > out.length) {
+      out = Arrays.copyOf(out, (int) Math.min(TorchFile.MOST_IN_MEMORY, Math.max(size, 2L * at)));
+    }
+    return at;
+  }
 
   LittleEndian u16(int value) {
-    out.write(value);
-    out.write(value >> 8);
+    int at = grow(2);
+    out[at] = (byte) value;
+    out[at + 1] = (byte) (value >> 8);
     return this;
   }
 
   LittleEndian u32(long value) {
-    return u16((int) value).u16((int) (value >> 16));
+    int at = grow(4);
+    for (int i = 0; i < 4; i++) {
+      out[at + i] = (byte) (value >> (8 * i));
+    }
+    return this;
   }
 
   LittleEndian u64(long value) {
@@ -21,23 +50,27 @@ final class LittleEndian {
   }
 
   LittleEndian raw(byte[] bytes) {
-    out.writeBytes(bytes);
+    int at = grow(bytes.length);
+    System.arraycopy(bytes, 0, out, at, bytes.length);
     return this;
   }
 
+  LittleEndian utf8(String text) {
+    return raw(text.getBytes(StandardCharsets.UTF_8));
+  }
+
   LittleEndian fill(int value, int count) {
-    for (int i = 0; i < count; i++) {
-      out.write(value);
-    }
+    int at = grow(count);
+    Arrays.fill(out, at, size, (byte) value);
     return this;
   }
 
   int size() {
-    return out.size();
+    return size;
   }
 
   byte[] toByteArray() {
-    return out.toByteArray();
+    return Arrays.copyOf(out, size);
   }
 
   static int u16(byte[] in, int at) {

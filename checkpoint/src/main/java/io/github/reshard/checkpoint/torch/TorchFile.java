@@ -6,7 +6,6 @@ import io.github.reshard.checkpoint.pickle.PickleReader;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import java.io.IOException;
 import java.io.Serializable;
-import java.nio.ByteBuffer;
 import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
@@ -49,10 +48,12 @@ public final class TorchFile {
   private final byte[] pickle;
   private final byte[] serializationId;
   private final List<Entry> entries;
-  private final Map<String, Entry> byName;
   private final ContainerStyle style;
   private final boolean reproducible;
   private final boolean hasCrcs;
+
+  /** Made when it is first asked for: few ask a file for many. */
+  private volatile Map<String, Entry> byName;
 
   TorchFile(
       String path,
@@ -68,10 +69,6 @@ public final class TorchFile {
     this.pickle = pickle;
     this.serializationId = serializationId;
     this.entries = List.copyOf(entries);
-    this.byName = new HashMap<>();
-    for (Entry entry : entries) {
-      byName.put(entry.name(), entry);
-    }
     this.style = style;
     this.reproducible = reproducible;
     this.hasCrcs = hasCrcs;
@@ -93,11 +90,11 @@ public final class TorchFile {
    *
    * @param share gives the one copy of equal pickles
    */
-  public TorchFile compact(UnaryOperator<ByteBuffer> share) {
+  public TorchFile compact(UnaryOperator<byte[]> share) {
     return new TorchFile(
         path,
         archiveName,
-        share.apply(ByteBuffer.wrap(pickle)).array(),
+        share.apply(pickle),
         serializationId,
         entries.stream().filter(entry -> entry.bytes() > 0).toList(),
         style,
@@ -137,7 +134,15 @@ public final class TorchFile {
 
   /** The entry of the storage that the pickle calls {@code key}. */
   public Optional<Entry> storage(String key) {
-    return Optional.ofNullable(byName.get("data/" + key));
+    Map<String, Entry> known = byName;
+    if (known == null) {
+      known = new HashMap<>(2 * entries.size());
+      for (Entry entry : entries) {
+        known.put(entry.name(), entry);
+      }
+      byName = known;
+    }
+    return Optional.ofNullable(known.get("data/" + key));
   }
 
   /** Whether CRCs are recorded: files written with {@code compute_crc32} off have 0 everywhere. */

@@ -7,10 +7,8 @@ import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.HashMap;
-import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
 import java.util.zip.CRC32;
 
 /**
@@ -24,12 +22,13 @@ public final class TorchFileLayout {
   private static final String STORAGE_PREFIX = "data/";
 
   /**
-   * An entry with its place; {@code content} is null for a storage, {@code storageKey} for any
-   * other.
+   * An entry with its place; {@code name} lacks the archive's, {@code content} is null for a
+   * storage, {@code storageKey} for any other.
    */
   @SuppressWarnings("ArrayRecordComponent") // Never compared.
   record Planned(
-      byte[] fullName,
+      String name,
+      int fullNameBytes,
       long headerOffset,
       long payloadOffset,
       long bytes,
@@ -52,21 +51,19 @@ public final class TorchFileLayout {
   }
 
   private final ContainerStyle style;
+  private final byte[] prefix;
   private final List<Planned> entries;
-  private final Map<String, Planned> storages;
   private final long directoryOffset;
   private final int directoryBytes;
 
-  private TorchFileLayout(ContainerStyle style, List<Planned> entries) {
+  /** Made when it is first asked for: of a file that is read nobody asks. */
+  private volatile Map<String, Long> payloadOffsets;
+
+  private TorchFileLayout(ContainerStyle style, Planner planned) {
     this.style = style;
-    this.entries = entries;
-    this.storages = new HashMap<>();
-    for (Planned entry : entries) {
-      if (entry.storageKey() != null) {
-        storages.put(entry.storageKey(), entry);
-      }
-    }
-    this.directoryOffset = entries.get(entries.size() - 1).end();
+    this.prefix = planned.prefix;
+    this.entries = planned.entries;
+    this.directoryOffset = planned.cursor;
     this.directoryBytes = entries.stream().mapToInt(TorchFileLayout::directoryBytes).sum();
   }
 
@@ -91,22 +88,20 @@ public final class TorchFileLayout {
     style.formatVersion().ifPresent(text -> planner.add(".format_version", text(text)));
     style.storageAlignment().ifPresent(text -> planner.add(".storage_alignment", text(text)));
     style.byteorder().ifPresent(text -> planner.add("byteorder", text(text)));
-    List<StorageSize> ordered = new ArrayList<>(storages);
-    if (style.order() == ContainerStyle.StorageOrder.LEXICOGRAPHIC) {
-      ordered.sort(Comparator.comparing(StorageSize::key));
-    }
-    Set<String> keys = new HashSet<>();
-    for (StorageSize storage : ordered) {
-      if (!keys.add(storage.key())) {
-        throw new IllegalArgumentException("storage '" + storage.key() + "' is there twice");
+    List<StorageSize> sorted = new ArrayList<>(storages);
+    sorted.sort(Comparator.comparing(StorageSize::key));
+    for (int i = 1; i < sorted.size(); i++) {
+      if (sorted.get(i).key().equals(sorted.get(i - 1).key())) {
+        throw new IllegalArgumentException("storage '" + sorted.get(i).key() + "' is there twice");
       }
-      planner.addStorage(storage);
     }
+    boolean lexicographic = style.order() == ContainerStyle.StorageOrder.LEXICOGRAPHIC;
+    (lexicographic ? sorted : storages).forEach(planner::addStorage);
     planner.add("version", text(style.version()));
     if (style.serializationId()) {
       planner.add(".data/serialization_id", serializationId);
     }
-    return new TorchFileLayout(style, planner.entries);
+    return new TorchFileLayout(style, planner);
   }
 
   /**
@@ -138,13 +133,13 @@ public final class TorchFileLayout {
   }
 
   private static final class Planner {
-    private final String prefix;
+    private final byte[] prefix;
     private final int alignment;
     private final List<Planned> entries = new ArrayList<>();
     private long cursor;
 
     Planner(String archiveName, int alignment) {
-      this.prefix = archiveName + "/";
+      this.prefix = (archiveName + "/").getBytes(StandardCharsets.UTF_8);
       this.alignment = alignment;
     }
 
@@ -161,21 +156,24 @@ public final class TorchFileLayout {
     }
 
     private void place(String name, long bytes, byte[] content, String storageKey) {
-      byte[] fullName = (prefix + name).getBytes(StandardCharsets.UTF_8);
-      if (fullName.length > ZipFormat.MOST_16) {
+      int fullNameBytes = prefix.length + name.getBytes(StandardCharsets.UTF_8).length;
+      if (fullNameBytes > ZipFormat.MOST_16) {
         throw new RefusedException(
-            prefix, "entry names of more than 65535 bytes can not be written");
+            new String(prefix, StandardCharsets.UTF_8),
+            "entry names of more than 65535 bytes can not be written");
       }
       // getPadding of inline_container.cc: the FB field's own 4 bytes count, then what is missing
       // to the alignment.
-      long start = cursor + ZipFormat.LOCAL_HEADER + fullName.length + ZipFormat.EXTRA_HEADER;
-      start += zip64Extra(bytes, 0, cursor).length;
+      long start = cursor + ZipFormat.LOCAL_HEADER + fullNameBytes + ZipFormat.EXTRA_HEADER;
+      start += zip64Bytes(bytes, cursor);
       int padding = (int) ((alignment - start % alignment) % alignment);
       Planned entry =
-          new Planned(fullName, cursor, start + padding, bytes, padding, content, storageKey);
+          new Planned(
+              name, fullNameBytes, cursor, start + padding, bytes, padding, content, storageKey);
       entries.add(entry);
       if (entry.end() < cursor) {
-        throw new RefusedException(prefix, "the file would be larger than 2^63 bytes");
+        throw new RefusedException(
+            new String(prefix, StandardCharsets.UTF_8), "the file would be larger than 2^63 bytes");
       }
       cursor = entry.end();
     }
@@ -185,21 +183,24 @@ public final class TorchFileLayout {
    * Both sizes if one is large, the offset if it is. In the local header PyTorch leaves the second
    * size 0: it is that after compression, which a streaming writer does not know yet.
    */
-  private static byte[] zip64Extra(long bytes, long packedBytes, long headerOffset) {
-    boolean largeBytes = bytes >= ZipFormat.ZIP64_FROM;
-    boolean largeOffset = headerOffset >= ZipFormat.ZIP64_FROM;
-    if (!largeBytes && !largeOffset) {
-      return new byte[0];
+  private static void addZip64(LittleEndian out, long bytes, long packedBytes, long headerOffset) {
+    int extra = zip64Bytes(bytes, headerOffset);
+    if (extra == 0) {
+      return;
     }
-    LittleEndian out = new LittleEndian();
-    out.u16(ZipFormat.ZIP64_EXTRA).u16((largeBytes ? 16 : 0) + (largeOffset ? 8 : 0));
-    if (largeBytes) {
+    out.u16(ZipFormat.ZIP64_EXTRA).u16(extra - ZipFormat.EXTRA_HEADER);
+    if (bytes >= ZipFormat.ZIP64_FROM) {
       out.u64(bytes).u64(packedBytes);
     }
-    if (largeOffset) {
+    if (headerOffset >= ZipFormat.ZIP64_FROM) {
       out.u64(headerOffset);
     }
-    return out.toByteArray();
+  }
+
+  private static int zip64Bytes(long bytes, long headerOffset) {
+    int fields =
+        (bytes >= ZipFormat.ZIP64_FROM ? 16 : 0) + (headerOffset >= ZipFormat.ZIP64_FROM ? 8 : 0);
+    return fields == 0 ? 0 : ZipFormat.EXTRA_HEADER + fields;
   }
 
   /** The length of the file. */
@@ -213,11 +214,21 @@ public final class TorchFileLayout {
 
   /** Where the payload of a storage starts, in bytes from the start of the file. */
   public long payloadOffset(String storageKey) {
-    Planned storage = storages.get(storageKey);
-    if (storage == null) {
+    Map<String, Long> offsets = payloadOffsets;
+    if (offsets == null) {
+      offsets = new HashMap<>(2 * entries.size());
+      for (Planned entry : entries) {
+        if (entry.storageKey() != null) {
+          offsets.put(entry.storageKey(), entry.payloadOffset());
+        }
+      }
+      payloadOffsets = offsets;
+    }
+    Long offset = offsets.get(storageKey);
+    if (offset == null) {
       throw new IllegalArgumentException("no storage '" + storageKey + "'");
     }
-    return storage.payloadOffset();
+    return offset;
   }
 
   /** All entries in the order of the file. */
@@ -256,14 +267,13 @@ public final class TorchFileLayout {
         }
       }
     }
-    run.raw(directory(storageCrcs));
+    addDirectory(run, storageCrcs);
     run.raw(endRecords());
     segments.add(new ByteSegment(start, run.toByteArray()));
     return segments;
   }
 
-  private static void addLocalHeader(LittleEndian out, Planned entry) {
-    byte[] zip64 = zip64Extra(entry.bytes(), 0, entry.headerOffset());
+  private void addLocalHeader(LittleEndian out, Planned entry) {
     out.u32(ZipFormat.LOCAL_SIGNATURE)
         .u16(0)
         .u16(entry.flags())
@@ -272,26 +282,32 @@ public final class TorchFileLayout {
         .u32(0)
         .u32(0)
         .u32(0);
-    out.u16(entry.fullName().length).u16(zip64.length + ZipFormat.EXTRA_HEADER + entry.padding());
-    out.raw(entry.fullName()).raw(zip64);
+    out.u16(entry.fullNameBytes())
+        .u16(
+            zip64Bytes(entry.bytes(), entry.headerOffset())
+                + ZipFormat.EXTRA_HEADER
+                + entry.padding());
+    out.raw(prefix).utf8(entry.name());
+    addZip64(out, entry.bytes(), 0, entry.headerOffset());
     out.u16(ZipFormat.PADDING_EXTRA).u16(entry.padding());
     out.fill(ZipFormat.PADDING, entry.padding());
   }
 
   /** The central directory and all that follows it. */
   byte[] directoryAndEnd(Map<String, Integer> storageCrcs) {
-    return new LittleEndian().raw(directory(storageCrcs)).raw(endRecords()).toByteArray();
+    LittleEndian out = new LittleEndian((int) (totalBytes() - directoryOffset));
+    addDirectory(out, storageCrcs);
+    return out.raw(endRecords()).toByteArray();
   }
 
   private static int directoryBytes(Planned entry) {
-    byte[] zip64 = zip64Extra(entry.bytes(), entry.bytes(), entry.headerOffset());
-    return ZipFormat.DIRECTORY_HEADER + entry.fullName().length + zip64.length;
+    return ZipFormat.DIRECTORY_HEADER
+        + entry.fullNameBytes()
+        + zip64Bytes(entry.bytes(), entry.headerOffset());
   }
 
-  private byte[] directory(Map<String, Integer> storageCrcs) {
-    LittleEndian out = new LittleEndian();
+  private void addDirectory(LittleEndian out, Map<String, Integer> storageCrcs) {
     for (Planned entry : entries) {
-      byte[] zip64 = zip64Extra(entry.bytes(), entry.bytes(), entry.headerOffset());
       long bytes = Math.min(entry.bytes(), ZipFormat.ZIP64_FROM);
       out.u32(ZipFormat.DIRECTORY_SIGNATURE)
           .u16(0)
@@ -300,12 +316,15 @@ public final class TorchFileLayout {
           .u16(ZipFormat.STORED)
           .u32(0);
       out.u32(crc(entry, storageCrcs)).u32(bytes).u32(bytes);
-      out.u16(entry.fullName().length).u16(zip64.length).u16(0).u16(0).u16(0).u32(0);
-      out.u32(Math.min(entry.headerOffset(), ZipFormat.ZIP64_FROM))
-          .raw(entry.fullName())
-          .raw(zip64);
+      out.u16(entry.fullNameBytes())
+          .u16(zip64Bytes(entry.bytes(), entry.headerOffset()))
+          .u16(0)
+          .u16(0)
+          .u16(0)
+          .u32(0);
+      out.u32(Math.min(entry.headerOffset(), ZipFormat.ZIP64_FROM)).raw(prefix).utf8(entry.name());
+      addZip64(out, entry.bytes(), entry.bytes(), entry.headerOffset());
     }
-    return out.toByteArray();
   }
 
   private int crc(Planned entry, Map<String, Integer> storageCrcs) {

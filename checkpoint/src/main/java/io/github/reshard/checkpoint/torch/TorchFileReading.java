@@ -7,6 +7,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -48,8 +49,7 @@ final class TorchFileReading {
     String prefix = archiveName + "/";
     for (TorchFile.Entry entry : listed) {
       String name = entry.name();
-      boolean climbs = name.indexOf('\\') >= 0 || Arrays.asList(name.split("/", -1)).contains("..");
-      if (!name.startsWith(prefix) || climbs) {
+      if (!name.startsWith(prefix) || climbs(name)) {
         throw refused("entry %s lies outside of %s".formatted(name, prefix));
       }
       inside.add(
@@ -62,6 +62,11 @@ final class TorchFileReading {
               entry.flags()));
     }
     return inside;
+  }
+
+  private static boolean climbs(String name) {
+    return name.indexOf('\\') >= 0
+        || (name.contains("..") && Arrays.asList(name.split("/", -1)).contains(".."));
   }
 
   private void requireEntries(List<TorchFile.Entry> listed) {
@@ -123,10 +128,11 @@ final class TorchFileReading {
               ? entry.at(layout.get().entries().get(i).payloadOffset())
               : readLocalHeader(entry, archiveName));
     }
-    Map<String, TorchFile.Entry> byName = new HashMap<>();
-    located.forEach(entry -> byName.put(entry.name(), entry));
-    for (TorchFile.Entry entry : small) {
-      requireSame(entry, byName.get(entry.name()));
+    Iterator<TorchFile.Entry> read = small.iterator();
+    for (TorchFile.Entry entry : located) {
+      if (!entry.name().startsWith("data/")) {
+        requireSame(read.next(), entry);
+      }
     }
     requireApart(located, directoryAt);
     return new TorchFile(
@@ -179,7 +185,9 @@ final class TorchFileReading {
       if (entry.name().startsWith("data/")) {
         String key = entry.name().substring("data/".length());
         storages.add(new StorageSize(key, entry.bytes()));
-        crcs.put(key, entry.crc32());
+        if (entry.bytes() > 0) {
+          crcs.put(key, entry.crc32());
+        }
       }
     }
     TorchFileLayout layout =

@@ -101,13 +101,16 @@ record ZipDirectory(long offset, byte[] content, List<TorchFile.Entry> entries) 
     if (Arrays.equals(head, LEGACY_MAGIC)) {
       throw new RefusedException(
           ranges.path(),
-          "a torch.save stream of the format before PyTorch 1.6, as _use_new_zipfile_serialization=False (DeepSpeed: checkpoint_serialization false) still writes it; load it with torch.load and torch.save it again");
+          "a torch.save stream of the format before PyTorch 1.6, as"
+              + " _use_new_zipfile_serialization=False (DeepSpeed: checkpoint_serialization false)"
+              + " still writes it; load it with torch.load and torch.save it again");
     }
     byte[] text = ranges.bytes(0, (int) Math.min(ranges.size(), LFS.length()));
     if (new String(text, StandardCharsets.ISO_8859_1).equals(LFS)) {
       throw new RefusedException(
           ranges.path(),
-          "this is a Git LFS pointer, which stands for the file and is not it: run `git lfs pull` in its repository");
+          "this is a Git LFS pointer, which stands for the file and is not it: run `git lfs pull`"
+              + " in its repository");
     }
     if (head.length >= 4 && LittleEndian.u32(head, 0) == ZipFormat.LOCAL_SIGNATURE) {
       throw new RefusedException(
@@ -122,7 +125,7 @@ record ZipDirectory(long offset, byte[] content, List<TorchFile.Entry> entries) 
 
   private static List<TorchFile.Entry> parse(String path, byte[] in, int count, long directoryAt) {
     List<TorchFile.Entry> listed = new ArrayList<>(count);
-    Set<String> names = new HashSet<>();
+    Set<String> names = new HashSet<>(2 * count);
     int at = 0;
     for (int i = 0; i < count; i++) {
       if (in.length - at < ZipFormat.DIRECTORY_HEADER
