@@ -63,9 +63,11 @@ public final class FollowPipeline {
       directory.acquire(run);
       boolean staged = false;
       try {
-        clearLeftovers(options, events);
         FollowedReshards reshards =
             new FollowedReshards(directory, Long.getLong(RETRY_PROPERTY, RETRY_MILLIS));
+        reshards.abandonEarlier();
+        directory.clear();
+        clearLeftovers(options, events);
         Pipeline pipeline = Pipeline.create(options);
         build(pipeline, reshards, run);
         PipelineResult result = pipeline.run();

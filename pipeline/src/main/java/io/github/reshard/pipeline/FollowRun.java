@@ -64,16 +64,16 @@ final class FollowRun extends DoFn<String, Keyed<PlanItem>> {
       follower =
           new Follower(options.as(CommandOptions.class), run, reshards, System::currentTimeMillis);
     }
-    Follower.Step step = follower.step(before);
-    if (!tracker.tryClaim(step.next())) {
+    FollowStep step = follower.step(before);
+    if (!tracker.tryClaim(step.state())) {
       return ProcessContinuation.stop();
     }
     step.items().forEach(out::output);
     for (long millis : step.latenciesMillis()) {
       latency.update(millis);
-      lag.update(step.next().waiting().size());
+      lag.update(step.state().waiting().size());
     }
-    return step.next().over()
+    return step.state().over()
         ? ProcessContinuation.stop()
         : ProcessContinuation.resume().withResumeDelay(Duration.millis(step.pauseMillis()));
   }

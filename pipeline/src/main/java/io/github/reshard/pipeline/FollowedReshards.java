@@ -20,6 +20,9 @@ import java.util.ArrayList;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Optional;
+import java.util.Set;
+import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 
 /**
  * The reshards of a job that follows a run: each is a file in the job's directory, named by its
@@ -37,6 +40,8 @@ final class FollowedReshards implements Reshards {
 
   private static final String ENDED = "ended-";
   private static final int DIGEST_CHARS = 32;
+  private static final Pattern KEY =
+      Pattern.compile("[0-9a-f]{8}-[0-9]{8,}--?[0-9]+-[0-9a-f]{%d}".formatted(DIGEST_CHARS));
 
   private final JobDirectory directory;
   private final long retryMillis;
@@ -137,6 +142,46 @@ final class FollowedReshards implements Reshards {
         directory.delete(name);
       }
     }
+  }
+
+  /**
+   * Gives up what is under way and not in hand: a job that goes on from an earlier state has no
+   * memory of it, and its outputs are held.
+   *
+   * @param inHand keys
+   */
+  void abandonStrays(String run, Set<String> inHand) throws IOException {
+    Set<String> places = inHand.stream().map(FollowedReshards::place).collect(Collectors.toSet());
+    for (String key : underWay(run)) {
+      if (!inHand.contains(key)) {
+        if (places.contains(place(key))) {
+          directory.delete(key); // begun twice: the files are those of the one in hand
+        } else {
+          abandon(key);
+        }
+      }
+    }
+  }
+
+  /**
+   * Gives up what an earlier job left under way: its outputs may be held by a process that lives,
+   * as Flink's do after a job.
+   */
+  void abandonEarlier() throws IOException {
+    for (String key : directory.names()) {
+      if (KEY.matcher(key).matches()) {
+        try {
+          abandon(key);
+        } catch (IOException | RuntimeException e) {
+          directory.delete(key); // of another version of this program, or in pieces
+        }
+      }
+    }
+  }
+
+  /** All of a key but the digest: two reshards with the same one write the same files. */
+  private static String place(String key) {
+    return key.substring(0, key.lastIndexOf('-'));
   }
 
   /** The keys of what is under way. */

@@ -19,7 +19,8 @@ import java.util.TreeSet;
  * @param waiting what is whole and not yet begun, in the order in which it was written
  * @param inHand what is being resharded, or null; there is one at a time
  * @param number of the next thing that is said or begun
- * @param whole how many checkpoints were found whole, for {@code --every}
+ * @param whole how many checkpoints were found whole, of those that are not older than what stands
+ *     in the output, for {@code --every}
  * @param quietSinceMillis since when nothing has happened, in milliseconds since 1970; {@link
  *     #NEVER} before the first look
  * @param newestMillis when the newest file of the newest checkpoint in the output was written
@@ -170,12 +171,21 @@ record Following(
   }
 
   Following oneMoreWhole() {
+    return counted(whole + 1);
+  }
+
+  /** The same, as if the checkpoint that stands in the output were the first that was found. */
+  Following countedFromHere() {
+    return counted(1);
+  }
+
+  private Following counted(long newWhole) {
     return new Following(
         watched,
         waiting,
         inHand,
         number,
-        whole + 1,
+        newWhole,
         quietSinceMillis,
         newestMillis,
         leftOut,

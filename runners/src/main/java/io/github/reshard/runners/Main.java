@@ -163,18 +163,7 @@ public final class Main {
       throw new UsageException(refusedByBeam(commandLine, e), e);
     }
     RunnerDefaults.requireReachable(options);
-    requireKeptIsLocal(options);
     return options;
-  }
-
-  private static void requireKeptIsLocal(CommandOptions options) {
-    String kept = options.getOutput() == null ? options.getInput() : options.getOutput();
-    if (options.getKeep() != null && !Stores.isLocal(kept)) {
-      throw new UsageException(
-          "--keep removes what is on this machine's disks, not in "
-              + kept
-              + "; leave it out, or let the bucket remove what is old");
-    }
   }
 
   /** Beam's complaint in one line, with the option that it is about, which Beam leaves out. */

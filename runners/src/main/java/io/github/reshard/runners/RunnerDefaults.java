@@ -24,6 +24,8 @@ final class RunnerDefaults {
   private static final String DATAFLOW = "DataflowRunner";
 
   private static final long FLINK_PART_BYTES = 16L << 20;
+  private static final long FLINK_CHECKPOINT_MILLIS = 10_000;
+  private static final long FLINK_BUNDLE_MILLIS = 100;
 
   private RunnerDefaults() {}
 
@@ -140,6 +142,22 @@ final class RunnerDefaults {
     }
     if (!given.has("shutdownSourcesAfterIdleMs")) {
       options.setShutdownSourcesAfterIdleMs(Long.MAX_VALUE);
+    }
+    if (!given.has("checkpointingInterval")) {
+      options.setCheckpointingInterval(FLINK_CHECKPOINT_MILLIS);
+    }
+    // What a checkpoint of Flink's does not keep is found in the output.
+    if (!given.has("failOnCheckpointingErrors")) {
+      options.setFailOnCheckpointingErrors(false);
+    }
+    // What a step puts out at the end of a bundle that a checkpoint ends is handed on with its next
+    // element only, which never comes: the next ones of the run wait for what is in hand.
+    if (!given.has("finishBundleBeforeCheckpointing")) {
+      options.setFinishBundleBeforeCheckpointing(true);
+    }
+    // Several steps pack what they put out until a bundle ends: after 10 s, if Flink is not told.
+    if (!given.has("maxBundleTimeMills")) {
+      options.setMaxBundleTimeMills(FLINK_BUNDLE_MILLIS);
     }
   }
 

@@ -344,11 +344,4 @@ class EnsureTest {
     assertThat(ensure(scratch.resolve("nowhere"), "--targetWorldSize=4").code()).isEqualTo(3);
     assertThat(ensure(checkpoint).code()).isEqualTo(2);
   }
-
-  @Test
-  void toKeepSomeInABucketIsWrongUsage() {
-    Said said = ensure("--input=gs://b/ckpt", "--targetWorldSize=2", "--keep=1");
-    assertThat(said.code()).isEqualTo(2);
-    assertThat(said.err()).contains("--keep removes what is on this machine's disks");
-  }
 }

@@ -17,7 +17,8 @@ public interface JobDirectory extends Serializable {
   String LOCK = "lock";
 
   /**
-   * Takes it for {@code run}, from a dead one too, and empties it.
+   * Takes it for {@code run}, with what is in it, from one that is dead or gave no sign of life for
+   * long.
    *
    * @throws OutputHeldException if a living run has it
    * @throws io.github.reshard.checkpoint.OutputException if it cannot be written
@@ -46,6 +47,9 @@ public interface JobDirectory extends Serializable {
 
   /** Removes a file, if it is there. */
   void delete(String name) throws IOException;
+
+  /** Removes all files but the lock. */
+  void clear() throws IOException;
 
   /** Removes all of it, the lock last, if {@code run} has it. */
   void release(String run) throws IOException;

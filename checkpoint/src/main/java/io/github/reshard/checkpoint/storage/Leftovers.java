@@ -17,15 +17,16 @@ import java.util.stream.Stream;
 
 /**
  * What runs that died left in an output, under names that no checkpoint has: {@code
- * .reshard-TAG.unpublished}, {@code .reshard-TAG.replaced}, the marker {@code
- * .reshard-TAG.publishing}, the lock {@code .reshard-TAG.lock}, and a {@link JobDirectory}.
- * Published tags are never looked at.
+ * .reshard-TAG.unpublished}, {@code .reshard-TAG.replaced}, the markers {@code
+ * .reshard-TAG.publishing} and {@code .reshard-TAG.removing}, the lock {@code .reshard-TAG.lock},
+ * and a {@link JobDirectory}. Published tags are never looked at.
  */
 public final class Leftovers {
   private static final Pattern NAME =
       Pattern.compile(
-          "\\.reshard-(?:(.+)\\.(unpublished|replaced|publishing|lock(?:\\..*)?)|follow)");
+          "\\.reshard-(?:(.+)\\.(unpublished|replaced|removing|publishing|lock(?:\\..*)?)|follow)");
   private static final String MARKER = "publishing";
+  private static final String REMOVING = "removing";
   private static final String LOCK = ".lock";
 
   /** Stands for the slash of a tag that is a path. */
@@ -37,10 +38,19 @@ public final class Leftovers {
    * The name of something unpublished beside {@code tag}.
    *
    * @param tag may be a path, whose steps are then joined
-   * @param kind {@code unpublished}, {@code replaced}, {@code publishing} or {@code lock}
+   * @param kind {@code unpublished}, {@code replaced}, {@code removing}, {@code publishing} or
+   *     {@code lock}
    */
   public static String name(String tag, String kind) {
     return ".reshard-" + tag.replace("/", STEP) + "." + kind;
+  }
+
+  /** The tag that is being removed, if {@code name} says that of one. */
+  public static Optional<String> removing(String name) {
+    Matcher matcher = NAME.matcher(name);
+    return matcher.matches() && REMOVING.equals(matcher.group(2))
+        ? Optional.of(matcher.group(1).replace(STEP, "/"))
+        : Optional.empty();
   }
 
   /**

@@ -39,14 +39,14 @@ public final class LocalJobDirectory implements JobDirectory {
   public void acquire(String run) throws IOException {
     try {
       Files.createDirectories(directory());
-      lock().take(output, run);
-      empty();
+      lock().takeForJob(output, run);
     } catch (IOException e) {
       throw new OutputException(output, "cannot be written: " + e, e);
     }
   }
 
-  private void empty() throws IOException {
+  @Override
+  public void clear() throws IOException {
     try (Stream<Path> files = Files.list(directory())) {
       for (Path file : files.toList()) {
         String name = file.getFileName().toString();

@@ -15,6 +15,7 @@ import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 import java.util.Arrays;
 import java.util.Optional;
+import java.util.function.BiPredicate;
 
 /**
  * The lock of an output on a file system that machines may share: a file that says who holds it and
@@ -37,16 +38,20 @@ final class LocalLock {
    * @throws OutputHeldException if a living run has it
    */
   void acquire(String output, String run) throws IOException {
-    LockHolder me = take(output, run);
+    LockHolder me = take(output, run, LockHolder::isDead);
     Heartbeat.start(output, () -> renew(me));
   }
 
   /**
-   * The same without signs of life, which are the caller's to give by {@link #adopt}.
-   *
-   * @return this process
+   * The same for a job, which goes from one process to another and gives its signs of life by
+   * {@link #adopt}.
    */
-  LockHolder take(String output, String run) throws IOException {
+  void takeForJob(String output, String run) throws IOException {
+    take(output, run, LockHolder::isGone);
+  }
+
+  private LockHolder take(String output, String run, BiPredicate<LockHolder, Long> isDead)
+      throws IOException {
     LockHolder me = LockHolder.here(run);
     Path mine = file.resolveSibling(file.getFileName() + "." + run);
     try {
@@ -68,7 +73,9 @@ final class LocalLock {
         }
         long silent = now.get() - written.get();
         boolean dead =
-            holder.map(other -> other.isDead(silent)).orElse(silent > LockHolder.DEAD_AFTER_MILLIS);
+            holder
+                .map(other -> isDead.test(other, silent))
+                .orElse(silent > LockHolder.DEAD_AFTER_MILLIS);
         if (!dead) {
           throw new OutputHeldException(
               output, holder.map(LockHolder::describe).orElse("which has only just begun"));

@@ -285,18 +285,25 @@ abstract class LocalStagingStore implements TargetStore {
     List<Path> runs;
     try (Stream<Path> children = Files.list(unpublished())) {
       runs = children.sorted().toList();
+    } catch (NoSuchFileException e) {
+      return;
     }
     for (Path left : runs) {
       discard(left);
     }
-    Files.delete(unpublished());
+    Files.deleteIfExists(unpublished());
   }
 
+  /** Others may do the same at this moment. */
   private static void discard(Path left) throws IOException {
     Path discarded = left;
     if (Files.exists(left) && !left.toString().endsWith(DISCARDED)) {
       discarded = left.resolveSibling(left.getFileName() + DISCARDED);
-      Files.move(left, discarded, StandardCopyOption.ATOMIC_MOVE);
+      try {
+        Files.move(left, discarded, StandardCopyOption.ATOMIC_MOVE);
+      } catch (NoSuchFileException e) {
+        // Another one has given it that name.
+      }
     }
     deleteTree(discarded);
   }
@@ -345,6 +352,7 @@ abstract class LocalStagingStore implements TargetStore {
     }
   }
 
+  /** Others may delete it as well at this moment. */
   static void deleteTree(Path root) throws IOException {
     if (!Files.exists(root)) {
       return;
@@ -355,17 +363,26 @@ abstract class LocalStagingStore implements TargetStore {
           @Override
           public FileVisitResult visitFile(Path file, BasicFileAttributes attributes)
               throws IOException {
-            Files.delete(file);
+            Files.deleteIfExists(file);
             return FileVisitResult.CONTINUE;
+          }
+
+          @Override
+          public FileVisitResult visitFileFailed(Path file, IOException failure)
+              throws IOException {
+            if (failure instanceof NoSuchFileException) {
+              return FileVisitResult.CONTINUE;
+            }
+            throw failure;
           }
 
           @Override
           public FileVisitResult postVisitDirectory(Path directory, IOException failure)
               throws IOException {
-            if (failure != null) {
+            if (failure != null && !(failure instanceof NoSuchFileException)) {
               throw failure;
             }
-            Files.delete(directory);
+            Files.deleteIfExists(directory);
             return FileVisitResult.CONTINUE;
           }
         });

@@ -49,6 +49,17 @@ public final class LocalTargetStore extends LocalStagingStore {
     this.publishing = publishing;
   }
 
+  /**
+   * Removes a published checkpoint. It is out of sight at once; what a crash leaves is a leftover.
+   *
+   * @param name of its directory in {@code output}
+   */
+  public static void removePublished(Path output, String name) throws IOException {
+    Path gone = output.resolve(Leftovers.name(name, "replaced"));
+    Files.move(output.resolve(name), gone);
+    deleteTree(gone);
+  }
+
   @Override
   Path directory() {
     return Path.of(output);

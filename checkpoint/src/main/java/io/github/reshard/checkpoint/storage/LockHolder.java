@@ -106,6 +106,14 @@ public record LockHolder(
     return lives().map(alive -> !alive).orElse(silentMillis > DEAD_AFTER_MILLIS);
   }
 
+  /**
+   * The same where a job shows itself and not a process, which may live on without the job, as
+   * Flink's do.
+   */
+  public boolean isGone(long silentMillis) {
+    return isDead(silentMillis) || silentMillis > DEAD_AFTER_MILLIS;
+  }
+
   /** As people read it. */
   public String describe() {
     return "%s, process %d, since %s".formatted(host, pid, since)

@@ -29,7 +29,11 @@ final class BucketJobDirectory implements JobDirectory {
 
   @Override
   public void acquire(String run) throws IOException {
-    lock().take(store.uri(base), run);
+    lock().takeForJob(store.uri(base), run);
+  }
+
+  @Override
+  public void clear() throws IOException {
     store.delete(files());
   }
 

@@ -59,6 +59,11 @@ final class BucketLeftovers {
     Leftovers.requireNoneHalfPublished(store.uri(directory), left.keySet(), whole);
     List<Leftovers.Removed> removed = new ArrayList<>();
     for (Map.Entry<String, List<Found>> one : left.entrySet()) {
+      Optional<String> removing = Leftovers.removing(one.getKey());
+      if (removing.isPresent()) {
+        Found marker = one.getValue().get(0);
+        one.getValue().addAll(BucketRemoval.goOn(store, base, removing.get(), marker));
+      }
       store.delete(one.getValue());
       removed.add(
           new Leftovers.Removed(

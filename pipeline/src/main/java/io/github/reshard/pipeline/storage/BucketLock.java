@@ -9,6 +9,7 @@ import io.github.reshard.pipeline.storage.ObjectStore.Found;
 import java.io.IOException;
 import java.util.List;
 import java.util.Optional;
+import java.util.function.BiPredicate;
 
 /**
  * The lock of an output in a bucket: an object that says who holds it and that its holder writes
@@ -31,16 +32,20 @@ final class BucketLock {
    * @throws OutputHeldException if a living run has it
    */
   void acquire(String output, String run) throws IOException {
-    LockHolder me = take(output, run);
+    LockHolder me = take(output, run, LockHolder::isDead);
     Heartbeat.start(output, () -> renew(me));
   }
 
   /**
-   * The same without signs of life, which are the caller's to give by {@link #adopt}.
-   *
-   * @return this process
+   * The same for a job, which goes from one process to another and gives its signs of life by
+   * {@link #adopt}.
    */
-  LockHolder take(String output, String run) throws IOException {
+  void takeForJob(String output, String run) throws IOException {
+    take(output, run, LockHolder::isGone);
+  }
+
+  private LockHolder take(String output, String run, BiPredicate<LockHolder, Long> isDead)
+      throws IOException {
     LockHolder me = LockHolder.here(run);
     while (!store.putIfAbsent(name, me.toBytes())) {
       Optional<Found> found = store.find(name);
@@ -52,7 +57,7 @@ final class BucketLock {
         break; // The answer to the request that made it was lost.
       }
       long silent = silentMillis(found.get(), run);
-      if (holder.isPresent() && !holder.get().isDead(silent)) {
+      if (holder.isPresent() && !isDead.test(holder.get(), silent)) {
         throw new OutputHeldException(output, holder.get().describe());
       }
       if (store.replace(found.get(), me.toBytes())) {

@@ -263,6 +263,24 @@ public final class Stores {
     return new BeamObjectStore(at.scheme() + "://" + at.bucket());
   }
 
+  /**
+   * Removes a published checkpoint: out of sight at once on a local disk, then bit by bit. What a
+   * crash leaves is removed with the leftovers.
+   *
+   * @param name of its directory in {@code output}
+   * @throws OutputException if it cannot be removed
+   */
+  public static void removePublished(String output, String name, PipelineOptions options)
+      throws IOException {
+    if (isLocal(output)) {
+      LocalTargetStore.removePublished(Path.of(directory(output)), name);
+    } else {
+      String directory = ObjectName.parse(output).name();
+      BucketRemoval.remove(
+          objects(output, options), directory.isEmpty() ? "" : directory + "/", name);
+    }
+  }
+
   /** Whether {@code output} holds the tag, as far as this account can see. */
   public static boolean holds(String output, String tag, PipelineOptions options)
       throws IOException {
