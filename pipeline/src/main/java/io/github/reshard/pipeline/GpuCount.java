@@ -25,8 +25,10 @@ final class GpuCount {
       throws IOException {
     int saved = Math.max(1, source.files().optimizers().size());
     boolean asSaved = pipeline.isEmpty() && tensor.isEmpty();
-    int ofTensor = asSaved ? 1 : tensor.orElse(Math.max(1, source.facts().tensorDegree()));
-    int ofPipeline = asSaved ? 1 : pipeline.orElse(Math.max(1, source.facts().pipelineDegree()));
+    int ofTensor =
+        asSaved ? 1 : tensor.orElse(Math.max(1, source.facts().parallelism().tensorDegree()));
+    int ofPipeline =
+        asSaved ? 1 : pipeline.orElse(Math.max(1, source.facts().parallelism().pipelineDegree()));
     int each = asSaved ? saved : ofPipeline * ofTensor;
     if (gpus % each != 0) {
       throw new RefusedException(
@@ -43,8 +45,8 @@ final class GpuCount {
 
   /** {@code 2 pipeline-parallel x 2 tensor-parallel = 4 GPUs}, as far as it is known. */
   private static String degrees(CheckpointFacts facts, int each) {
-    int pipeline = Math.max(1, facts.pipelineDegree());
-    int tensor = Math.max(1, facts.tensorDegree());
+    int pipeline = Math.max(1, facts.parallelism().pipelineDegree());
+    int tensor = Math.max(1, facts.parallelism().tensorDegree());
     if (pipeline * tensor != each) {
       return each + " GPUs (model-parallel)";
     }

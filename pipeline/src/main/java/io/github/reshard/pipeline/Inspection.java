@@ -89,6 +89,16 @@ public record Inspection(
     return files.optimizers().size();
   }
 
+  /** The GPUs that saved it and those of the target, if they are more than data-parallel ranks. */
+  public String grids() {
+    if (plan == null || !withTarget) {
+      return facts.parallelism().isMore()
+          ? facts.parallelism().grid(facts.dataParallelRanks())
+          : "";
+    }
+    return plan.grids();
+  }
+
   /** Optimizer states of all param groups with their types, such as {@code exp_avg float32}. */
   public List<String> states() {
     TreeSet<String> states = new TreeSet<>();
@@ -190,8 +200,10 @@ public record Inspection(
     root.put("deepspeed", facts.deepspeed());
     root.put("dataParallelRanks", facts.dataParallelRanks());
     root.put("modelParallelRanks", modelParallelRanks());
-    root.put("pipelineDegree", facts.pipelineDegree());
-    root.put("tensorDegree", facts.tensorDegree());
+    root.put("pipelineDegree", facts.parallelism().pipelineDegree());
+    root.put("tensorDegree", facts.parallelism().tensorDegree());
+    root.put("sequenceDegree", facts.parallelism().sequenceDegree());
+    root.put("grids", grids());
     root.put("files", allFiles().size());
     root.put("bytes", allFiles().stream().mapToLong(FileStat::bytes).sum());
     root.put("buffers", facts.buffers());

@@ -5,7 +5,6 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.follow.Look;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
@@ -275,9 +274,10 @@ public final class ReshardPipeline {
         tag(job),
         plan.savedRanks(),
         plan.targetWorldSize(),
-        (int) plan.models().stream().map(PartitionedModel::mpRank).distinct().count(),
-        plan.parallelism().pipelineDegree(),
-        plan.parallelism().tensorDegree(),
+        plan.parallelism().target().modelRanks(),
+        plan.parallelism().target().pipelineDegree(),
+        plan.parallelism().target().tensorDegree(),
+        plan.grids(),
         proofs.parameters(),
         proofs.elements(),
         counter(result, Counters.of(reshard, Counters.BYTES_READ)),

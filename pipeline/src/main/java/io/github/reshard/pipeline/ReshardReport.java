@@ -12,9 +12,11 @@ import java.util.List;
  * @param tag the tag that was resharded or exported; where shards without a tag lie
  * @param sourceWorldSize data-parallel ranks that saved the input
  * @param targetWorldSize data-parallel ranks that will load the output
- * @param modelParallelRanks model-parallel ranks ({@code mp_rank_*}), which stay as saved
+ * @param modelParallelRanks model-parallel ranks ({@code mp_rank_*}) of the output
  * @param pipelineDegree pipeline-parallel degree, or 0 when the checkpoint does not say
  * @param tensorDegree tensor-parallel degree, or 0 when the checkpoint does not say
+ * @param grids the GPUs that saved and those that will load, if they are more than data-parallel
+ *     ranks, else empty
  * @param parameters parameters, over all model-parallel ranks
  * @param elements elements of those parameters, each counted once, optimizer state not included
  * @param bytesRead bytes read from the source
@@ -32,6 +34,7 @@ public record ReshardReport(
     int modelParallelRanks,
     int pipelineDegree,
     int tensorDegree,
+    String grids,
     long parameters,
     long elements,
     long bytesRead,

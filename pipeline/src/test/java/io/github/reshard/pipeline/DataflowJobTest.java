@@ -10,7 +10,7 @@ import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.plan.WholeFile;
 import io.github.reshard.checkpoint.state.Address;
-import io.github.reshard.checkpoint.state.ModelParallelism;
+import io.github.reshard.checkpoint.state.DegreeChange;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -176,7 +176,7 @@ class DataflowJobTest {
         "step",
         ranks,
         ranks,
-        ModelParallelism.NOT_SAID,
+        DegreeChange.NONE,
         sources,
         targets,
         List.of(

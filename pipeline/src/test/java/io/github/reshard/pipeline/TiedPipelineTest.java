@@ -43,8 +43,8 @@ class TiedPipelineTest {
 
   @Test
   void bothGridsAreSaid() {
-    assertThat(Resharding.run(toOneStage()).notes())
-        .contains("2 GPUs = 1 data x 2 pipeline → 1 GPU = 1 data");
+    assertThat(Resharding.run(toOneStage()).grids())
+        .isEqualTo("2 GPUs = 1 data x 2 pipeline → 1 GPU = 1 data");
   }
 
   /** One stage less takes fewer GPUs for each data-parallel rank. */

@@ -25,8 +25,8 @@ final class Summary {
                         + " → "
                         + report.targetWorldSize()
                         + " data-parallel ranks"));
-    if (report.modelParallelRanks() > 1) {
-      lines.add(row("GPUs", gpus(report)));
+    if (!report.grids().isEmpty()) {
+      lines.add(row("GPUs", report.grids()));
     }
     lines.add(parameters(report));
     written(report, lines);
@@ -85,8 +85,8 @@ final class Summary {
     if (hasRanks) {
       lines.add(row("ranks", Quantity.count(report.sourceWorldSize(), "data-parallel rank")));
     }
-    if (report.modelParallelRanks() > 1) {
-      lines.add(row("GPUs", gpus(report)));
+    if (!report.grids().isEmpty()) {
+      lines.add(row("GPUs", report.grids()));
     }
     if (hasRanks) {
       lines.add(parameters(report));
@@ -96,27 +96,6 @@ final class Summary {
     rows("proven", report.proven(), lines);
     rows("note", report.notes(), lines);
     return String.join("\n", lines);
-  }
-
-  /** {@code 2 data-parallel x 2 tensor-parallel = 4 GPUs}. */
-  static String gpus(ReshardReport report) {
-    StringBuilder product = new StringBuilder(report.targetWorldSize() + " data-parallel");
-    boolean known =
-        report.pipelineDegree() > 0
-            && report.tensorDegree() > 0
-            && report.pipelineDegree() * report.tensorDegree() == report.modelParallelRanks();
-    if (!known) {
-      product.append(" x ").append(report.modelParallelRanks()).append(" model-parallel");
-    } else {
-      if (report.pipelineDegree() > 1) {
-        product.append(" x ").append(report.pipelineDegree()).append(" pipeline-parallel");
-      }
-      if (report.tensorDegree() > 1) {
-        product.append(" x ").append(report.tensorDegree()).append(" tensor-parallel");
-      }
-    }
-    int gpus = report.targetWorldSize() * report.modelParallelRanks();
-    return product + " = " + Quantity.count(gpus, "GPU");
   }
 
   private static void rows(String name, List<String> values, List<String> lines) {

@@ -29,6 +29,7 @@ final class Tables {
     row("what", "ZeRO-" + facts.stage() + " (" + facts.wrapper() + ")", lines);
     row("saved by", facts.deepspeed().isEmpty() ? "" : "DeepSpeed " + facts.deepspeed(), lines);
     row("ranks", ranks(inspection), lines);
+    row("GPUs", inspection.grids(), lines);
     row(
         "parameters",
         inspection.parameters() == 0
@@ -106,7 +107,8 @@ final class Tables {
         lines);
     row(
         "note",
-        "any number of FSDP ranks loads it as it is; DeepSpeed's files are made of it with --template",
+        "any number of FSDP ranks loads it as it is; DeepSpeed's files are made of it with"
+            + " --template",
         lines);
     return String.join("\n", lines);
   }
@@ -114,17 +116,6 @@ final class Tables {
   private static String ranks(Inspection inspection) {
     CheckpointFacts facts = inspection.facts();
     StringBuilder ranks = new StringBuilder(facts.dataParallelRanks() + " data-parallel");
-    if (inspection.modelParallelRanks() > 1) {
-      ranks.append(" x ").append(inspection.modelParallelRanks()).append(" model-parallel");
-      if (facts.pipelineDegree() > 0 && facts.tensorDegree() > 0) {
-        ranks
-            .append(" (pipeline ")
-            .append(facts.pipelineDegree())
-            .append(", tensor ")
-            .append(facts.tensorDegree())
-            .append(")");
-      }
-    }
     if (inspection.withTarget()) {
       ranks.append(" → ").append(inspection.plan().targetWorldSize()).append(" data-parallel");
     }
@@ -232,6 +223,7 @@ final class Tables {
                 Quantity.bytes(report.plan().targetBytes()),
                 Quantity.count(parts),
                 Quantity.count(report.files().size(), "file")));
+    row("GPUs", report.plan().grids(), lines);
     row(
         "memory",
         "%s for each worker thread, of which the plan is %s"

@@ -146,6 +146,8 @@ class CommandsTest {
             "modelParallelRanks",
             "pipelineDegree",
             "tensorDegree",
+            "sequenceDegree",
+            "grids",
             "files",
             "bytes",
             "buffers",

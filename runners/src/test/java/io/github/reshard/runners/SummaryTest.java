@@ -7,14 +7,15 @@ import java.util.List;
 import org.junit.jupiter.api.Test;
 
 class SummaryTest {
-  private static ReshardReport report(int modelParallel, int pipeline, int tensor) {
+  private static ReshardReport report(String grids) {
     return new ReshardReport(
         "global_step6",
         4,
         2,
-        modelParallel,
-        pipeline,
-        tensor,
+        2,
+        1,
+        2,
+        grids,
         12,
         1_234_567,
         15L << 20,
@@ -28,7 +29,7 @@ class SummaryTest {
 
   @Test
   void tellsRanksParametersBytesSecondsPlaceAndProofs() {
-    assertThat(Summary.of(report(1, 0, 0)))
+    assertThat(Summary.of(report("")))
         .isEqualTo(
             """
             Resharded global_step6
@@ -44,16 +45,8 @@ class SummaryTest {
   }
 
   @Test
-  void saysHowManyGpusThatIs() {
-    assertThat(Summary.of(report(2, 1, 2)))
-        .contains("  GPUs        2 data-parallel x 2 tensor-parallel = 4 GPUs\n");
-    assertThat(Summary.gpus(report(6, 2, 3)))
-        .isEqualTo("2 data-parallel x 2 pipeline-parallel x 3 tensor-parallel = 12 GPUs");
-  }
-
-  @Test
-  void saysModelParallelWhenTheCheckpointDoesNotTellThemApart() {
-    assertThat(Summary.gpus(report(2, 0, 0)))
-        .isEqualTo("2 data-parallel x 2 model-parallel = 4 GPUs");
+  void saysTheGridsOfBothSides() {
+    assertThat(Summary.of(report("4 GPUs = 2 data x 2 tensor → 2 GPUs = 2 data")))
+        .contains("\n  GPUs        4 GPUs = 2 data x 2 tensor → 2 GPUs = 2 data\n");
   }
 }

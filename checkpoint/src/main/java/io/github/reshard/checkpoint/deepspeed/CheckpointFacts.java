@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.deepspeed;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.IOException;
 import java.util.ArrayList;
@@ -18,8 +19,7 @@ import java.util.SortedMap;
  * @param dtype the type of most module weights, or empty
  * @param deepspeed the version that saved it, or empty
  * @param dataParallelRanks {@code dp_world_size}
- * @param pipelineDegree {@code pp_degree}, or 0 when the checkpoint does not say
- * @param tensorDegree {@code tp_degree}, or 0 when the checkpoint does not say
+ * @param parallelism how GPUs share the model
  * @param buffers tensors of the module that it names as buffers
  * @param frozen frozen parameters
  * @param modelValues what the model file says: steps, scheduler, what the user added
@@ -36,8 +36,7 @@ public record CheckpointFacts(
     String dtype,
     String deepspeed,
     int dataParallelRanks,
-    int pipelineDegree,
-    int tensorDegree,
+    ModelParallelism parallelism,
     int buffers,
     int frozen,
     SortedMap<String, String> modelValues,
@@ -81,8 +80,7 @@ public record CheckpointFacts(
         dtype,
         deepspeed,
         dataParallelRanks,
-        pipelineDegree,
-        tensorDegree,
+        parallelism,
         buffers,
         frozen,
         modelValues,

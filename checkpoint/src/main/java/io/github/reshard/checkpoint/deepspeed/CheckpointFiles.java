@@ -7,6 +7,7 @@ import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
+import java.util.OptionalInt;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.regex.Matcher;
@@ -119,6 +120,12 @@ public record CheckpointFiles(
     }
     String mp = "%0" + m.group(2).length() + "d";
     return m.replaceFirst("zero_pp_rank_" + rank + "_mp_rank_" + mp.formatted(mpRank));
+  }
+
+  /** The model-parallel rank that the name of a rank's file says. */
+  static OptionalInt mpRankOf(String name) {
+    Matcher m = RANKS.matcher(name);
+    return m.find() ? OptionalInt.of(Integer.parseInt(m.group(2))) : OptionalInt.empty();
   }
 
   /**

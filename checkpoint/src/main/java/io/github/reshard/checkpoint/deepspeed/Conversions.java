@@ -30,9 +30,7 @@ public final class Conversions {
 
   /** Whether the weights of a pipeline's layers stand in files of their own. */
   public static boolean hasLayers(TrainingState state) {
-    return state.carried().stream()
-        .filter(CarriedFile::ofTag)
-        .anyMatch(file -> CheckpointFiles.LayerName.parse(file.path()) != null);
+    return state.carried().stream().anyMatch(LayerFiles::isOne);
   }
 
   /** Whether there are files of experts, or the model file counts experts. */

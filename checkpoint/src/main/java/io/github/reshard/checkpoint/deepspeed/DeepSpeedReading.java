@@ -59,6 +59,15 @@ public final class DeepSpeedReading extends SourceReading {
   }
 
   /**
+   * Sets how GPUs share the model.
+   *
+   * @param model a model file
+   */
+  public void setParallelism(ModelStates model) {
+    setParallelism(SavedDegrees.of(files, model.root()));
+  }
+
+  /**
    * As any reading does.
    *
    * @throws RefusedException if it was saved as another file of a checkpoint

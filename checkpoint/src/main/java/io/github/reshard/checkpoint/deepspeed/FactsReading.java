@@ -92,7 +92,6 @@ final class FactsReading {
     int stage = stage(optimizer);
     boolean noStage = optimizer.find("zero_stage").isEmpty();
     addOddities(config, optimizer, stage, frozen, modelFile, optimizerFile);
-    Optional<PickledValue> parallel = model.findPresent("checkpoint_parallel_dimensions");
     return new CheckpointFacts(
         stage,
         noStage ? "BF16_Optimizer" : "DeepSpeedZeroOptimizer" + (stage == 3 ? "_Stage3" : ""),
@@ -112,8 +111,7 @@ final class FactsReading {
         shards
             ? files.optimizers().get(0).size()
             : model.findPresent("dp_world_size").map(PickledValue::asInt).orElse(0),
-        parallel.flatMap(p -> child(p, "pp_degree")).map(PickledValue::asInt).orElse(0),
-        parallel.flatMap(p -> child(p, "tp_degree")).map(PickledValue::asInt).orElse(0),
+        SavedDegrees.of(files, model),
         buffers,
         frozen.size(),
         modelValues,

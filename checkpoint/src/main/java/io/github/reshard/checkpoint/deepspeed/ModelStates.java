@@ -6,7 +6,6 @@ import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
-import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
@@ -34,18 +33,6 @@ public record ModelStates(PickledValue root) {
 
   public int dpWorldSize() {
     return root.get(DP_WORLD_SIZE).asInt();
-  }
-
-  /** {@code checkpoint_parallel_dimensions}; files before DeepSpeed 0.19 do not have it. */
-  public ModelParallelism parallelism() {
-    return root.findPresent("checkpoint_parallel_dimensions")
-        .filter(PickledValue::isDict)
-        .map(d -> new ModelParallelism(degree(d, "pp_degree"), degree(d, "tp_degree")))
-        .orElse(ModelParallelism.NOT_SAID);
-  }
-
-  private static int degree(PickledValue dimensions, String key) {
-    return dimensions.findPresent(key).map(PickledValue::asInt).orElse(ModelParallelism.UNKNOWN);
   }
 
   /**

@@ -44,11 +44,14 @@ public final class TensorChange {
   private final TrainingState state;
   private final TensorRequest request;
   private final List<ModelPart> parts;
+  private final int savedRanks;
 
   private TensorChange(TrainingState state, TensorRequest request) {
     this.state = state;
     this.request = request;
     this.parts = state.parts();
+    this.savedRanks =
+        Conversions.hasLayers(state) ? LayerFiles.tensorRanks(state) : state.parts().size();
   }
 
   /**
@@ -68,45 +71,48 @@ public final class TensorChange {
   private TrainingState changed() throws IOException {
     requireTensorRanks();
     TensorDegree degree = degree();
-    List<ParameterSet> sets = new ArrayList<>();
-    for (ModelPart part : parts) {
-      sets.add(state.trained(part));
-    }
-    List<Recut> recuts = recuts(degree, sets);
-    for (int p = 0; p < recuts.size(); p++) {
-      if (recuts.get(p).sharing() == Recut.Sharing.CUT) {
-        requireParts(p, sets);
+    int stages = parts.size() / savedRanks;
+    List<ModelPart> changed = new ArrayList<>();
+    List<ParameterSet> joined = new ArrayList<>();
+    for (int stage = 0; stage < stages; stage++) {
+      List<ModelPart> ofStage = parts.subList(stage * savedRanks, (stage + 1) * savedRanks);
+      List<ParameterSet> sets = ofStage.stream().map(state::trained).toList();
+      List<Recut> recuts = recuts(degree, sets);
+      for (int p = 0; p < recuts.size(); p++) {
+        if (recuts.get(p).sharing() == Recut.Sharing.CUT) {
+          requireParts(p, sets);
+        }
+      }
+      joined.add(joined(stage, sets, recuts));
+      for (int to = 0; to < request.ranks(); to++) {
+        int from = to < savedRanks ? to : 0;
+        ModelPart template = ofStage.get(from);
+        changed.add(
+            new ModelPart(
+                stage * request.ranks() + to,
+                template.model(),
+                template.optimizers(),
+                template.reading(),
+                List.of(stage),
+                OptionalInt.empty(),
+                Optional.of(new TensorParts(ofStage, sets, degree, from, to))));
       }
     }
-    ParameterSet joined = joined(sets, recuts);
-    List<ModelPart> changed = new ArrayList<>();
-    for (int to = 0; to < request.ranks(); to++) {
-      int from = to < parts.size() ? to : 0;
-      ModelPart template = parts.get(from);
-      changed.add(
-          new ModelPart(
-              to,
-              template.model(),
-              template.optimizers(),
-              template.reading(),
-              List.of(0),
-              OptionalInt.empty(),
-              Optional.of(new TensorParts(parts, sets, degree, from, to))));
-    }
-    return state.with(new ModelParallelism(1, request.ranks()), changed, List.of(joined));
+    return state.with(ModelParallelism.of(stages, request.ranks()), changed, joined);
   }
 
   private void requireTensorRanks() {
-    ModelParallelism saved = state.parallelism();
-    if (saved.pipelineDegree() > 1 || Conversions.hasLayers(state)) {
+    ModelParallelism saved = state.parallelism().source();
+    if (saved.sequenceDegree() > 1) {
       throw refused(
-          "it is of a pipeline, whose tensor-parallel size cannot be changed yet. Leave"
-              + " --targetTensorParallelSize out.");
+          "%d of its ranks share each sequence and none shares parameters: that is no tensor parallelism. Leave --targetTensorParallelSize out."
+              .formatted(saved.sequenceDegree()));
     }
-    if (saved.tensorDegree() > 0 && saved.tensorDegree() != parts.size()) {
+    if (parts.size() % savedRanks != 0
+        || (saved.tensorDegree() > 0 && saved.tensorDegree() != savedRanks)) {
       throw refused(
-          "it says a tensor-parallel size of %d and has files of %d model-parallel ranks: a run with sequence parallelism says its size there. Leave --targetTensorParallelSize out."
-              .formatted(saved.tensorDegree(), parts.size()));
+          "it says a tensor-parallel size of %d, and has files of %d of %d model-parallel ranks. Leave --targetTensorParallelSize out."
+              .formatted(saved.tensorDegree(), savedRanks, parts.size()));
     }
     for (ModelPart part : parts) {
       if (part.trained().size() != 1 || state.trained(part).expertRank() != ParamId.NO_EXPERT) {
@@ -243,7 +249,7 @@ public final class TensorChange {
     return true;
   }
 
-  private ParameterSet joined(List<ParameterSet> sets, List<Recut> recuts) {
+  private ParameterSet joined(int stage, List<ParameterSet> sets, List<Recut> recuts) {
     List<Parameter> first = sets.get(0).parameters();
     List<Parameter> full = new ArrayList<>();
     for (int p = 0; p < first.size(); p++) {
@@ -272,10 +278,11 @@ public final class TensorChange {
       int own = rank;
       shares.add(
           new ParameterSet.Share(
-              rank, recuts.stream().map(recut -> recut.target().get(own)).toList()));
+              stage * request.ranks() + rank,
+              recuts.stream().map(recut -> recut.target().get(own)).toList()));
     }
     return new ParameterSet(
-        0,
+        stage * request.ranks(),
         ParamId.NO_EXPERT,
         layout,
         sets.get(0).states(),

@@ -2,7 +2,6 @@ package io.github.reshard.checkpoint.deepspeed;
 
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.parallel.TensorDegree;
-import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import java.util.List;
 
@@ -21,17 +20,5 @@ public record TensorParts(
   public TensorParts {
     sources = List.copyOf(sources);
     sets = List.copyOf(sets);
-  }
-
-  /**
-   * Both grids, for the user.
-   *
-   * @param from data-parallel ranks of the source
-   * @param to those of the target
-   */
-  public String grids(int from, int to) {
-    return new ModelParallelism(1, sources.size()).grid(from)
-        + " → "
-        + new ModelParallelism(1, degree.ranks()).grid(to);
   }
 }

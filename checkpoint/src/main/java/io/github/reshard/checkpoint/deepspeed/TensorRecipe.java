@@ -12,6 +12,7 @@ import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.ZeroLayout;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -26,6 +27,8 @@ import java.util.OptionalInt;
  * @param from the source rank whose file the template is
  * @param to the rank that it is for
  * @param ranks how many there are
+ * @param mpRanks model-parallel ranks of the run, stages of a pipeline among them
+ * @param savedRanks tensor-parallel ranks of the source
  * @param division how they cut
  * @param vocabularyMultiple of a padded vocabulary, or 0
  */
@@ -35,12 +38,19 @@ public record TensorRecipe(
     int from,
     int to,
     int ranks,
+    int mpRanks,
+    int savedRanks,
     Division division,
     int vocabularyMultiple)
     implements TorchRecipe {
 
-  /** The file of a rank that {@code parts} describes. */
+  /** The file of a rank that {@code parts} describes, where no pipeline has stages. */
   public static TensorRecipe of(TorchRecipe recipe, int model, TensorParts parts) {
+    return of(recipe, model, parts, 1);
+  }
+
+  /** The file of a rank that {@code parts} describes. */
+  public static TensorRecipe of(TorchRecipe recipe, int model, TensorParts parts, int stages) {
     TensorDegree degree = parts.degree();
     return new TensorRecipe(
         recipe,
@@ -48,6 +58,8 @@ public record TensorRecipe(
         parts.from(),
         parts.to(),
         degree.ranks(),
+        degree.ranks() * stages,
+        parts.sources().size(),
         degree.division(),
         degree.vocabularyMultiple().orElse(0));
   }
@@ -66,8 +78,8 @@ public record TensorRecipe(
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
     Rewritten rewritten = of.rewrite(template, models, targetWorldSize);
     PickledValue root = PickledValue.root(template.path(), rewritten.root());
-    replace(Optional.of(root), "mp_world_size");
-    replace(root.findPresent("checkpoint_parallel_dimensions"), "tp_degree");
+    replace(Optional.of(root), "mp_world_size", mpRanks);
+    replace(root.findPresent("checkpoint_parallel_dimensions"), "tp_degree", ranks);
     DsConfig.ifStored(root).ifPresent(config -> config.setTensorParallelSize(ranks));
     if (to > 0 && from == 0) {
       // Only global rank 0 records them (runtime/engine.py, _get_shared_params).
@@ -81,10 +93,10 @@ public record TensorRecipe(
     return rewritten;
   }
 
-  private void replace(Optional<PickledValue> dict, String key) {
+  private static void replace(Optional<PickledValue> dict, String key, int number) {
     dict.filter(PickledValue::isDict)
         .filter(in -> in.entries().contains(key))
-        .ifPresent(in -> in.entries().replace(key, PyInt.of(ranks)));
+        .ifPresent(in -> in.entries().replace(key, PyInt.of(number)));
   }
 
   private Map<String, Recut> recuts(
@@ -100,14 +112,15 @@ public record TensorRecipe(
     Map<String, Recut> recuts = new HashMap<>();
     for (int p = 0; p < source.parameters().size(); p++) {
       String name = source.parameters().get(p).name();
-      int parameter = p;
-      recuts.put(
-          name,
-          degree.recut(
-              name,
-              java.util.stream.IntStream.range(0, source.holders())
-                  .mapToObj(holder -> source.localTensor(holder, parameter).shape())
-                  .toList()));
+      int first = 0;
+      while (source.copyOf(first, p) < 0) {
+        first += savedRanks; // on to the next stage
+      }
+      List<List<Long>> shapes = new ArrayList<>();
+      for (int rank = 0; rank < savedRanks; rank++) {
+        shapes.add(source.localTensor(first + rank, p).shape());
+      }
+      recuts.put(name, degree.recut(name, shapes));
     }
     return recuts;
   }

@@ -8,6 +8,8 @@ import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.plan.WholeFile;
 import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.DegreeChange;
+import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
@@ -31,6 +33,7 @@ public final class PlanDraft {
   private final List<SliceCopy> carried = new ArrayList<>();
   private final List<ReshardPlan.Padding> padding = new ArrayList<>();
   private final List<String> notes;
+  private DegreeChange parallelism;
   private final Set<Long> proven = new HashSet<>();
 
   /**
@@ -41,6 +44,7 @@ public final class PlanDraft {
     this.target = target;
     this.tag = tag;
     this.notes = new ArrayList<>(state.notes());
+    this.parallelism = state.parallelism();
   }
 
   /** A plan that keeps the tag. */
@@ -77,6 +81,11 @@ public final class PlanDraft {
   /** Says something to the user. */
   public void note(String note) {
     notes.add(note);
+  }
+
+  /** Sets how the target's GPUs share the model, if not as the state's parts do. */
+  public void setParallelism(ModelParallelism other) {
+    parallelism = parallelism.with(other);
   }
 
   /** The partitioned parameters so far, for recipes. */
@@ -295,7 +304,7 @@ public final class PlanDraft {
         tag,
         state.dataParallelRanks(),
         targetWorldSize,
-        state.parallelism(),
+        parallelism,
         state.sources(),
         targets,
         models,

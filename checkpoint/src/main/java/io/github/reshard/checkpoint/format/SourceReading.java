@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.DegreeChange;
 import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.storage.FileStat;
@@ -37,7 +38,7 @@ public class SourceReading {
   private final List<Evidence> evidence = new ArrayList<>();
   private final List<String> notes = new ArrayList<>();
   private final Map<Long, byte[]> pickles = new ConcurrentHashMap<>();
-  private ModelParallelism parallelism = ModelParallelism.NOT_SAID;
+  private ModelParallelism parallelism = ModelParallelism.NONE;
   private int dataParallelRanks;
 
   /**
@@ -87,6 +88,7 @@ public class SourceReading {
     dataParallelRanks = ranks;
   }
 
+  /** Sets how GPUs share the model. */
   public final void setParallelism(ModelParallelism degrees) {
     parallelism = degrees;
   }
@@ -206,7 +208,7 @@ public class SourceReading {
         where,
         tag,
         dataParallelRanks,
-        parallelism,
+        DegreeChange.to(parallelism),
         sources,
         parts,
         parameters,

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.format;
 
 import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.SourceFile;
+import io.github.reshard.checkpoint.state.DegreeChange;
 import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -22,7 +23,7 @@ import java.util.stream.Stream;
  *     io.github.reshard.checkpoint.state.ParamId}
  * @param tag what it is called; empty if its files lie in no directory of their own
  * @param dataParallelRanks how many saved it
- * @param parallelism how many GPUs hold one copy of the model
+ * @param parallelism how GPUs share the model, as saved and as these parts do
  * @param sources every file that was read, or goes along
  * @param parts the model-parallel ranks, by their number
  * @param parameters the sets of parameters that the parts name
@@ -35,7 +36,7 @@ public record TrainingState(
     String checkpoint,
     String tag,
     int dataParallelRanks,
-    ModelParallelism parallelism,
+    DegreeChange parallelism,
     List<SourceFile> sources,
     List<ModelPart> parts,
     List<ParameterSet> parameters,
@@ -59,7 +60,7 @@ public record TrainingState(
         checkpoint,
         tag,
         dataParallelRanks,
-        other,
+        parallelism.with(other),
         sources,
         otherParts,
         otherParameters,

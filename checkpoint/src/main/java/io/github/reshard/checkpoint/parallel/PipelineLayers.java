@@ -116,9 +116,11 @@ public record PipelineLayers(
    *
    * @param to how many
    * @param method where stages begin, by the number of layers and how many there are
+   * @param target the same layers as the target's ranks have them, which may be other parts of them
    * @throws Undecided if they do not give the source's own stages, or not only these
    */
-  public Division divided(int to, Method method, PipelineScript script) throws Undecided {
+  public Division divided(int to, Method method, PipelineScript script, PipelineLayers target)
+      throws Undecided {
     Set<Division> fitting = new LinkedHashSet<>();
     boolean reproduced = false;
     for (Layers layers : possible(script)) {
@@ -130,7 +132,7 @@ public record PipelineLayers(
         continue;
       }
       reproduced = true;
-      fitting.add(division(method.bounds(weights, script, to), layers));
+      fitting.add(division(method.bounds(target.weights(layers), script, to), layers));
     }
     if (!reproduced && !method.isChecked()) {
       throw new Undecided(

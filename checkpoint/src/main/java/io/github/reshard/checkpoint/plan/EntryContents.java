@@ -8,6 +8,7 @@ import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 
 /** Whose bytes lie in an entry of a source file, for messages. */
 public final class EntryContents {
@@ -45,6 +46,7 @@ public final class EntryContents {
         ModuleWeight weight = model.weights().get(p);
         if (weight != null
             && weight.sources().stream()
+                .filter(Objects::nonNull)
                 .anyMatch(source -> source.file() == file && source.entry() == entry)) {
           contents.add("the weights of " + model.id(plan.checkpoint(), p));
         }

@@ -44,8 +44,8 @@ public record ParameterTensor(
     /** Whose local tensor a slice of {@code rank} is of. */
     int holderOf(int rank);
 
-    /** Elements of the local tensor of {@code holder}. */
-    long elements(int holder);
+    /** Elements of {@code state} that {@code holder} has: those of its local tensor. */
+    long elements(int holder, String state);
 
     /** Not at all. */
     static Locals uncut(long elements) {
@@ -61,7 +61,7 @@ public record ParameterTensor(
         }
 
         @Override
-        public long elements(int holder) {
+        public long elements(int holder, String state) {
           return elements;
         }
       };
@@ -154,7 +154,7 @@ public record ParameterTensor(
 
   private static void requireCovered(ParamId id, String state, Locals locals, List<Piece> pieces) {
     if (locals.holders() == 1) {
-      requireCovered(id, state, locals.elements(0), pieces);
+      requireCovered(id, state, locals.elements(0, state), pieces);
       return;
     }
     List<List<Piece>> byHolder = new ArrayList<>();
@@ -164,7 +164,7 @@ public record ParameterTensor(
     pieces.forEach(piece -> byHolder.get(locals.holderOf(piece.rank())).add(piece));
     pieces.clear();
     for (int holder = 0; holder < locals.holders(); holder++) {
-      requireCovered(id, state, locals.elements(holder), byHolder.get(holder));
+      requireCovered(id, state, locals.elements(holder, state), byHolder.get(holder));
       pieces.addAll(byHolder.get(holder));
     }
   }

@@ -128,13 +128,14 @@ public final class Repartition {
     return ParameterTensor.assemble(
         id,
         model.parameters().get(parameter).elements(),
-        locals(model.source(), parameter),
+        locals(model, parameter),
         expectedStates(model, parameter),
         holders(model, parameter),
         slices);
   }
 
-  private static ParameterTensor.Locals locals(StateLayout layout, int parameter) {
+  private static ParameterTensor.Locals locals(PartitionedModel model, int parameter) {
+    StateLayout layout = model.source();
     return new ParameterTensor.Locals() {
       @Override
       public int holders() {
@@ -146,9 +147,14 @@ public final class Repartition {
         return StateCopies.holderOf(layout, rank);
       }
 
+      /** The weight of a layer that is tied has one file, whatever stages have the layer. */
       @Override
-      public long elements(int holder) {
-        return layout.localTensor(holder, parameter).elements();
+      public long elements(int holder, String state) {
+        boolean isElsewhere =
+            state.equals(States.MODULE)
+                && layout.copyOf(holder, parameter) > 0
+                && model.weights().get(parameter).sources().get(holder) == null;
+        return isElsewhere ? 0 : layout.localTensor(holder, parameter).elements();
       }
     };
   }

@@ -1,9 +1,10 @@
 package io.github.reshard.checkpoint.plan;
 
-import io.github.reshard.checkpoint.state.ModelParallelism;
+import io.github.reshard.checkpoint.state.DegreeChange;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import java.io.Serializable;
+import java.util.ArrayList;
 import java.util.List;
 
 /**
@@ -14,7 +15,7 @@ import java.util.List;
  * @param tag the tag that is resharded
  * @param sourceWorldSize data-parallel ranks of the source
  * @param targetWorldSize data-parallel ranks of the output, or {@link #ANY_WORLD_SIZE}
- * @param parallelism how many GPUs hold one copy of the model
+ * @param parallelism how the GPUs of both sides share the model
  * @param sources every file that is read
  * @param targets every file that is written
  * @param models the partitioned parameters
@@ -30,7 +31,7 @@ public record ReshardPlan(
     String tag,
     int sourceWorldSize,
     int targetWorldSize,
-    ModelParallelism parallelism,
+    DegreeChange parallelism,
     List<SourceFile> sources,
     List<TargetFile> targets,
     List<PartitionedModel> models,
@@ -82,6 +83,24 @@ public record ReshardPlan(
     return models.stream().allMatch(model -> model.source().isOfRanks())
         ? sourceWorldSize
         : ANY_WORLD_SIZE;
+  }
+
+  /**
+   * The grids of GPUs of both sides, {@code 8 GPUs = 2 data x 2 tensor x 2 pipeline → 4 GPUs = 4
+   * data}; empty if each GPU is a data-parallel rank.
+   */
+  public String grids() {
+    if (!parallelism.source().isMore() && !parallelism.target().isMore()) {
+      return "";
+    }
+    List<String> grids = new ArrayList<>();
+    if (savedRanks() != ANY_WORLD_SIZE) {
+      grids.add(parallelism.source().grid(sourceWorldSize));
+    }
+    if (targetWorldSize != ANY_WORLD_SIZE) {
+      grids.add(parallelism.target().grid(targetWorldSize));
+    }
+    return String.join(" → ", grids);
   }
 
   /** The same with these sources, which slices that are carried name. */

@@ -80,7 +80,7 @@ public final class UnusedBytes {
         int rank = p.getKey().rank();
         StateLayout layout = model.sourceOf(group, state);
         for (Extent extent : layout.extentsIn(rank, bucket)) {
-          LocalTensor local = layout.localTensor(layout.holderOf(rank), extent.parameter());
+          LocalTensor local = used(layout, layout.holderOf(rank), extent.parameter());
           long from = address.offset() + extent.bucketStart() * dtype.bytes();
           addUsed(
               address.entry(),
@@ -102,8 +102,8 @@ public final class UnusedBytes {
       }
       for (int holder = 0; holder < weight.sources().size(); holder++) {
         Address source = weight.sources().get(holder);
-        if (source.file() == file) {
-          LocalTensor local = model.source().localTensor(holder, p);
+        if (source != null && source.file() == file) {
+          LocalTensor local = used(model.source(), holder, p);
           addUsed(
               source.entry(),
               local,
@@ -114,6 +114,12 @@ public final class UnusedBytes {
         }
       }
     }
+  }
+
+  /** What is read of a local tensor: of another copy than the first, all of it is compared. */
+  private static LocalTensor used(StateLayout layout, int holder, int parameter) {
+    LocalTensor local = layout.localTensor(holder, parameter);
+    return layout.copyOf(holder, parameter) > 0 ? LocalTensor.whole(local.shape()) : local;
   }
 
   /**

@@ -6,7 +6,7 @@ import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.dcp.DcpSources;
 import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.state.ModelParallelism;
+import io.github.reshard.checkpoint.state.DegreeChange;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.IOException;
 import java.util.ArrayList;
@@ -55,7 +55,7 @@ public final class DcpCheck {
         "",
         ReshardPlan.ANY_WORLD_SIZE,
         ReshardPlan.ANY_WORLD_SIZE,
-        ModelParallelism.NOT_SAID,
+        DegreeChange.NONE,
         sources.files(),
         List.of(),
         List.of(),

@@ -17,7 +17,7 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Box;
-import io.github.reshard.checkpoint.state.ModelParallelism;
+import io.github.reshard.checkpoint.state.DegreeChange;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
@@ -142,7 +142,7 @@ public record DcpComparison(ReshardPlan plan, List<String> differences, List<Str
           zero.tag(),
           models.stream().mapToInt(m -> m.source().worldSize()).max().orElse(1),
           zero.targetWorldSize(),
-          ModelParallelism.NOT_SAID,
+          DegreeChange.NONE,
           sources.files(),
           List.of(),
           models,

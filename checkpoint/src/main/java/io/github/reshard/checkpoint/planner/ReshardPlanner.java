@@ -81,12 +81,11 @@ public final class ReshardPlanner {
           "the tensor-parallel size and the ZeRO stage cannot change at once yet. Change one"
               + " after the other.");
     }
-    if (degrees.tensor().isPresent()
-        && (degrees.experts().isPresent() || degrees.pipeline().isPresent())) {
+    if (degrees.tensor().isPresent() && degrees.experts().isPresent()) {
       throw new RefusedException(
           where,
-          "the tensor-parallel size and that of experts or pipelines cannot change at once yet."
-              + " Change one after the other.");
+          "the tensor-parallel size and that of experts do not change together. Leave one of"
+              + " --targetTensorParallelSize and --targetExpertParallelSize out.");
     }
     if (degrees.experts().isPresent() && (Formats.isSharded(files) || targetStage == 3)) {
       throw new RefusedException(

@@ -3,30 +3,60 @@ package io.github.reshard.checkpoint.state;
 import java.io.Serializable;
 
 /**
- * How many GPUs hold one copy of the model together.
+ * How GPUs hold one copy of the model together.
  *
+ * @param modelRanks model-parallel ranks: tensor-parallel ones of all stages of a pipeline
  * @param pipelineDegree stages, or {@link #UNKNOWN}
  * @param tensorDegree ranks that share each layer, or {@link #UNKNOWN}
+ * @param sequenceDegree ranks that share each sequence, and are data-parallel ones for ZeRO: each
+ *     has the whole model
  */
-public record ModelParallelism(int pipelineDegree, int tensorDegree) implements Serializable {
+public record ModelParallelism(
+    int modelRanks, int pipelineDegree, int tensorDegree, int sequenceDegree)
+    implements Serializable {
   /** Where the checkpoint does not say. */
   public static final int UNKNOWN = 0;
 
-  /** For a checkpoint that says nothing. */
-  public static final ModelParallelism NOT_SAID = new ModelParallelism(UNKNOWN, UNKNOWN);
+  /** Of a run that has nothing but data-parallel ranks. */
+  public static final ModelParallelism NONE = of(1, 1);
+
+  /** Of these degrees. */
+  public static ModelParallelism of(int pipelineDegree, int tensorDegree) {
+    return new ModelParallelism(pipelineDegree * tensorDegree, pipelineDegree, tensorDegree, 1);
+  }
+
+  /** Of so many model-parallel ranks of which it is not known what they share. */
+  public static ModelParallelism ofRanks(int modelRanks) {
+    return new ModelParallelism(modelRanks, UNKNOWN, UNKNOWN, 1);
+  }
+
+  /** Whether a GPU is more than a data-parallel rank. */
+  public boolean isMore() {
+    return modelRanks > 1 || sequenceDegree > 1;
+  }
 
   /**
    * The grid of all GPUs, for the user: {@code 8 GPUs = 2 data x 2 tensor x 2 pipeline}.
    *
-   * @param dataParallelRanks how many copies of the model there are
+   * @param zeroRanks among how many ranks ZeRO partitions each model-parallel rank's parameters
    */
-  public String grid(int dataParallelRanks) {
-    int gpus = dataParallelRanks * Math.max(1, pipelineDegree) * Math.max(1, tensorDegree);
-    return (gpus == 1 ? "1 GPU" : gpus + " GPUs")
-        + " = "
-        + dataParallelRanks
-        + " data"
-        + (tensorDegree > 1 ? " x " + tensorDegree + " tensor" : "")
-        + (pipelineDegree > 1 ? " x " + pipelineDegree + " pipeline" : "");
+  public String grid(int zeroRanks) {
+    int gpus = zeroRanks * modelRanks;
+    StringBuilder grid = new StringBuilder(gpus == 1 ? "1 GPU" : gpus + " GPUs").append(" = ");
+    boolean shares = sequenceDegree > 1 && zeroRanks % sequenceDegree == 0;
+    grid.append(shares ? zeroRanks / sequenceDegree : zeroRanks).append(" data");
+    if (shares) {
+      grid.append(" x ").append(sequenceDegree).append(" sequence");
+    }
+    if (tensorDegree > 1) {
+      grid.append(" x ").append(tensorDegree).append(" tensor");
+    }
+    if (pipelineDegree > 1) {
+      grid.append(" x ").append(pipelineDegree).append(" pipeline");
+    }
+    if (tensorDegree == UNKNOWN && modelRanks > 1) {
+      grid.append(" x ").append(modelRanks).append(" model-parallel");
+    }
+    return grid.toString();
   }
 }

@@ -126,7 +126,7 @@ public final class FlatReader implements CheckpointReader {
     int ranks = model.dpWorldSize();
     reading.setDataParallelRanks(modelStat, ranks);
     reading.steps().addModel(model, 1);
-    reading.setParallelism(model.parallelism());
+    reading.setParallelism(model);
     model
         .root()
         .findPresent("num_experts")

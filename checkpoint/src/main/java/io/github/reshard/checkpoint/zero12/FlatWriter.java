@@ -1,6 +1,8 @@
 package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.Conversions;
+import io.github.reshard.checkpoint.deepspeed.LayerFiles;
 import io.github.reshard.checkpoint.deepspeed.TensorParts;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.CheckpointWriter;
@@ -49,13 +51,16 @@ public final class FlatWriter implements CheckpointWriter {
   @Override
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
     PlanDraft draft = new PlanDraft(state, target);
-    if (pipeline.isPresent()) {
-      new RestagedFlat(draft, pipeline.get()).add();
-      draft.carryFiles();
+    boolean recut = state.parts().get(0).origin().orElse(null) instanceof TensorParts;
+    if (pipeline.isPresent() || (recut && Conversions.hasLayers(state))) {
+      new RestagedFlat(draft, pipeline).add();
+      state.carried().stream()
+          .filter(file -> !recut || !LayerFiles.isOne(file))
+          .forEach(draft::carry);
       return draft.plan();
     }
     NewFlatCheckpoint anew = new NewFlatCheckpoint(draft, target, stage);
-    if (state.parts().get(0).origin().orElse(null) instanceof TensorParts) {
+    if (recut) {
       new RecutFlat(draft).add();
       draft.carryFiles();
       return draft.plan();

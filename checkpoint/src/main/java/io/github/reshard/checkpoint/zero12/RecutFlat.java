@@ -3,9 +3,9 @@ package io.github.reshard.checkpoint.zero12;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
-import io.github.reshard.checkpoint.deepspeed.ReplicaComparison;
 import io.github.reshard.checkpoint.deepspeed.TensorParts;
 import io.github.reshard.checkpoint.deepspeed.TensorRecipe;
+import io.github.reshard.checkpoint.deepspeed.UncutTensors;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.PlanDraft;
@@ -13,16 +13,11 @@ import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
-import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.state.ParameterSet;
-import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
-import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
-import io.github.reshard.checkpoint.state.States;
-import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import java.io.IOException;
 import java.util.ArrayList;
@@ -30,6 +25,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.TreeMap;
 import java.util.TreeSet;
 
 /**
@@ -64,7 +60,6 @@ final class RecutFlat {
 
   /** Adds the files of all tensor-parallel ranks. */
   void add() throws IOException {
-    draft.note(origin.grids(draft.state().dataParallelRanks(), ranks));
     requireOneKind();
     List<FlatLayout> layouts = new ArrayList<>();
     for (ParameterSet.Share share : set.shares()) {
@@ -79,8 +74,13 @@ final class RecutFlat {
       }
     }
     placeWeights(weights);
-    addPadding();
-    requireAlike();
+    EditedFlat.addPadding(draft, Map.of(model, set));
+    SharedStates.requireAlike(
+        draft, model, origin.sources().stream().map(of -> of.optimizers().get(0)).toList());
+    UncutTensors.requireAlike(
+        draft.state(),
+        origin.sources().stream().map(of -> of.model().orElseThrow()).toList(),
+        RecutFlat::buffers);
     if (saved.roundRobin() && !AlignedShards.haveRightMappings(saved, ranks)) {
       draft.note(FlatWriter.ROUND_ROBIN_NOTE);
     }
@@ -161,6 +161,13 @@ final class RecutFlat {
     return tensor == null ? "" : tensor.storageKey() + "@" + tensor.storageOffset();
   }
 
+  private static Map<String, TensorNode> buffers(ReadFile file) {
+    ModelStates model = new ModelStates(file.root());
+    Map<String, TensorNode> buffers = new TreeMap<>(model.module());
+    buffers.keySet().retainAll(model.bufferNames());
+    return buffers;
+  }
+
   private void addOptimizerFile(ModelPart part, int rank) {
     TensorParts of = origin(part);
     ReadFile template = part.optimizers().get(part.templateOf(rank));
@@ -169,22 +176,14 @@ final class RecutFlat {
             new FlatOptimizerRecipe(template.source(), rank, refs(of), ZeroStage.AS_SAVED),
             model,
             of);
-    TorchTarget.Pickled content = draft.pickled(recipe, template);
     String name = draft.state().sources().get(template.source()).stat().name();
-    PlanDraft.Written written =
-        draft.addFile(
-            draft.inTag(CheckpointFiles.nameOf(name, rank, part.mpRank())),
-            recipe,
-            content,
-            template);
-    for (int s = 0; s < content.storages().size(); s++) {
-      if (content.storages().get(s).content() instanceof Rewritten.Content.PartitionOf piece) {
-        draft.place(
-            model,
-            new Partition(of.to() * ranks + rank, piece.group(), piece.state()),
-            written.storages().get(s));
-      }
-    }
+    draft.addRankFile(
+        draft.inTag(CheckpointFiles.nameOf(name, rank, part.mpRank())),
+        recipe,
+        draft.pickled(recipe, template),
+        template,
+        of.to() * ranks + rank,
+        model);
   }
 
   private void placeWeights(List<Map<Integer, Address>> begins) {
@@ -206,40 +205,6 @@ final class RecutFlat {
         }
       }
       draft.placeWeight(model, p, new ModuleWeight(weight.dtype(), weight.sources(), targets));
-    }
-  }
-
-  /** What the optimizer's states hold behind the parameters, if all ranks have the same. */
-  private void addPadding() throws IOException {
-    PaddingReader reader = new PaddingReader(draft.state().store(), draft.state().sources());
-    for (int g = 0; g < set.states().size(); g++) {
-      for (Map.Entry<String, DType> state : set.states().get(g).entrySet()) {
-        if (!state.getKey().equals(States.MASTER)) {
-          long bits = reader.uniformBits(set, g, state.getKey(), state.getValue());
-          if (bits != 0) {
-            draft.pad(new ReshardPlan.Padding(model, g, state.getKey(), bits));
-          }
-        }
-      }
-    }
-  }
-
-  /** What is not partitioned must be the same on all tensor-parallel ranks. */
-  private void requireAlike() throws IOException {
-    PartitionedModel partitioned = draft.models().get(model);
-    List<FlatOptimizerRewrite.Group> groups = new ArrayList<>();
-    FlatLayout first = FlatLayout.of(partitioned.target().ofHolder(0));
-    for (int g = 0; g < saved.groups().size(); g++) {
-      groups.add(FlatOptimizerRewrite.Group.of(partitioned, first, g));
-    }
-    ReplicaComparison comparison =
-        new ReplicaComparison(
-            draft.state().store(),
-            draft.state().sources(),
-            file -> FlatOptimizerRewrite.rewrite(file, groups, 0, ZeroStage.AS_SAVED));
-    for (int rank = 0; rank < origin.sources().size(); rank++) {
-      ReadFile optimizer = origin.sources().get(rank).optimizers().get(0);
-      comparison.add(rank, optimizer.source(), optimizer.file()).ifPresent(draft::note);
     }
   }
 }

@@ -1,13 +1,13 @@
 package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.LayerFiles;
 import io.github.reshard.checkpoint.deepspeed.MissingWeights;
-import io.github.reshard.checkpoint.format.CarriedFile;
 import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.parallel.PipelineLayers;
 import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.ParameterSet;
@@ -22,7 +22,6 @@ import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Optional;
 import java.util.SortedMap;
 import java.util.SortedSet;
 import java.util.TreeMap;
@@ -84,6 +83,8 @@ record StageSets(String where, List<ParameterSet> stages) {
     Map<Partition, Address> partitions = new HashMap<>();
     List<ModuleWeight> weights = new ArrayList<>();
     int firstRank = 0;
+    int firstHolder = 0;
+    int holders = stages.stream().mapToInt(set -> set.layout().holders()).sum();
     for (int s = 0; s < stages.size(); s++) {
       ParameterSet set = stages.get(s);
       requireLike(s, set, first);
@@ -93,7 +94,7 @@ record StageSets(String where, List<ParameterSet> stages) {
         Integer known = byName.putIfAbsent(parameter.name(), parameters.size());
         if (known == null) {
           parameters.add(parameter);
-          weights.add(ofStage(set.weights().get(p), s));
+          weights.add(ofStage(set.weights().get(p), firstHolder, holders));
         } else if (layer(parameter.name()) >= 0 || !parameters.get(known).equals(parameter)) {
           throw new RefusedException(
               where,
@@ -109,6 +110,7 @@ record StageSets(String where, List<ParameterSet> stages) {
             new Partition(firstRank + of.rank(), of.bucket(), of.state()), at.getValue());
       }
       firstRank += set.layout().worldSize();
+      firstHolder += set.layout().holders();
     }
     return new ParameterSet(
         tensorRank,
@@ -148,37 +150,86 @@ record StageSets(String where, List<ParameterSet> stages) {
   }
 
   /** The weight lies once in a layer's file; which stage it is compared with is the first one. */
-  private ModuleWeight ofStage(ModuleWeight weight, int stage) {
+  private static ModuleWeight ofStage(ModuleWeight weight, int firstHolder, int holders) {
     if (weight == null) {
       return null;
     }
-    Address[] sources = new Address[stages.size()];
-    sources[stage] = weight.source();
+    Address[] sources = new Address[holders];
+    for (int h = 0; h < weight.sources().size(); h++) {
+      sources[firstHolder + h] = weight.sources().get(h);
+    }
     return new ModuleWeight(weight.dtype(), Arrays.asList(sources), List.of());
   }
 
+  /** What tensor-parallel rank {@code share} of the target has of these parameters. */
+  List<LocalTensor> locals(List<Parameter> parameters, int share) {
+    Map<String, LocalTensor> known = new HashMap<>();
+    for (ParameterSet set : stages) {
+      for (int p = 0; p < set.parameters().size(); p++) {
+        known.put(set.parameters().get(p).name(), set.shares().get(share).tensors().get(p));
+      }
+    }
+    return parameters.stream().map(parameter -> known.get(parameter.name())).toList();
+  }
+
+  /**
+   * Checks that the source's own parameters are in the order that the target's will be in.
+   *
+   * @throws RefusedException if not
+   */
+  void requireOrdered() {
+    for (ParameterSet stage : stages) {
+      int group = -1;
+      int layer = -1;
+      for (Parameter parameter : stage.parameters()) {
+        int own = layer(parameter.name());
+        boolean next = parameter.group() == group && own >= layer;
+        if (!next && parameter.group() == group) {
+          throw new RefusedException(
+              where,
+              "param group %d has %s behind parameters of later layers, so that what its order is on other stages is not known."
+                  .formatted(group, parameter.name()));
+        }
+        group = parameter.group();
+        layer = own;
+      }
+    }
+  }
+
+  /** How many elements of a parameter a rank of its stage has. */
+  @FunctionalInterface
+  interface Elements {
+    long of(ParameterSet set, int parameter);
+  }
+
   /** What the checkpoint shows of the layers. */
-  PipelineLayers layers(TrainingState state, int tensorRank) {
+  PipelineLayers layers(TrainingState state, int tensorRank, Elements count) {
     SortedMap<Integer, Long> elements = new TreeMap<>();
     Map<Integer, Integer> stageOf = new HashMap<>();
     Map<String, SortedSet<Integer>> owners = new TreeMap<>();
+    Map<String, Long> elementsOfTied = new HashMap<>();
     Map<String, Map<String, Parameter>> ofTied = new TreeMap<>();
     for (int s = 0; s < stages.size(); s++) {
-      for (Parameter parameter : stages.get(s).parameters()) {
+      ParameterSet set = stages.get(s);
+      for (int p = 0; p < set.parameters().size(); p++) {
+        Parameter parameter = set.parameters().get(p);
         int layer = layer(parameter.name());
         if (layer >= 0) {
-          elements.merge(layer, parameter.elements(), Long::sum);
+          elements.merge(layer, count.of(set, p), Long::sum);
           stageOf.put(layer, s);
         } else {
           String key = key(parameter.name());
           owners.computeIfAbsent(key, k -> new TreeSet<>()).add(s);
+          if (owners.get(key).first() == s) {
+            elementsOfTied.merge(key, count.of(set, p), Long::sum);
+          }
           ofTied
               .computeIfAbsent(key, k -> new LinkedHashMap<>())
               .put(MissingWeights.nameInTiedLayer(parameter.name()).orElseThrow(), parameter);
         }
       }
     }
-    SortedMap<Integer, ReadFile> files = layerFiles(state, tensorRank);
+    SortedMap<Integer, ReadFile> files = LayerFiles.of(state, tensorRank);
     SortedMap<String, PipelineLayers.Tied> tied = new TreeMap<>();
     ofTied.forEach(
         (key, parameters) -> {
@@ -189,8 +240,7 @@ record StageSets(String where, List<ParameterSet> stages) {
                   found.add(layer);
                 }
               });
-          long own = parameters.values().stream().mapToLong(Parameter::elements).sum();
-          tied.put(key, new PipelineLayers.Tied(own, owners.get(key), found));
+          tied.put(key, new PipelineLayers.Tied(elementsOfTied.get(key), owners.get(key), found));
         });
     return new PipelineLayers(
         stages.size(), elements, stageOf, new TreeSet<>(files.keySet()), tied);
@@ -205,22 +255,5 @@ record StageSets(String where, List<ParameterSet> stages) {
                     .flatMap(PickledValue::asTensor)
                     .filter(tensor -> one.getValue().hasShape(tensor.shape()))
                     .isPresent());
-  }
-
-  /** The files of layers by the layer, those of one tensor-parallel rank. */
-  static SortedMap<Integer, ReadFile> layerFiles(TrainingState state, int tensorRank) {
-    SortedMap<Integer, ReadFile> files = new TreeMap<>();
-    for (CarriedFile carried : state.carried()) {
-      Optional<CheckpointFiles.LayerName> layer =
-          carried.ofTag()
-              ? Optional.ofNullable(CheckpointFiles.LayerName.parse(carried.path()))
-              : Optional.empty();
-      if (layer.isPresent()
-          && layer.get().tensorRank() == tensorRank
-          && carried.file().isPresent()) {
-        files.put(layer.get().layer(), new ReadFile(carried.source(), carried.file().get()));
-      }
-    }
-    return files;
   }
 }

@@ -49,7 +49,6 @@ final class RecutSharded {
 
   /** Adds the files of all tensor-parallel ranks. */
   void add() throws IOException {
-    draft.note(origin.grids(draft.state().dataParallelRanks(), ranks));
     long subGroupSize = saved(origin.sources().get(0)).subGroupSize();
     List<ShardedLayout> layouts = new ArrayList<>();
     for (ParameterSet.Share share : set.shares()) {

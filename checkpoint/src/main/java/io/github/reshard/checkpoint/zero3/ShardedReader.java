@@ -93,7 +93,7 @@ public final class ShardedReader implements CheckpointReader {
             ranks);
     List<ReadFile> models = read(reading, modelStats.values());
     ModelStates first = new ModelStates(models.get(0).root());
-    reading.setParallelism(first.parallelism());
+    reading.setParallelism(first);
     List<ReadFile> optimizers = read(reading, optimizerStats.values());
     ShardedStates states = new ShardedStates(optimizers.get(0).root());
     ShardedKinds.requireSupported(reading, first, states);

@@ -1,7 +1,7 @@
 package io.github.reshard.checkpoint.plan;
 
 import io.github.reshard.checkpoint.state.Address;
-import io.github.reshard.checkpoint.state.ModelParallelism;
+import io.github.reshard.checkpoint.state.DegreeChange;
 import io.github.reshard.checkpoint.state.Models;
 import io.github.reshard.checkpoint.state.Models.Model;
 import io.github.reshard.checkpoint.state.ParamId;
@@ -131,7 +131,7 @@ final class Scattered {
         "tag",
         model.source().worldSize(),
         model.target().worldSize(),
-        ModelParallelism.NOT_SAID,
+        DegreeChange.NONE,
         sources,
         List.of(),
         List.of(model),
