@@ -25,6 +25,7 @@ class LayersTest {
           "format",
           "copy",
           "deepspeed",
+          "template",
           "zero12",
           "zero3",
           "dcp",
@@ -60,9 +61,6 @@ class LayersTest {
               "pickle.PickleBatches <-> pickle.PickleWriter",
               "batches are the writer's steps for one collection"),
           Map.entry(
-              "planner.DcpReader <-> planner.TemplateRun",
-              "a template is read by the reader whose plan it fills"),
-          Map.entry(
               "torch.StorageNode <-> torch.TensorNode",
               "a tensor names its storage; both read sizes by the tensor's rule"),
           Map.entry(
@@ -94,6 +92,9 @@ class LayersTest {
     "zero3, zero12",
     "dcp, zero12",
     "dcp, zero3",
+    "template, zero12",
+    "template, zero3",
+    "template, dcp",
     "weights, zero12",
     "weights, zero3",
     "weights, dcp",
@@ -109,6 +110,12 @@ class LayersTest {
   })
   void aFormatDoesNotKnowAnother(String from, String to) {
     CHECKPOINT.assertApart(from, to);
+  }
+
+  @Test
+  void noFormatIsNamedOutsideOfItsPackage() {
+    CHECKPOINT.assertKnowNoFormat(
+        Map.of("planner.Formats", "knows all formats, so that nothing else has to"));
   }
 
   @Test

@@ -22,6 +22,12 @@ import java.util.stream.Collectors;
  * counts as the outermost one around it.
  */
 public final class Architecture {
+  private static final String CHECKPOINT = "io.github.reshard.checkpoint";
+
+  /** The packages of {@code checkpoint} that are a format each. */
+  private static final List<String> FORMATS =
+      List.of("zero12", "zero3", "dcp", "shards", "universal", "openstate", "weights");
+
   private final JavaClasses classes;
   private final String base;
 
@@ -80,6 +86,30 @@ public final class Architecture {
                     .anyMatch(full(to)::equals))
         .map(of -> shortName(outermost(of)))
         .collect(Collectors.toCollection(TreeSet::new));
+  }
+
+  /**
+   * No class of the module knows the package of a format, but for those that {@code reasons} name,
+   * each of which does.
+   *
+   * @param reasons by class
+   */
+  public void assertKnowNoFormat(Map<String, String> reasons) {
+    Set<String> formats =
+        FORMATS.stream().map(name -> CHECKPOINT + "." + name).collect(Collectors.toSet());
+    Set<String> found =
+        classes.stream()
+            .filter(of -> !formats.contains(of.getPackageName()))
+            .filter(
+                of ->
+                    of.getDirectDependenciesFromSelf().stream()
+                        .map(d -> d.getTargetClass().getBaseComponentType().getPackageName())
+                        .anyMatch(formats::contains))
+            .map(of -> shortName(outermost(of)))
+            .collect(Collectors.toCollection(TreeSet::new));
+    assertThat(found)
+        .as("classes that know the package of a format; a new one needs a reason, a stale one goes")
+        .isEqualTo(new TreeSet<>(reasons.keySet()));
   }
 
   /** No way leads from a package back to itself. */

@@ -9,6 +9,7 @@ import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.UserHints;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.format.ExportRequest;
 import io.github.reshard.checkpoint.openstate.OpenStateSource;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
 import io.github.reshard.checkpoint.plan.RankSlice;
@@ -17,7 +18,6 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.planner.Formats;
-import io.github.reshard.checkpoint.planner.OptimizerOptions;
 import io.github.reshard.checkpoint.planner.Request;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.planner.TargetDegrees;
@@ -33,8 +33,6 @@ import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.ByteSegment;
 import io.github.reshard.checkpoint.universal.UniversalSource;
-import io.github.reshard.checkpoint.weights.ExportRequest;
-import io.github.reshard.checkpoint.weights.WeightsPlanner;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
@@ -168,14 +166,12 @@ public final class WithoutBeam {
       Path dcp, Path template, Path output, int worldSize, int stage) {
     return run(
         source ->
-            Formats.ofDistributed(
-                dcp.toString(),
-                Formats.zero(
-                    source,
-                    CheckpointFiles.discover(source, template.toString(), Optional.empty())),
-                worldSize,
-                stage,
-                PART_BYTES),
+            Formats.filled(
+                    dcp.toString(),
+                    Formats.zero(
+                        source,
+                        CheckpointFiles.discover(source, template.toString(), Optional.empty())))
+                .plan(worldSize, stage, PART_BYTES),
         output);
   }
 
@@ -186,16 +182,15 @@ public final class WithoutBeam {
           CheckpointFiles files =
               CheckpointFiles.discover(source, input.toString(), Optional.empty());
           int ranks = CheckpointFacts.read(source, files).dataParallelRanks();
-          return WeightsPlanner.plan(
-              source,
-              files,
-              ReshardPlanner.plan(source, files, ranks, PART_BYTES),
+          return Formats.export(
+              Formats.zero(source, files),
+              ranks,
               new ExportRequest(
                   Optional.empty(),
                   ExportRequest.DEFAULT_SHARD_BYTES,
                   Optional.empty(),
                   Optional.empty(),
-                  Optional.of(OptimizerOptions.of(source, files)),
+                  true,
                   PART_BYTES));
         },
         output);

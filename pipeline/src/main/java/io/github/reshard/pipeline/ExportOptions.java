@@ -1,6 +1,6 @@
 package io.github.reshard.pipeline;
 
-import io.github.reshard.checkpoint.weights.ExportRequest;
+import io.github.reshard.checkpoint.format.ExportRequest;
 import org.apache.beam.sdk.options.Default;
 
 /** What an export is asked for beside input, output and tag. */

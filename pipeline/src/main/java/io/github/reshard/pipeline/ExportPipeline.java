@@ -6,14 +6,13 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.format.ExportRequest;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.Formats;
-import io.github.reshard.checkpoint.planner.OptimizerOptions;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.DType;
-import io.github.reshard.checkpoint.weights.ExportRequest;
 import io.github.reshard.pipeline.storage.Stores;
 import java.io.FileNotFoundException;
 import java.io.IOException;
@@ -82,9 +81,7 @@ public final class ExportPipeline {
             options.getShardBytes(),
             Optional.ofNullable(options.getStripPrefix()),
             Optional.ofNullable(options.getOnly()),
-            options.getOptimizer()
-                ? Optional.of(OptimizerOptions.of(source.store(), source.files()))
-                : Optional.empty(),
+            options.getOptimizer(),
             options.getPartBytes()));
   }
 

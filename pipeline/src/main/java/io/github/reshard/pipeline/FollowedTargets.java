@@ -6,10 +6,10 @@ import io.github.reshard.checkpoint.follow.Look;
 import io.github.reshard.checkpoint.follow.SavedTag;
 import io.github.reshard.checkpoint.follow.SharedBeside;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.checkpoint.storage.Publishing;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
-import io.github.reshard.checkpoint.universal.UniversalFiles;
 import io.github.reshard.pipeline.Following.Target;
 import io.github.reshard.pipeline.storage.Stores;
 import io.github.reshard.transforms.JobConfig;
@@ -79,9 +79,7 @@ final class FollowedTargets {
   }
 
   private String outputTag(SavedTag saved) {
-    return ReshardOptions.UNIVERSAL.equals(options.getOutputFormat())
-        ? UniversalFiles.tag(saved.tag())
-        : saved.tag();
+    return Formats.tag(Optional.ofNullable(options.getOutputFormat()), saved.tag());
   }
 
   /** Whether all outputs of {@code look} stand there. */

@@ -96,7 +96,11 @@ record Job(Source source, ReshardPlan plan, String form, String latest, Optional
 
   /** The job that {@code options} ask for, of {@code source}. */
   static Job of(Source source, ReshardOptions options) throws IOException {
-    requireMeant(options);
+    Formats.requireMeant(
+        options.getInput(),
+        Optional.ofNullable(options.getOutputFormat()),
+        options.getDialect() != null || options.getFilesPerCheckpoint() != null,
+        options.getTargetWorldSize() != null || options.getTargetStage() != null);
     if (options.getOutputFormat() != null) {
       return inOtherFormat(source, options);
     }
@@ -133,21 +137,29 @@ record Job(Source source, ReshardPlan plan, String form, String latest, Optional
   }
 
   /**
-   * @throws RefusedException if options are given that mean nothing without another one
+   * The job that reads and proves {@code --input}, whoever saved it, and writes nothing.
+   *
+   * @throws RefusedException if it is refused
    */
-  private static void requireMeant(ReshardOptions options) {
-    boolean dcp = ReshardOptions.DCP.equals(options.getOutputFormat());
-    if (!dcp && (options.getDialect() != null || options.getFilesPerCheckpoint() != null)) {
-      throw new RefusedException(
-          options.getInput(),
-          "--dialect and --filesPerCheckpoint are for --outputFormat=dcp, which is not given.");
+  static Job ofProof(ReshardOptions options) throws IOException {
+    Optional<Source> foreign = Source.foreign(options.getInput(), options.getTag(), options);
+    if (foreign.isPresent()) {
+      return new Job(
+          foreign.get(),
+          foreign
+              .get()
+              .plan(ReshardPlan.ANY_WORLD_SIZE, ZeroStage.AS_SAVED, options.getPartBytes()),
+          JobConfig.AS_SAVED,
+          TargetStore.LATEST,
+          Optional.empty());
     }
-    if (dcp && (options.getTargetWorldSize() != null || options.getTargetStage() != null)) {
-      throw new RefusedException(
-          options.getInput(),
-          "a distributed checkpoint is the same for any number of ranks and has no ZeRO stage;"
-              + " leave --targetWorldSize and --targetStage out.");
-    }
+    Source source = Source.ofInput(options);
+    return of(
+        source,
+        source.dataParallelRanks(),
+        ZeroStage.AS_SAVED,
+        Optional.empty(),
+        options.getPartBytes());
   }
 
   /** The other degrees of parallelism that are asked for. */

@@ -25,14 +25,9 @@ public interface ReshardOptions extends PipelineOptions {
 
   void setTargetWorldSize(Integer targetWorldSize);
 
-  /** The {@code --outputFormat} of PyTorch's distributed checkpoints. */
-  String DCP = "dcp";
-
-  /** The {@code --outputFormat} that any number of ranks loads with {@code load_universal}. */
-  String UNIVERSAL = "universal";
-
   /**
-   * What is written: {@link #DCP}, {@link #UNIVERSAL}, or {@code null} for files of {@code
+   * The name of the format that is written, which {@link
+   * io.github.reshard.checkpoint.planner.Formats} knows; {@code null} for files of {@code
    * save_checkpoint}.
    */
   String getOutputFormat();

@@ -2,7 +2,6 @@ package io.github.reshard.pipeline;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.follow.Look;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
@@ -127,18 +126,7 @@ public final class ReshardPipeline {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
     try {
-      Optional<Job> dcp = DcpInspection.check(options);
-      if (dcp.isPresent()) {
-        return move(dcp.get(), new NoTargetStore(), "proving bytes", options, progress, begin);
-      }
-      Source source = Source.ofInput(options);
-      Job job =
-          Job.of(
-              source,
-              source.dataParallelRanks(),
-              ZeroStage.AS_SAVED,
-              Optional.empty(),
-              options.getPartBytes());
+      Job job = Job.ofProof(options);
       return move(job, new NoTargetStore(), "proving bytes", options, progress, begin);
     } catch (IOException e) {
       throw new UncheckedIOException(e);

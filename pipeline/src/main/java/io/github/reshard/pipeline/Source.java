@@ -7,6 +7,7 @@ import io.github.reshard.checkpoint.deepspeed.UserHints;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.checkpoint.planner.Found;
+import io.github.reshard.checkpoint.planner.Place;
 import io.github.reshard.checkpoint.planner.ReshardPlanner;
 import io.github.reshard.checkpoint.planner.TargetDegrees;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -64,22 +65,35 @@ record Source(String location, Found found, UserHints hints) {
       throw new RefusedException(
           location, "--shards is for shards outside of a tag; leave --tag out.");
     }
-    UserHints hints =
+    Place place = place(store, location, tag, options);
+    return new Source(location, Formats.find(place), place.hints());
+  }
+
+  /**
+   * The checkpoint of another trainer that a location means, if it means one.
+   *
+   * @param tag a directory in it, or null
+   * @throws RefusedException if it is one that is not whole or not understood
+   */
+  static Optional<Source> foreign(String location, String tag, ReshardOptions options)
+      throws IOException {
+    Place place = place(Stores.source(location, options), location, tag, options);
+    return Formats.foreign(place).map(found -> new Source(found.folder(), found, UserHints.NONE));
+  }
+
+  private static Place place(
+      SourceStore store, String location, String tag, ReshardOptions options) {
+    return new Place(
+        store,
+        Stores.directory(location),
+        Optional.ofNullable(tag),
+        Optional.ofNullable(options.getShards()),
         new UserHints(
             Optional.ofNullable(options.getModel()),
             Optional.ofNullable(options.getDsConfig()),
             Optional.ofNullable(options.getParamGroups()),
             options.getTrustMasters(),
-            options.getSanitize());
-    Found found =
-        Formats.find(
-            new Formats.Place(
-                store,
-                Stores.directory(location),
-                Optional.ofNullable(tag),
-                Optional.ofNullable(options.getShards()),
-                hints));
-    return new Source(location, found, hints);
+            options.getSanitize()));
   }
 
   /** Reads its files. */

@@ -11,13 +11,14 @@ import java.util.Optional;
 final class TemplateJob {
   private TemplateJob() {}
 
-  /** Files of DeepSpeed, of the distributed checkpoint that is {@code --input}. */
+  /** Files of DeepSpeed, of the checkpoint of another trainer that is {@code --input}. */
   static Job of(ReshardOptions options) throws IOException {
-    if (options.getOutputFormat() != null && options.getOutputFormat().equals(ReshardOptions.DCP)) {
+    if (options.getOutputFormat() != null) {
       throw new RefusedException(
           options.getInput(),
-          "--template is for an --input that is a distributed checkpoint, and from one of these to"
-              + " another no tool is needed: every loader cuts it for its own ranks.");
+          "with --template files of save_checkpoint are made, of an --input that another trainer"
+              + " saved; leave --outputFormat out. From one distributed checkpoint to another no"
+              + " tool is needed: every loader cuts it for its own ranks.");
     }
     if (Stores.isLocal(options.getInput()) != Stores.isLocal(options.getTemplate())) {
       throw new RefusedException(
@@ -40,14 +41,12 @@ final class TemplateJob {
     String directory = Stores.directory(options.getInput());
     return new Job(
         template,
-        Formats.ofDistributed(
-            options.getTag() == null
-                ? directory
-                : template.store().child(directory, options.getTag()),
-            template.found(),
-            Job.ranks(template, options),
-            Job.stage(options),
-            options.getPartBytes()),
+        Formats.filled(
+                options.getTag() == null
+                    ? directory
+                    : template.store().child(directory, options.getTag()),
+                template.found())
+            .plan(Job.ranks(template, options), Job.stage(options), options.getPartBytes()),
         Job.form(template, Job.stage(options)),
         TargetStore.LATEST,
         output);

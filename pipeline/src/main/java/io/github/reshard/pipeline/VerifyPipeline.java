@@ -3,16 +3,17 @@ package io.github.reshard.pipeline;
 import com.fasterxml.jackson.core.type.TypeReference;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.FrozenWeights;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.format.Target;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.planner.DcpComparison;
-import io.github.reshard.checkpoint.planner.FrozenWeights;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.template.Comparison;
 import io.github.reshard.pipeline.storage.Stores;
 import io.github.reshard.transforms.CompareTensors;
 import io.github.reshard.transforms.Counters;
@@ -49,12 +50,16 @@ public final class VerifyPipeline {
 
   private VerifyPipeline() {}
 
-  private record Side(Source source, CheckpointFacts facts, ReshardPlan plan) {
+  private record Side(Source source, CheckpointFacts facts, TrainingState state, ReshardPlan plan) {
     static Side of(Source source, CommandOptions options) throws IOException {
+      CheckpointFacts facts = CheckpointFacts.readWhole(source.store(), source.files());
+      Target target = new Target(source.dataParallelRanks(), options.getPartBytes());
+      TrainingState state = source.found().reader().read(target.worldSize());
       return new Side(
           source,
-          CheckpointFacts.readWhole(source.store(), source.files()),
-          source.plan(source.dataParallelRanks(), ZeroStage.AS_SAVED, options.getPartBytes()));
+          facts,
+          state,
+          source.found().writer().apply(ZeroStage.AS_SAVED).plan(state, target));
     }
 
     /** With the frozen parameters that only {@code other} partitions, to be compared with them. */
@@ -66,7 +71,7 @@ public final class VerifyPipeline {
       ReshardPlan added = FrozenWeights.added(plan, other.plan, source.store(), source.files());
       SortedMap<String, String> rest = new TreeMap<>(facts.moduleTensors());
       rest.keySet().removeAll(frozen);
-      return new Side(source, facts.withModuleTensors(rest), added);
+      return new Side(source, facts.withModuleTensors(rest), state, added);
     }
   }
 
@@ -152,29 +157,30 @@ public final class VerifyPipeline {
   private record Sides(Side a, Side b, List<String> differences, List<String> notes) {}
 
   private static Sides sides(CommandOptions options) throws IOException {
-    Optional<DcpCheckpoint> dcpA = DcpInspection.at(options.getInput(), options.getTag(), options);
-    Optional<DcpCheckpoint> dcpB =
-        DcpInspection.at(options.getOutput(), options.getOutputTag(), options);
-    if (dcpA.isPresent() && dcpB.isPresent()) {
+    Optional<Source> foreignA = Source.foreign(options.getInput(), options.getTag(), options);
+    Optional<Source> foreignB =
+        Source.foreign(options.getOutput(), options.getOutputTag(), options);
+    if (foreignA.isPresent() && foreignB.isPresent()) {
       throw new RefusedException(
           options.getInput(),
-          "both are distributed checkpoints of PyTorch. One of the two has to be a checkpoint of"
-              + " DeepSpeed, whose names say what is what.");
+          "this is %s, and --output is %s. One of the two has to be a checkpoint of DeepSpeed, whose names say what is what."
+              .formatted(what(foreignA.get()), what(foreignB.get())));
     }
-    if ((dcpA.isPresent() || dcpB.isPresent())
+    if ((foreignA.isPresent() || foreignB.isPresent())
         && Stores.isLocal(options.getInput()) != Stores.isLocal(options.getOutput())) {
+      Source foreign = foreignA.or(() -> foreignB).orElseThrow();
       throw new RefusedException(
           options.getInput(),
-          "one is local and the other one is not, and a distributed checkpoint is read with the"
-              + " store of the other side. Copy one of the two.");
+          "one is local and the other one is not, and %s is read with the store of the other side. Copy one of the two."
+              .formatted(what(foreign)));
     }
-    if (dcpA.isPresent()) {
+    if (foreignA.isPresent()) {
       Side b = Side.of(Source.find(options.getOutput(), options.getOutputTag(), options), options);
-      return besides(dcpA.get(), b, true);
+      return besides(foreignA.get(), b, true);
     }
-    if (dcpB.isPresent()) {
+    if (foreignB.isPresent()) {
       Side a = Side.of(Source.find(options.getInput(), options.getTag(), options), options);
-      return besides(dcpB.get(), a, false);
+      return besides(foreignB.get(), a, false);
     }
     Source first = Source.find(options.getInput(), options.getTag(), options);
     Source second = Source.find(options.getOutput(), options.getOutputTag(), options);
@@ -184,23 +190,32 @@ public final class VerifyPipeline {
     return new Sides(input.besides(output), output.besides(input), List.of(), List.of());
   }
 
-  /** A distributed checkpoint and one of DeepSpeed, whose shared values are compared here. */
-  private static Sides besides(DcpCheckpoint dcp, Side zero, boolean first) throws IOException {
+  private static String what(Source foreign) {
+    return foreign.found().foreign().orElseThrow().what();
+  }
+
+  /**
+   * A checkpoint of another trainer and one of DeepSpeed, whose shared values are compared here.
+   */
+  private static Sides besides(Source foreign, Side zero, boolean first) throws IOException {
     if (zero.source().isBare()) {
       throw new RefusedException(
           zero.source().location(),
-          "shards that were saved one by one are not compared with a distributed checkpoint.");
+          "shards that were saved one by one are not compared with %s.".formatted(what(foreign)));
     }
-    DcpComparison compared =
-        DcpComparison.of(zero.source().store(), dcp, zero.plan(), zero.source().files());
-    Source source = DcpInspection.source(dcp, zero.source().store());
-    Side other = new Side(source, zero.facts(), compared.plan());
+    Comparison compared =
+        foreign
+            .found()
+            .foreign()
+            .orElseThrow()
+            .compare(zero.state(), zero.plan(), zero.source().files());
+    Side other = new Side(foreign, zero.facts(), zero.state(), compared.plan());
     return first
         ? new Sides(other, zero, compared.differences(), compared.notes())
         : new Sides(zero, other, compared.differences(), compared.notes());
   }
 
-  /** The ranks that saved it, or none for a distributed checkpoint. */
+  /** The ranks that saved it, or none for one of another trainer. */
   private static int ranks(Side side) {
     return side.plan().savedRanks();
   }

@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.template.Contents;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -25,18 +26,22 @@ class DcpInspectionTest {
 
   @Test
   void whatKeysBeginWith() {
-    DcpInspection found =
-        DcpInspection.of(options(TESTDATA.resolve("dcp/fsdp2/two-groups-at-3"))).orElseThrow();
+    ForeignInspection inspection =
+        ForeignInspection.of(options(TESTDATA.resolve("dcp/fsdp2/two-groups-at-3"))).orElseThrow();
+    Contents found = inspection.contents();
 
+    assertThat(inspection.what()).isEqualTo("a distributed checkpoint of PyTorch");
     assertThat(found.parts())
         .containsExactly(
-            new DcpInspection.Part("model", 13, 3175, Map.of("float32", 3175L), 0),
-            new DcpInspection.Part("optim.state", 36, 6360, Map.of("float32", 6360L), 0),
-            new DcpInspection.Part("optim.param_groups", 0, 0, Map.of(), 24),
-            new DcpInspection.Part("", 0, 0, Map.of(), 1));
+            new Contents.Part("model", 13, 3175, Map.of("float32", 3175L), 0),
+            new Contents.Part("optim.state", 36, 6360, Map.of("float32", 6360L), 0),
+            new Contents.Part("optim.param_groups", 0, 0, Map.of(), 24),
+            new Contents.Part("", 0, 0, Map.of(), 1));
     assertThat(found.mostChunks()).isEqualTo(3);
     assertThat(found.files()).isEqualTo(4);
-    assertThat(found.json()).contains("\"mostChunks\" : 3");
+    assertThat(inspection.json())
+        .contains("\"mostChunks\" : 3", "\"name\"", "\"parts\"", "\"files\" : 4", "\"bytes\"")
+        .doesNotContain("remark");
   }
 
   /** The output of --outputFormat=dcp is named as it was in --output. */
@@ -50,31 +55,31 @@ class DcpInspectionTest {
       }
     }
     Path pointer = Files.writeString(output.resolve("latest_dcp"), "step5\n");
-    assertThat(DcpInspection.of(options(output)).orElseThrow().parts())
-        .isEqualTo(DcpInspection.of(options(golden)).orElseThrow().parts());
+    assertThat(ForeignInspection.of(options(output)).orElseThrow().contents().parts())
+        .isEqualTo(ForeignInspection.of(options(golden)).orElseThrow().contents().parts());
 
     for (String wrong : List.of("", "step6", "../step5", "x".repeat(1 << 20))) {
       Files.writeString(pointer, wrong);
-      assertThatThrownBy(() -> DcpInspection.of(options(output)))
+      assertThatThrownBy(() -> ForeignInspection.of(options(output)))
           .isInstanceOf(RefusedException.class)
           .hasMessageContaining("latest_dcp")
           .hasMessageContaining("[step5]");
     }
     Files.writeString(output.resolve("latest"), "step5");
-    assertThat(DcpInspection.of(options(output))).isEmpty();
+    assertThat(ForeignInspection.of(options(output))).isEmpty();
   }
 
   @Test
   void aCheckpointOfDeepSpeedIsNone() {
-    assertThat(DcpInspection.of(options(TESTDATA.resolve("corpus/z1-bf16/source")))).isEmpty();
-    assertThat(DcpInspection.of(options(TESTDATA.resolve("corpus/nowhere")))).isEmpty();
+    assertThat(ForeignInspection.of(options(TESTDATA.resolve("corpus/z1-bf16/source")))).isEmpty();
+    assertThat(ForeignInspection.of(options(TESTDATA.resolve("corpus/nowhere")))).isEmpty();
   }
 
   @Test
   void aPictureOfRanksIsRefused() {
     CommandOptions options = options(TESTDATA.resolve("dcp/torch-2.15.0/flat"));
     options.setHtml("page.html");
-    assertThatThrownBy(() -> DcpInspection.of(options))
+    assertThatThrownBy(() -> ForeignInspection.of(options))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("--html draws the ranks");
   }

@@ -3,6 +3,7 @@ package io.github.reshard.pipeline;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.dcp.DcpDialect;
+import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.testing.WithoutBeam;
 import java.io.IOException;
@@ -10,6 +11,8 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** Options that do not go together with what is there. */
 class DcpOptionsTest {
@@ -47,12 +50,22 @@ class DcpOptionsTest {
         .contains("expected a distributed checkpoint of PyTorch");
   }
 
+  /** What fills a template is written as the template is; another format would be passed over. */
+  @ParameterizedTest
+  @ValueSource(strings = {Formats.DCP, Formats.UNIVERSAL})
+  void aTemplateAndAnotherFormat(String format) {
+    ReshardOptions options = Resharding.options(TWO_GROUPS.source(), scratch.resolve("out"), 2);
+    options.setTemplate(TWO_GROUPS.source().toString());
+    options.setOutputFormat(format);
+    assertThat(Resharding.refusal(options)).contains("leave --outputFormat out");
+  }
+
   @Test
   void optionsWithoutTheFormatTheyAreFor() {
     ReshardOptions options = Resharding.options(TWO_GROUPS.source(), scratch.resolve("out"), 2);
     options.setDialect("torch");
     assertThat(Resharding.refusal(options)).contains("--dialect and --filesPerCheckpoint are for");
-    options.setOutputFormat(ReshardOptions.DCP);
+    options.setOutputFormat(Formats.DCP);
     assertThat(Resharding.refusal(options))
         .contains("leave --targetWorldSize and --targetStage out");
   }

@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.checkpoint.dcp.DcpDialect;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.testing.CheckpointComparison;
 import io.github.reshard.testing.DisturbedCheckpoint;
@@ -33,7 +34,7 @@ class DcpPipelineTest {
     Path out = scratch.resolve("out");
     ReshardOptions options = Resharding.options(golden.source(), out, 1);
     options.setTargetWorldSize(null);
-    options.setOutputFormat(ReshardOptions.DCP);
+    options.setOutputFormat(Formats.DCP);
     options.setDialect(DcpDialect.ACCELERATE.optionName());
     options.setFilesPerCheckpoint(2);
     options.setPartBytes(777);

@@ -117,7 +117,9 @@ class DcpVerifyTest {
     assertThatThrownBy(
             () -> verify(FSDP2.resolve("columns-at-2"), FSDP2.resolve("two-groups-at-3")))
         .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("both are distributed checkpoints");
+        .hasMessageContaining(
+            "this is a distributed checkpoint of PyTorch, and --output is a distributed"
+                + " checkpoint");
     assertThatThrownBy(() -> verify(source, FSDP2.resolve("freeze-tie-at-2")))
         .isInstanceOf(RefusedException.class);
   }

@@ -8,14 +8,13 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.format.ExportRequest;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.planner.ReshardPlanner;
+import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.checkpoint.safetensors.SafetensorsFile;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.torch.DType;
-import io.github.reshard.checkpoint.weights.ExportRequest;
-import io.github.reshard.checkpoint.weights.WeightsPlanner;
 import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.testing.NearestEven;
 import io.github.reshard.testing.Safetensors;
@@ -91,17 +90,15 @@ class ExportTest {
       throws IOException {
     CheckpointFiles files =
         CheckpointFiles.discover(source, golden.source().toString(), Optional.empty());
-    ReshardPlan own = ReshardPlanner.plan(source, files, golden.sourceWorld(), PART_BYTES);
-    return WeightsPlanner.plan(
-        source,
-        files,
-        own,
+    return Formats.export(
+        Formats.zero(source, files),
+        golden.sourceWorld(),
         new ExportRequest(
             dtype,
             ExportRequest.DEFAULT_SHARD_BYTES,
             Optional.empty(),
             Optional.empty(),
-            Optional.empty(),
+            false,
             PART_BYTES));
   }
 

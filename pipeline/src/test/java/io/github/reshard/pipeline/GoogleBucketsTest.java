@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.pipeline.FaultyProxy.Fate;
 import io.github.reshard.pipeline.FaultyProxy.Seen;
 import io.github.reshard.pipeline.storage.Stores;
@@ -33,12 +34,12 @@ class GoogleBucketsTest extends BucketsCase {
     bucket.upload(golden.source(), name + "/source");
     ReshardOptions options = options(gs(name + "/source"), gs(name + "/dcp"), 1);
     options.setTargetWorldSize(null);
-    options.setOutputFormat(ReshardOptions.DCP);
+    options.setOutputFormat(Formats.DCP);
     Resharding.run(options);
 
     options = options(golden.source().toString(), directory.resolve("dcp").toString(), 1);
     options.setTargetWorldSize(null);
-    options.setOutputFormat(ReshardOptions.DCP);
+    options.setOutputFormat(Formats.DCP);
     Resharding.run(options);
     Map<String, byte[]> expected = GcsTree.local(directory.resolve("dcp"));
     assertThat(expected).containsKeys("latest_dcp", golden.tag() + "/.metadata");

@@ -27,6 +27,11 @@ class LayersTest {
   }
 
   @Test
+  void noFormatIsNamedOutsideOfItsPackage() {
+    PIPELINE.assertKnowNoFormat(Map.of());
+  }
+
+  @Test
   void classesThatKnowEachOtherHaveAReason() {
     PIPELINE.assertPairs(PAIRS);
   }

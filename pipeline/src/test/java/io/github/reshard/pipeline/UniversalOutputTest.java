@@ -8,6 +8,7 @@ import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.testing.Reassembly;
@@ -210,7 +211,7 @@ class UniversalOutputTest {
     ReshardOptions options =
         Resharding.options(GoldenCase.of("z2-fp32-twogroups").source(), output, 4);
     options.setTargetWorldSize(null);
-    options.setOutputFormat(ReshardOptions.UNIVERSAL);
+    options.setOutputFormat(Formats.UNIVERSAL);
     ReshardReport report = Resharding.run(options);
 
     assertThat(report.targetWorldSize()).isZero();
@@ -226,7 +227,7 @@ class UniversalOutputTest {
 
   private RefusedException refusal(String name, Integer stage, Integer ranks) {
     ReshardOptions options = Resharding.options(GoldenCase.of(name).source(), temp.resolve("o"), 1);
-    options.setOutputFormat(ReshardOptions.UNIVERSAL);
+    options.setOutputFormat(Formats.UNIVERSAL);
     options.setTargetStage(stage);
     options.setTargetWorldSize(ranks);
     RefusedException[] refused = new RefusedException[1];

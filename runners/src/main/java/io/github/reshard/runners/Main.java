@@ -4,10 +4,10 @@ import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.pipeline.CommandName;
 import io.github.reshard.pipeline.CommandOptions;
-import io.github.reshard.pipeline.DcpInspection;
 import io.github.reshard.pipeline.Ensure;
 import io.github.reshard.pipeline.ExportPipeline;
 import io.github.reshard.pipeline.FollowPipeline;
+import io.github.reshard.pipeline.ForeignInspection;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.JobStagedException;
 import io.github.reshard.pipeline.PlanReport;
@@ -266,9 +266,9 @@ public final class Main {
   }
 
   private int inspect(CommandOptions options) {
-    Optional<DcpInspection> dcp = DcpInspection.of(options);
-    if (dcp.isPresent()) {
-      out.println(options.getJson() ? dcp.get().json() : Tables.of(dcp.get()));
+    Optional<ForeignInspection> foreign = ForeignInspection.of(options);
+    if (foreign.isPresent()) {
+      out.println(options.getJson() ? foreign.get().json() : Tables.of(foreign.get()));
       return 0;
     }
     Inspection inspection = Inspection.of(options);

@@ -31,9 +31,7 @@ import static io.github.reshard.runners.Option.Kind.STAGE;
 import static io.github.reshard.runners.Option.Kind.TEXT;
 import static io.github.reshard.runners.Option.Kind.UNTIL;
 
-import io.github.reshard.checkpoint.dcp.DcpDialect;
-import io.github.reshard.pipeline.ReshardOptions;
-import java.util.Arrays;
+import io.github.reshard.checkpoint.planner.Formats;
 import java.util.List;
 import java.util.Optional;
 
@@ -49,8 +47,8 @@ final class Options {
 
   static final String FORMAT_NAME = "outputFormat";
   static final String NATIVE = "native";
-  static final String DCP = ReshardOptions.DCP;
-  static final String UNIVERSAL = ReshardOptions.UNIVERSAL;
+  static final String DCP = Formats.DCP;
+  static final String UNIVERSAL = Formats.UNIVERSAL;
 
   private static final Command[] ALL = Command.values();
 
@@ -403,7 +401,7 @@ final class Options {
     return switch (kind) {
       case FORMAT -> List.of(NATIVE, UNIVERSAL, DCP);
       case DTYPE -> List.of("asSaved", "bf16", "fp16", "fp32");
-      case DIALECT -> Arrays.stream(DcpDialect.values()).map(DcpDialect::optionName).toList();
+      case DIALECT -> Formats.dialects();
       default -> List.of();
     };
   }

@@ -5,7 +5,8 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.Leftovers;
-import io.github.reshard.pipeline.DcpInspection;
+import io.github.reshard.checkpoint.template.Contents;
+import io.github.reshard.pipeline.ForeignInspection;
 import io.github.reshard.pipeline.Inspection;
 import io.github.reshard.pipeline.PlanReport;
 import io.github.reshard.pipeline.VerifyReport;
@@ -78,13 +79,14 @@ final class Tables {
     return String.join("\n", lines);
   }
 
-  static String of(DcpInspection inspection) {
+  static String of(ForeignInspection inspection) {
+    Contents contents = inspection.contents();
     List<String> lines = new ArrayList<>();
-    lines.add(inspection.name());
-    row("what", "a distributed checkpoint of PyTorch", lines);
+    lines.add(contents.name());
+    row("what", inspection.what(), lines);
     rows(
         "keys",
-        inspection.parts().stream()
+        contents.parts().stream()
             .map(
                 part ->
                     (part.word().isEmpty() ? "at the top" : part.word())
@@ -100,16 +102,12 @@ final class Tables {
                         + (part.objects() == 0 ? "" : Quantity.count(part.objects(), "object")))
             .toList(),
         lines);
-    row("chunks", "up to " + inspection.mostChunks() + " a tensor", lines);
+    row("chunks", "up to " + contents.mostChunks() + " a tensor", lines);
     row(
         "size",
-        Quantity.bytes(inspection.bytes()) + " in " + Quantity.count(inspection.files(), "file"),
+        Quantity.bytes(contents.bytes()) + " in " + Quantity.count(contents.files(), "file"),
         lines);
-    row(
-        "note",
-        "any number of FSDP ranks loads it as it is; DeepSpeed's files are made of it with"
-            + " --template",
-        lines);
+    row("note", contents.remark(), lines);
     return String.join("\n", lines);
   }
 

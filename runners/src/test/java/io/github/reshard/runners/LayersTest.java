@@ -33,6 +33,12 @@ class LayersTest {
   }
 
   @Test
+  void noFormatIsNamedOutsideOfItsPackage() {
+    RUNNERS.assertKnowNoFormat(
+        Map.of("bench.SyntheticCheckpoint", "makes files of that format, so it asks the layout"));
+  }
+
+  @Test
   void classesThatKnowEachOtherHaveAReason() {
     RUNNERS.assertPairs(PAIRS);
   }

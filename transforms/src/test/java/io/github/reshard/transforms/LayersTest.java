@@ -27,6 +27,11 @@ class LayersTest {
   }
 
   @Test
+  void noFormatIsNamedOutsideOfItsPackage() {
+    TRANSFORMS.assertKnowNoFormat(Map.of());
+  }
+
+  @Test
   void classesThatKnowEachOtherHaveAReason() {
     TRANSFORMS.assertPairs(PAIRS);
   }

@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.dcp;
 
+import io.github.reshard.checkpoint.deepspeed.Scalar;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.torch.DType;

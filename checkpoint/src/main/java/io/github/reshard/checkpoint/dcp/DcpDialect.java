@@ -2,8 +2,10 @@ package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Step;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
+import java.util.Optional;
 
 /**
  * Under which keys a program expects what a checkpoint holds. All are what {@code
@@ -109,5 +111,18 @@ public enum DcpDialect {
   @Override
   public String toString() {
     return name.toLowerCase(Locale.ROOT);
+  }
+
+  /** The dialect of that name; PyTorch's own if none is said. */
+  public static DcpDialect of(Optional<String> name) {
+    return Arrays.stream(values())
+        .filter(one -> Optional.of(one.optionName()).equals(name))
+        .findFirst()
+        .orElse(TORCH);
+  }
+
+  /** The names of all. */
+  public static List<String> names() {
+    return Arrays.stream(values()).map(DcpDialect::optionName).toList();
   }
 }

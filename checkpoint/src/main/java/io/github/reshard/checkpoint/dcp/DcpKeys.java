@@ -2,6 +2,8 @@ package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Item;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.States;
 import java.util.ArrayList;
 import java.util.Collection;
@@ -35,13 +37,41 @@ public final class DcpKeys {
   }
 
   /**
+   * Finds those of the parameters of a checkpoint of DeepSpeed.
+   *
+   * @param template a plan of that
+   * @throws RefusedException if they are not there, or in two places
+   */
+  static DcpKeys of(DcpCheckpoint dcp, ReshardPlan template) {
+    List<String> trained = new ArrayList<>();
+    Optional<String> state = Optional.empty();
+    for (PartitionedModel model : template.models()) {
+      if (!model.isFrozen()) {
+        for (int p = 0; p < model.parameters().size(); p++) {
+          trained.add(model.parameters().get(p).name());
+          if (p == 0) {
+            state =
+                model.statesOf(p).keySet().stream()
+                    .filter(name -> !name.equals(States.MASTER))
+                    .findFirst();
+          }
+        }
+      }
+    }
+    if (trained.isEmpty()) {
+      throw new RefusedException(template.checkpoint(), "the template trains no parameter.");
+    }
+    return find(dcp, trained, state);
+  }
+
+  /**
    * Finds them.
    *
    * @param parameters the names of all that are trained
    * @param state a state that the optimizer keeps of the first of them, if it keeps any
    * @throws RefusedException if they are not there, or in two places
    */
-  public static DcpKeys find(
+  private static DcpKeys find(
       DcpCheckpoint checkpoint, Collection<String> parameters, Optional<String> state) {
     Map<String, Item> items = checkpoint.items();
     String where = checkpoint.path();

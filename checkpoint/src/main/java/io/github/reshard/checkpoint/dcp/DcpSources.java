@@ -5,6 +5,9 @@ import io.github.reshard.checkpoint.dcp.DcpMetadata.Chunk;
 import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.Box;
+import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.NonZeroElements;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -175,6 +178,36 @@ public final class DcpSources {
                 unproven.isEmpty()
                     ? ""
                     : "they were saved without checksums, or nothing in them is trained yet"));
+  }
+
+  /**
+   * How the parameters of {@code model} lie in chunks.
+   *
+   * @param partitions gets where these begin
+   * @throws RefusedException if the states of a parameter are not cut alike
+   */
+  DcpLayout layout(PartitionedModel model, DcpKeys keys, Map<Partition, Address> partitions) {
+    List<List<Box>> boxes = new ArrayList<>();
+    for (int p = 0; p < model.parameters().size(); p++) {
+      List<Box> ofParameter = null;
+      for (String state : model.statesOf(p).keySet()) {
+        String key = keys.weightOrState(model.parameters().get(p).name(), state);
+        List<Chunk> chunks = keys.requireTensor(key).chunks();
+        List<Box> own = chunks.stream().map(c -> new Box(c.offsets(), c.sizes())).toList();
+        if (ofParameter != null && !ofParameter.equals(own)) {
+          throw new RefusedException(
+              keys.where(),
+              "'%s' is cut into %s, another state of the same parameter into %s."
+                  .formatted(key, own, ofParameter));
+        }
+        ofParameter = own;
+        for (int c = 0; c < chunks.size(); c++) {
+          partitions.put(new Partition(c, p, state), address(key, c));
+        }
+      }
+      boxes.add(ofParameter == null ? List.of() : ofParameter);
+    }
+    return new DcpLayout(model.parameters(), boxes);
   }
 
   private boolean isTrained(SourceStore store, int file, Set<String> states) throws IOException {

@@ -9,7 +9,6 @@ import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
-import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -81,11 +80,6 @@ public record SavedModule(
         : ExpertNames.of(model.parameters()).global(name, model.expertRank());
   }
 
-  /** Whether the parameters of {@code model} are frozen ones that ZeRO-3 partitions. */
-  public static boolean isFrozen(PartitionedModel model) {
-    return !model.states().isEmpty() && model.states().get(0).containsKey(States.FROZEN);
-  }
-
   /**
    * Reads them.
    *
@@ -145,7 +139,7 @@ public record SavedModule(
       }
       this.source = index;
       for (PartitionedModel model : plan.models()) {
-        boolean isFrozen = isFrozen(model);
+        boolean isFrozen = model.isFrozen();
         for (int p = 0; p < model.parameters().size(); p++) {
           ModuleWeight weight = model.weights().get(p);
           if (weight != null && weight.source() != null && weight.source().file() == source) {

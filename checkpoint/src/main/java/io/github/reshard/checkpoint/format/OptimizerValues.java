@@ -32,8 +32,24 @@ public record OptimizerValues(
    */
   public record Group(PyObject master, Optional<PyObject> state, List<String> cut) {}
 
+  /**
+   * What a file says of a param group that all of its parameters have in common.
+   *
+   * @param options its hyper-parameters, if they are saved
+   * @param states the optimizer's state of it: one dict, or one of each part that is stepped by
+   *     itself, or none
+   */
+  public record Shared(Optional<PickledValue> options, List<PickledValue> states) {}
+
   /** How the files of one format are read; recipes carry it to the workers. */
   public interface Reading extends Serializable {
+    /**
+     * What a file says of each param group. The nodes are those of {@code root}.
+     *
+     * @param root the pickled dict
+     */
+    List<Shared> shared(PickledValue root);
+
     /**
      * Reads a file anew.
      *

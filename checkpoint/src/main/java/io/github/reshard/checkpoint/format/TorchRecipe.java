@@ -10,6 +10,7 @@ import io.github.reshard.checkpoint.torch.ByteSegment;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.util.List;
+import java.util.Optional;
 
 /** A torch file that is made from one of the source. */
 public interface TorchRecipe extends Recipe {
@@ -34,6 +35,11 @@ public interface TorchRecipe extends Recipe {
    */
   default boolean isOfSameKind() {
     return true;
+  }
+
+  /** How the optimizer file that it makes is read; empty if it makes a file of another kind. */
+  default Optional<OptimizerValues.Reading> optimizer() {
+    return Optional.empty();
   }
 
   @Override

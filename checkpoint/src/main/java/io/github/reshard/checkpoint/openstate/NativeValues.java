@@ -120,7 +120,7 @@ public final class NativeValues {
   private List<List<String>> order() {
     Map<Integer, List<String>> byGroup = new TreeMap<>();
     for (PartitionedModel of : plan.models()) {
-      if (!SavedModule.isFrozen(of)) {
+      if (!of.isFrozen()) {
         of.parameters()
             .forEach(
                 parameter ->
@@ -238,7 +238,7 @@ public final class NativeValues {
     Set<String> partitioned = new LinkedHashSet<>();
     for (PartitionedModel of : plan.models()) {
       for (int p = 0; p < of.parameters().size(); p++) {
-        if (of.parameters().get(p).group() == group && !SavedModule.isFrozen(of)) {
+        if (of.parameters().get(p).group() == group && !of.isFrozen()) {
           partitioned.addAll(of.statesOf(p).keySet());
         }
       }

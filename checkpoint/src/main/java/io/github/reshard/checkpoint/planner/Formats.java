@@ -1,15 +1,17 @@
 package io.github.reshard.checkpoint.planner;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
 import io.github.reshard.checkpoint.dcp.DcpDialect;
-import io.github.reshard.checkpoint.dcp.DcpMetadata;
+import io.github.reshard.checkpoint.dcp.DcpWriter;
+import io.github.reshard.checkpoint.dcp.DistributedCheckpoint;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.KnownKind;
 import io.github.reshard.checkpoint.deepspeed.UserHints;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.CheckpointReader;
 import io.github.reshard.checkpoint.format.CheckpointWriter;
+import io.github.reshard.checkpoint.format.ExportRequest;
+import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.openstate.OpenStateSource;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
@@ -18,33 +20,40 @@ import io.github.reshard.checkpoint.shards.UserShardsReader;
 import io.github.reshard.checkpoint.shards.UserShardsWriter;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
+import io.github.reshard.checkpoint.template.Foreign;
 import io.github.reshard.checkpoint.universal.UniversalFiles;
 import io.github.reshard.checkpoint.universal.UniversalReader;
 import io.github.reshard.checkpoint.universal.UniversalSource;
 import io.github.reshard.checkpoint.universal.UniversalWriter;
-import io.github.reshard.checkpoint.weights.ExportRequest;
 import io.github.reshard.checkpoint.weights.WeightsWriter;
 import io.github.reshard.checkpoint.zero12.FlatReader;
 import io.github.reshard.checkpoint.zero12.FlatWriter;
 import io.github.reshard.checkpoint.zero3.ShardedReader;
 import io.github.reshard.checkpoint.zero3.ShardedWriter;
+import java.io.FileNotFoundException;
 import java.io.IOException;
-import java.util.Arrays;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.NotDirectoryException;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 
 /** All formats. Nothing else knows more than one of them. */
 public final class Formats {
-  private static final String DCP = "dcp";
-  private static final String SAFETENSORS = ".safetensors";
-  private static final String UNIVERSAL = "universal";
+  /** The {@code --outputFormat} of PyTorch's distributed checkpoints. */
+  public static final String DCP = "dcp";
+
+  /** The {@code --outputFormat} that any number of ranks loads with {@code load_universal}. */
+  public static final String UNIVERSAL = "universal";
 
   private Formats() {}
 
   /** How each format is found; the first that finds something has it. */
   private static final List<Finder> READ =
       List.of(Formats::openState, Formats::shards, Formats::universalOrZero);
+
+  /** The same of those that other trainers save. */
+  private static final List<Finder> FOREIGN = List.of(Formats::foreignDistributed);
 
   /** How each format is written that is asked for by its name. */
   private static final Map<String, Writing> WRITTEN =
@@ -61,22 +70,6 @@ public final class Formats {
   }
 
   /**
-   * Where a checkpoint is looked for.
-   *
-   * @param store reads the files there
-   * @param directory where
-   * @param tag the checkpoint inside it, or empty for what {@code latest} says
-   * @param shards the names of shards that were saved one by one, if they were said
-   * @param hints what the user adds to such shards
-   */
-  public record Place(
-      SourceStore store,
-      String directory,
-      Optional<String> tag,
-      Optional<String> shards,
-      UserHints hints) {}
-
-  /**
    * The checkpoint that is at a place.
    *
    * @throws RefusedException if there is none
@@ -89,6 +82,40 @@ public final class Formats {
       }
     }
     throw new RefusedException(place.directory(), "there is no checkpoint.");
+  }
+
+  /**
+   * The checkpoint of another trainer that is at a place, if there is one.
+   *
+   * @throws RefusedException if it is one that is not whole or not understood
+   */
+  public static Optional<Found> foreign(Place place) throws IOException {
+    try {
+      for (Finder finder : FOREIGN) {
+        Optional<Found> found = finder.find(place);
+        if (found.isPresent()) {
+          return found;
+        }
+      }
+      return Optional.empty();
+    } catch (NoSuchFileException | FileNotFoundException | NotDirectoryException e) {
+      return Optional.empty(); // what else it may mean is found out by whoever asks
+    }
+  }
+
+  private static Optional<Found> foreignDistributed(Place place) throws IOException {
+    return DistributedCheckpoint.find(place.store(), place.inside())
+        .map(
+            found ->
+                new Found(
+                    place.store(),
+                    CheckpointFiles.none(found.dcp().path()),
+                    found.dcp().path(),
+                    found.reader(),
+                    stage -> PlanDraft::ofNothing,
+                    Optional.empty(),
+                    Optional.empty(),
+                    Optional.of(found)));
   }
 
   private static Optional<Found> openState(Place place) throws IOException {
@@ -140,7 +167,7 @@ public final class Formats {
     try {
       files = CheckpointFiles.discover(place.store(), place.directory(), place.tag());
     } catch (RefusedException e) {
-      throw distributedThere(place).orElse(e);
+      throw foreignThere(place).orElse(e);
     }
     return Optional.of(
         UniversalSource.is(files)
@@ -231,22 +258,15 @@ public final class Formats {
 
   /** What is said to be made where {@code format} is asked for. */
   public static String form(String format, Optional<String> dialect) {
-    return format.equals(DCP) ? format + ", " + dialect(dialect).optionName() : format;
-  }
-
-  private static DcpDialect dialect(Optional<String> name) {
-    return Arrays.stream(DcpDialect.values())
-        .filter(of -> Optional.of(of.optionName()).equals(name))
-        .findFirst()
-        .orElse(DcpDialect.TORCH);
+    return format.equals(DCP) ? format + ", " + DcpDialect.of(dialect).optionName() : format;
   }
 
   private static Output distributed(Found found, int savedRanks, Request request)
       throws IOException {
     requireModelFiles(found, "a distributed checkpoint");
-    DcpDialect dialect = dialect(request.dialect());
+    DcpDialect dialect = DcpDialect.of(request.dialect());
     ReshardPlan plan =
-        new DcpPlanner(found.files(), dialect, request.files().orElse(0))
+        new DcpWriter(found.files(), dialect, request.files().orElse(0))
             .plan(found.reader().read(savedRanks), new Target(savedRanks, request.partBytes()));
     return new Output(plan, form(request.format(), request.dialect()), TargetStore.LATEST_DCP);
   }
@@ -285,58 +305,78 @@ public final class Formats {
   }
 
   /**
-   * Plans files of DeepSpeed, made of a distributed checkpoint; nothing is written.
+   * A template that a checkpoint of another trainer fills: what is read and written are its files,
+   * with the training of the other one in them.
    *
-   * @param path of that
-   * @param template a checkpoint that the run which is to load them saved
-   * @param stage the ZeRO stage, or {@link ZeroStage#AS_SAVED}
-   * @throws RefusedException if there is no distributed checkpoint, or the two are not of one model
-   *     and optimizer
+   * @param path of the other one
+   * @param template a checkpoint that the run which is to load saved
+   * @throws RefusedException if there is no other one
    */
-  public static ReshardPlan ofDistributed(
-      String path, Found template, int targetWorldSize, int stage, long partBytes)
-      throws IOException {
+  public static Found filled(String path, Found template) throws IOException {
     SourceStore store = template.store();
-    Optional<DcpCheckpoint> distributed = DcpCheckpoint.find(store, path);
-    if (distributed.isEmpty()
-        && store.list(path).files().stream().anyMatch(f -> f.name().endsWith(SAFETENSORS))) {
-      throw new RefusedException(
-          path,
-          "holds safetensors, as PyTorch's HuggingFaceStorageWriter and save_pretrained write them:"
-              + " weights alone, and no optimizer's state is made up. Load them into the model"
-              + " before deepspeed.initialize; no template is needed for that.");
-    }
-    DcpCheckpoint dcp =
-        distributed.orElseThrow(
-            () ->
-                new RefusedException(
-                    path,
-                    "expected a distributed checkpoint of PyTorch, which has a file %s, found none. --template is for these; leave it out for a checkpoint of DeepSpeed, or name the directory of one step, or its name with --tag."
-                        .formatted(DcpMetadata.FILE_NAME)));
-    DcpPlanner.requireOneModel(template.files(), template.folder());
-    return DcpReader.plan(
-        store, dcp, template.files(), template.plan(targetWorldSize, stage, partBytes));
+    Foreign foreign = DistributedCheckpoint.require(store, path);
+    return new Found(
+        store,
+        template.files(),
+        template.folder(),
+        template.reader(),
+        stage -> foreign.onto(template.writer().apply(stage), template.files(), template.folder()),
+        template.oddity(),
+        template.bare());
   }
 
-  /** What is said of a distributed checkpoint that is where another one is expected. */
-  private static Optional<RefusedException> distributedThere(Place place) {
-    String path =
-        place.tag().isEmpty()
-            ? place.directory()
-            : place.store().child(place.directory(), place.tag().get());
+  /** What is said of a checkpoint of another trainer that is where one of DeepSpeed is expected. */
+  private static Optional<RefusedException> foreignThere(Place place) {
     try {
-      if (DcpCheckpoint.find(place.store(), path).isEmpty()) {
-        return Optional.empty();
-      }
+      return foreign(place)
+          .map(
+              found ->
+                  new RefusedException(
+                      place.inside(),
+                      "this is %s, which does not say all that DeepSpeed needs. Let the run that will load it save once after one step, and name the directory of that with --template. From one distributed checkpoint to another no tool is needed."
+                          .formatted(found.foreign().orElseThrow().what())));
     } catch (IOException noDirectory) {
       return Optional.empty();
     }
-    return Optional.of(
-        new RefusedException(
-            path,
-            "this is a distributed checkpoint of PyTorch, which does not say all that DeepSpeed"
-                + " needs. Let the run that will load it save once after one step, and name the"
-                + " directory of that with --template. From one distributed checkpoint to another"
-                + " no tool is needed."));
+  }
+
+  /**
+   * Checks that what was asked for means something where {@code format} is written.
+   *
+   * @param where the input, for messages
+   * @param format its name, or empty for files of {@code save_checkpoint}
+   * @param ownOptions whether options were given that are a distributed checkpoint's own
+   * @param size whether a number of ranks or a ZeRO stage was given
+   * @throws RefusedException if it means nothing
+   */
+  public static void requireMeant(
+      String where, Optional<String> format, boolean ownOptions, boolean size) {
+    boolean distributed = format.equals(Optional.of(DCP));
+    if (!distributed && ownOptions) {
+      throw new RefusedException(
+          where,
+          "--dialect and --filesPerCheckpoint are for --outputFormat=dcp, which is not given.");
+    }
+    if (distributed && size) {
+      throw new RefusedException(
+          where,
+          "a distributed checkpoint is the same for any number of ranks and has no ZeRO stage;"
+              + " leave --targetWorldSize and --targetStage out.");
+    }
+  }
+
+  /** The dialects that a distributed checkpoint may be asked for in. */
+  public static List<String> dialects() {
+    return DcpDialect.names();
+  }
+
+  /**
+   * What the output is called.
+   *
+   * @param format its name, or empty for files of {@code save_checkpoint}
+   * @param tag of the input
+   */
+  public static String tag(Optional<String> format, String tag) {
+    return format.equals(Optional.of(UNIVERSAL)) ? UniversalFiles.tag(tag) : tag;
   }
 }

@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.format.CheckpointWriter;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.template.Foreign;
 import java.io.IOException;
 import java.util.Optional;
 import java.util.function.IntFunction;
@@ -21,6 +22,7 @@ import java.util.function.IntFunction;
  *     io.github.reshard.checkpoint.deepspeed.ZeroStage#AS_SAVED}, writes what its runs load
  * @param oddity what is unusual about it, if it is read as if one rank had saved it
  * @param bare of shards that were saved one by one, what they are
+ * @param foreign of a checkpoint of another trainer, what it offers; its writer writes nothing
  */
 public record Found(
     SourceStore store,
@@ -29,7 +31,20 @@ public record Found(
     CheckpointReader reader,
     IntFunction<CheckpointWriter> writer,
     Optional<String> oddity,
-    Optional<Bare> bare) {
+    Optional<Bare> bare,
+    Optional<Foreign> foreign) {
+  /** One of DeepSpeed's, or of what is seen as one of these. */
+  public Found(
+      SourceStore store,
+      CheckpointFiles files,
+      String folder,
+      CheckpointReader reader,
+      IntFunction<CheckpointWriter> writer,
+      Optional<String> oddity,
+      Optional<Bare> bare) {
+    this(store, files, folder, reader, writer, oddity, bare, Optional.empty());
+  }
+
   /**
    * Shards that were saved one by one, without a tag.
    *

@@ -1,13 +1,13 @@
 package io.github.reshard.checkpoint.planner;
 
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.NamedFile;
 import io.github.reshard.checkpoint.deepspeed.TensorRequest;
 import io.github.reshard.checkpoint.json.Json;
 import io.github.reshard.checkpoint.json.JsonAsPython;
 import io.github.reshard.checkpoint.parallel.Division;
 import io.github.reshard.checkpoint.parallel.ModelHeads;
 import io.github.reshard.checkpoint.parallel.RuleFile;
-import io.github.reshard.checkpoint.shards.NamedFile;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.PickledValue;

@@ -3,6 +3,7 @@ package io.github.reshard.checkpoint.shards;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.copy.WeightCast;
 import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
+import io.github.reshard.checkpoint.deepspeed.NamedFile;
 import io.github.reshard.checkpoint.format.Addresses;
 import io.github.reshard.checkpoint.safetensors.SafetensorsFile;
 import io.github.reshard.checkpoint.state.Address;

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.shards;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
+import io.github.reshard.checkpoint.deepspeed.NamedFile;
 import io.github.reshard.checkpoint.deepspeed.UserHints;
 import io.github.reshard.checkpoint.json.JsonAsPython;
 import io.github.reshard.checkpoint.storage.FileStat;

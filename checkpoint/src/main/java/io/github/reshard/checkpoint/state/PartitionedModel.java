@@ -177,6 +177,11 @@ public record PartitionedModel(
     return expertRank != ParamId.NO_EXPERT;
   }
 
+  /** Whether its parameters are frozen ones, of which nothing is there but the weights. */
+  public boolean isFrozen() {
+    return !states.isEmpty() && states.get(0).containsKey(States.FROZEN);
+  }
+
   /** The identity of a parameter in the whole job. */
   public ParamId id(String checkpoint, int parameter) {
     return new ParamId(checkpoint, mpRank, parameters().get(parameter).name());

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.weights;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.format.ExportRequest;
 import io.github.reshard.checkpoint.openstate.OpenFormat;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.safetensors.JsonText;

@@ -2,7 +2,6 @@ package io.github.reshard.checkpoint.weights;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
-import io.github.reshard.checkpoint.deepspeed.SavedModule;
 import io.github.reshard.checkpoint.parallel.Division;
 import io.github.reshard.checkpoint.parallel.Recut;
 import io.github.reshard.checkpoint.parallel.TensorDegree;
@@ -111,7 +110,7 @@ final class TensorJoin {
   private static List<PartitionedModel> ranks(ReshardPlan source, boolean frozen) {
     return source.models().stream()
         .filter(model -> model.expertRank() == ParamId.NO_EXPERT)
-        .filter(model -> SavedModule.isFrozen(model) == frozen)
+        .filter(model -> model.isFrozen() == frozen)
         .toList();
   }
 

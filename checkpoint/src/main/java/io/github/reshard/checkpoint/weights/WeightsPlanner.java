@@ -6,6 +6,10 @@ import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
 import io.github.reshard.checkpoint.deepspeed.SavedModule.Kind;
 import io.github.reshard.checkpoint.deepspeed.SavedModule.SavedTensor;
+import io.github.reshard.checkpoint.format.ExportRequest;
+import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.format.Target;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.openstate.NativeValues;
 import io.github.reshard.checkpoint.openstate.OpenFormat;
 import io.github.reshard.checkpoint.parallel.Recut;
@@ -33,7 +37,7 @@ import java.util.Optional;
 import java.util.regex.Pattern;
 
 /** Plans the consolidated weights of a checkpoint, whatever its stage and number of ranks. */
-public final class WeightsPlanner {
+final class WeightsPlanner {
   /** What {@code from_pretrained} reads beside the weights. */
   private static final Pattern BESIDE =
       Pattern.compile(
@@ -47,6 +51,7 @@ public final class WeightsPlanner {
   private final List<SavedModule> modules;
   private final Optional<TensorJoin> join;
   private final ExportRequest request;
+  private final Optional<List<Map<String, Object>>> paramGroups;
   private final Map<String, PlannedTensor> tensors = new LinkedHashMap<>();
   private final Map<String, String> tied = new LinkedHashMap<>();
   private final List<String> notes = new ArrayList<>();
@@ -56,32 +61,38 @@ public final class WeightsPlanner {
       CheckpointFiles files,
       List<SavedModule> modules,
       Optional<TensorJoin> join,
-      ExportRequest request) {
+      ExportRequest request,
+      Optional<List<Map<String, Object>>> paramGroups) {
     this.source = source;
     this.files = files;
     this.modules = modules;
     this.join = join;
     this.request = request;
+    this.paramGroups = paramGroups;
   }
 
   /**
    * Plans the export of {@code files}.
    *
-   * @param source the plan of the same files for the ranks that saved them
+   * @param state of the same files, read for the ranks that saved them
    * @throws RefusedException if the checkpoint is not whole, contradicts itself, or holds what is
    *     not understood, or if it has not what was asked for
    */
-  public static ReshardPlan plan(
-      SourceStore store, CheckpointFiles files, ReshardPlan source, ExportRequest request)
+  static ReshardPlan plan(
+      TrainingState state, CheckpointFiles files, Target target, ExportRequest request)
       throws IOException {
+    SourceStore store = state.store();
+    ReshardPlan source = PlanDraft.ofNothing(state, target);
+    Optional<List<Map<String, Object>>> paramGroups =
+        request.optimizer() ? Optional.of(OptimizerOptions.of(state)) : Optional.empty();
     List<SavedModule> modules = SavedModule.of(source, store, files);
     Optional<TensorJoin> join = TensorJoin.of(source, store, files);
     ReshardPlan whole = join.isPresent() ? join.get().joined() : source;
-    return new WeightsPlanner(whole, files, modules, join, request).plan(store);
+    return new WeightsPlanner(whole, files, modules, join, request, paramGroups).plan(store);
   }
 
   private ReshardPlan plan(SourceStore store) throws IOException {
-    if (request.paramGroups().isPresent()) {
+    if (request.optimizer()) {
       OpenState.requireSupported(source, request);
     }
     Map<String, Parameter> parameters = parameters();
@@ -149,8 +160,8 @@ public final class WeightsPlanner {
         WeightShards.of(stem, laidOut, adapter ? Long.MAX_VALUE : request.shardBytes());
     add(plan, stem, shards, byNewName);
     beside.forEach(plan::copyFile);
-    if (request.paramGroups().isPresent()) {
-      OpenState state = new OpenState(source, tensors, names, request.paramGroups().get());
+    if (request.optimizer()) {
+      OpenState state = new OpenState(source, tensors, names, paramGroups.get());
       parameters.forEach((name, p) -> state.add(name, p.model(), p.index()));
       add(
           plan,
@@ -314,7 +325,7 @@ public final class WeightsPlanner {
   private PlannedTensor ofParameter(Parameter parameter, DType inModule) {
     PartitionedModel model = source.models().get(parameter.model());
     List<Long> shape = model.parameters().get(parameter.index()).shape();
-    boolean frozen = SavedModule.isFrozen(model);
+    boolean frozen = model.isFrozen();
     String state = frozen ? States.FROZEN : States.MASTER;
     DType held = model.statesOf(parameter.index()).get(state);
     ModuleWeight weight = model.weights().get(parameter.index());
@@ -327,7 +338,7 @@ public final class WeightsPlanner {
     }
     DType to = frozen ? asked(held) : request.dtype().orElse(asSaved);
     boolean saved = weight != null && weight.source() != null && weight.dtype() == to;
-    if (request.paramGroups().isPresent() && !frozen && held != to) {
+    if (request.optimizer() && !frozen && held != to) {
       // The masters go beside the optimizer's states: the weight is the module's, or a second copy.
       requireCast(parameter.name(), held, to);
       return new PlannedTensor(
@@ -337,7 +348,7 @@ public final class WeightsPlanner {
           to,
           shape);
     }
-    if (saved && model.source().holders() > 1 && request.paramGroups().isEmpty()) {
+    if (saved && model.source().holders() > 1 && !request.optimizer()) {
       return new PlannedTensor(
           parameter.name(),
           new Origin.State(parameter.model(), parameter.index(), States.MODULE),
@@ -345,7 +356,7 @@ public final class WeightsPlanner {
           to,
           shape);
     }
-    if (saved && request.paramGroups().isEmpty()) {
+    if (saved && !request.optimizer()) {
       // Nothing has to be known of partitions where the module's own weight is what is wanted.
       return new PlannedTensor(
           parameter.name(), new Origin.Stored(model.mpRank(), weight.source()), to, to, shape);

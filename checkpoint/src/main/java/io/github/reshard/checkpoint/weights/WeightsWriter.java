@@ -2,7 +2,7 @@ package io.github.reshard.checkpoint.weights;
 
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.format.CheckpointWriter;
-import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.format.ExportRequest;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
@@ -23,6 +23,6 @@ public final class WeightsWriter implements CheckpointWriter {
 
   @Override
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
-    return WeightsPlanner.plan(state.store(), files, PlanDraft.ofNothing(state, target), request);
+    return WeightsPlanner.plan(state, files, target, request);
   }
 }

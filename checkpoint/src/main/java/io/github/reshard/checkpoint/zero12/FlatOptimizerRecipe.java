@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.format.OptimizerValues;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -45,5 +46,10 @@ record FlatOptimizerRecipe(
   @Override
   public boolean isOfSameKind() {
     return stage == ZeroStage.AS_SAVED && regrouping == null;
+  }
+
+  @Override
+  public Optional<OptimizerValues.Reading> optimizer() {
+    return Optional.of(new FlatValues());
   }
 }

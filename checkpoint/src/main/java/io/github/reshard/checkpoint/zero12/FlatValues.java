@@ -40,6 +40,27 @@ record FlatValues() implements OptimizerValues.Reading {
   }
 
   @Override
+  public List<OptimizerValues.Shared> shared(PickledValue root) {
+    OptimizerStates states = new OptimizerStates(root);
+    List<OptimizerValues.Shared> groups = new ArrayList<>();
+    for (int g = 0; g < states.groups(); g++) {
+      Optional<PickledValue> options =
+          states.isElastic()
+              ? Optional.empty()
+              : Optional.of(states.baseState().get("param_groups").items().get(g));
+      groups.add(
+          new OptimizerValues.Shared(
+              options,
+              states
+                  .stateNode(g)
+                  .map(node -> new PickledValue(root.file(), "the optimizer's state", node))
+                  .stream()
+                  .toList()));
+    }
+    return groups;
+  }
+
+  @Override
   public void requireShared(
       TrainingState state,
       ModelPart part,

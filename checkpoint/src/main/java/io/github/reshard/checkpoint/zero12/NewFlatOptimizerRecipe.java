@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * An optimizer file of ZeRO-1 or 2 made from one of another stage.
@@ -34,5 +35,10 @@ record NewFlatOptimizerRecipe(
   @Override
   public boolean isOfSameKind() {
     return false;
+  }
+
+  @Override
+  public Optional<OptimizerValues.Reading> optimizer() {
+    return Optional.of(new FlatValues());
   }
 }

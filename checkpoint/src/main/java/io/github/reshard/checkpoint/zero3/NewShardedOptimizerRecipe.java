@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * An optimizer file of ZeRO-3 made from one of another stage.
@@ -36,5 +37,10 @@ record NewShardedOptimizerRecipe(
   @Override
   public boolean isOfSameKind() {
     return false;
+  }
+
+  @Override
+  public Optional<OptimizerValues.Reading> optimizer() {
+    return Optional.of(new ShardedValues());
   }
 }

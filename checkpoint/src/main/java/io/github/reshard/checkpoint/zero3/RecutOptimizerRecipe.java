@@ -1,10 +1,12 @@
 package io.github.reshard.checkpoint.zero3;
 
+import io.github.reshard.checkpoint.format.OptimizerValues;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * An optimizer file of ZeRO-3 of a tensor-parallel rank, made of that of another number of ranks.
@@ -29,5 +31,10 @@ record RecutOptimizerRecipe(int template, int model, int from, int to, List<Stri
         ShardedLayout.of(partitioned.source().ofHolder(from)),
         ShardedLayout.of(partitioned.target().ofHolder(to)),
         dsIds);
+  }
+
+  @Override
+  public Optional<OptimizerValues.Reading> optimizer() {
+    return Optional.of(new ShardedValues());
   }
 }

@@ -1,10 +1,12 @@
 package io.github.reshard.checkpoint.zero3;
 
+import io.github.reshard.checkpoint.format.OptimizerValues;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * An optimizer file of ZeRO-3, with this rank's sub-groups.
@@ -24,5 +26,10 @@ public record ShardedOptimizerRecipe(int template, int rank, int model, List<Str
         ShardedLayout.of(partitioned.source()),
         ShardedLayout.of(partitioned.target()),
         dsIds);
+  }
+
+  @Override
+  public Optional<OptimizerValues.Reading> optimizer() {
+    return Optional.of(new ShardedValues());
   }
 }

@@ -51,6 +51,21 @@ record ShardedValues() implements OptimizerValues.Reading {
   }
 
   @Override
+  public List<OptimizerValues.Shared> shared(PickledValue root) {
+    ShardedStates states = new ShardedStates(root);
+    List<PickledValue> options = states.paramGroups().items();
+    List<List<Integer>> subGroups = states.subGroups();
+    List<OptimizerValues.Shared> groups = new ArrayList<>();
+    for (int g = 0; g < options.size(); g++) {
+      groups.add(
+          new OptimizerValues.Shared(
+              Optional.of(options.get(g)),
+              subGroups.get(g).stream().map(states::state).flatMap(Optional::stream).toList()));
+    }
+    return groups;
+  }
+
+  @Override
   public void requireShared(
       TrainingState state,
       ModelPart part,

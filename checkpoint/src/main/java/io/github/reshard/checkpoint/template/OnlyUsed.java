@@ -1,4 +1,4 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.template;
 
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
@@ -16,15 +16,17 @@ import java.util.Set;
  * A template's files without the entries that nothing is taken from: what they hold says nothing of
  * the output, and to prove it would mean to read all of it.
  */
-final class OnlyUsed {
+public final class OnlyUsed {
   private OnlyUsed() {}
 
   private record Of(int file, int entry) {}
 
   /**
+   * The plan without them.
+   *
    * @param files how many sources, the first ones, are the template's
    */
-  static ReshardPlan of(ReshardPlan plan, int files) {
+  public static ReshardPlan of(ReshardPlan plan, int files) {
     Set<Of> used = new HashSet<>();
     for (SliceCopy slice : plan.carried()) {
       if (slice.source() != null && slice.source().file() < files) {

@@ -1,4 +1,4 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.template;
 
 import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.plan.SliceCopy;
@@ -10,7 +10,7 @@ import java.util.List;
 import java.util.Map;
 
 /** What a template's reshard carries over, with other bytes in the place of some of it. */
-final class TemplateCarried {
+public final class TemplateCarried {
   /**
    * Bytes that take the place of some of the template's.
    *
@@ -41,14 +41,14 @@ final class TemplateCarried {
    * @param source where the first one comes from
    * @param conversion how each element is cast, or null
    */
-  void replace(Address from, long bytes, Address source, Conversion conversion) {
+  public void replace(Address from, long bytes, Address source, Conversion conversion) {
     replaced
         .computeIfAbsent(FileEntry.of(from), any -> new ArrayList<>())
         .add(new Replaced(from, bytes, source, conversion));
   }
 
   /** The slices that make the same target bytes, those that were replaced from their new place. */
-  List<SliceCopy> of(List<SliceCopy> carried) {
+  public List<SliceCopy> of(List<SliceCopy> carried) {
     List<SliceCopy> slices = new ArrayList<>();
     for (SliceCopy slice : carried) {
       List<Replaced> within =

@@ -1,8 +1,9 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.template;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.Replicated;
+import io.github.reshard.checkpoint.format.OptimizerValues;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Address;
@@ -17,7 +18,7 @@ import java.util.Map;
 import java.util.Optional;
 
 /** The tensors of a template's file that its reshard carries over instead of partitioning them. */
-final class TemplateTensors {
+public final class TemplateTensors {
   private TemplateTensors() {}
 
   /**
@@ -30,15 +31,17 @@ final class TemplateTensors {
    * @param shape elements per dimension
    * @param address where the template has it
    */
-  record Located(
+  public record Located(
       String name, int group, String where, DType dtype, List<Long> shape, Address address) {
     static final int OF_MODULE = -1;
 
-    boolean isOfModule() {
+    /** Whether it is one of the module. */
+    public boolean isOfModule() {
       return group == OF_MODULE;
     }
 
-    long bytes() {
+    /** How many bytes its elements have. */
+    public long bytes() {
       long elements = 1;
       for (long size : shape) {
         elements = Math.multiplyExact(elements, size);
@@ -50,14 +53,16 @@ final class TemplateTensors {
   /**
    * Those of a file.
    *
+   * @param reading how an optimizer file is read
    * @param source the index of the file in {@code plan}
    * @throws RefusedException if one is not contiguous
    */
-  static List<Located> of(ReshardPlan plan, int source, TorchFile file) {
+  public static List<Located> of(
+      OptimizerValues.Reading reading, ReshardPlan plan, int source, TorchFile file) {
     PickledValue root = PickledValue.root(file.path(), file.parse().root());
     return TemplateValues.isModelFile(root)
         ? ofModule(plan, source, file, root)
-        : scalars(plan, source, file, root);
+        : scalars(reading, plan, source, file, root);
   }
 
   private static List<Located> ofModule(
@@ -87,11 +92,15 @@ final class TemplateTensors {
   }
 
   private static List<Located> scalars(
-      ReshardPlan plan, int source, TorchFile file, PickledValue root) {
+      OptimizerValues.Reading reading,
+      ReshardPlan plan,
+      int source,
+      TorchFile file,
+      PickledValue root) {
     List<Located> found = new ArrayList<>();
-    List<List<PickledValue>> groups = TemplateValues.states(root);
+    List<OptimizerValues.Shared> groups = reading.shared(root);
     for (int g = 0; g < groups.size(); g++) {
-      for (PickledValue state : groups.get(g)) {
+      for (PickledValue state : groups.get(g).states()) {
         for (PickledValue.Entry entry : state.children()) {
           Optional<TensorNode> tensor = entry.value().asTensor();
           if (tensor.isPresent() && Replicated.isReplicated(tensor.get())) {

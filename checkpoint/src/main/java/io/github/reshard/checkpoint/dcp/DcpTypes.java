@@ -1,8 +1,6 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.dcp.DcpKeys;
-import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ParameterState;
 import io.github.reshard.checkpoint.torch.DType;

@@ -1,22 +1,25 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
-import io.github.reshard.checkpoint.dcp.DcpKeys;
-import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Chunk;
-import io.github.reshard.checkpoint.dcp.DcpSources;
-import io.github.reshard.checkpoint.dcp.Scalar;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
+import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
+import io.github.reshard.checkpoint.deepspeed.Scalar;
+import io.github.reshard.checkpoint.format.OptimizerValues;
 import io.github.reshard.checkpoint.format.TorchRecipe;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.plan.TargetFile;
 import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.template.TemplateTensors;
+import io.github.reshard.checkpoint.template.TemplateValues;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -62,9 +65,9 @@ record TemplateRun(
 
   /** Reads it, and finds what takes its place. */
   static TemplateRun read(
-      SourceStore store, CheckpointFiles files, ReshardPlan plan, DcpCheckpoint dcp, DcpKeys keys)
+      TrainingState state, CheckpointFiles files, ReshardPlan plan, DcpCheckpoint dcp, DcpKeys keys)
       throws IOException {
-    return new Reading(store, files, plan, dcp, keys).read();
+    return new Reading(state, files, plan, dcp, keys).read();
   }
 
   /** The key of a scalar of a group whose files hold one. */
@@ -107,24 +110,28 @@ record TemplateRun(
 
   /** One reading. */
   private static final class Reading {
+    private final TrainingState state;
     private final SourceStore store;
+    private final OptimizerValues.Reading reading;
+    private final TemplateValues values = new TemplateValues();
     private final CheckpointFiles template;
     private final ReshardPlan plan;
     private final DcpCheckpoint dcp;
     private final DcpKeys keys;
     private final Map<Integer, TorchFile> files = new TreeMap<>();
-    private final TemplateValues values = new TemplateValues();
     private final List<String> notes = new ArrayList<>();
     private final Map<String, PyObject> objects;
 
     Reading(
-        SourceStore store,
+        TrainingState state,
         CheckpointFiles template,
         ReshardPlan plan,
         DcpCheckpoint dcp,
         DcpKeys keys)
         throws IOException {
-      this.store = store;
+      this.state = state;
+      this.store = state.store();
+      this.reading = state.parts().get(0).reading();
       this.template = template;
       this.plan = plan;
       this.dcp = dcp;
@@ -136,13 +143,12 @@ record TemplateRun(
       for (TargetFile target : plan.targets()) {
         if (target.recipe() instanceof TorchRecipe recipe
             && !files.containsKey(recipe.template())) {
-          files.put(
-              recipe.template(), DcpReader.read(store, plan.sources().get(recipe.template())));
+          files.put(recipe.template(), read(plan.sources().get(recipe.template())));
         }
       }
       List<TemplateTensors.Located> tensors = new ArrayList<>();
       for (Map.Entry<Integer, TorchFile> file : files.entrySet()) {
-        tensors.addAll(TemplateTensors.of(plan, file.getKey(), file.getValue()));
+        tensors.addAll(TemplateTensors.of(reading, plan, file.getKey(), file.getValue()));
       }
       Map<String, String> tied = new LinkedHashMap<>();
       for (SavedModule module : SavedModule.of(plan, store, template)) {
@@ -150,7 +156,7 @@ record TemplateRun(
       }
       List<Map<String, TemplateGroups.FoundScalar>> scalars = new ArrayList<>();
       OptionalDouble steps = OptionalDouble.empty();
-      List<SavedOptimizer.Group> groups = SavedOptimizer.of(store, template).groups();
+      List<SavedOptimizer.Group> groups = SavedOptimizer.of(state).groups();
       for (TemplateGroups.Found group :
           new TemplateGroups(keys, objects, dcp).find(plan, groups, store)) {
         OptionalDouble step = group.step();
@@ -180,6 +186,12 @@ record TemplateRun(
           scalars,
           modelKeys(tensors, tied),
           notes);
+    }
+
+    private TorchFile read(SourceFile file) throws IOException {
+      try (RangedFile open = store.open(file.stat())) {
+        return TorchFile.read(open);
+      }
     }
 
     private Set<String> modelKeys(List<TemplateTensors.Located> tensors, Map<String, String> tied) {
@@ -241,7 +253,7 @@ record TemplateRun(
                   });
       Set<String> kept = new TreeSet<>();
       for (PickledValue.Entry entry : root.children()) {
-        if (!DcpPlanner.isDeepSpeeds(entry.key())) {
+        if (!DcpWriter.isDeepSpeeds(entry.key())) {
           replace(new ArrayList<>(List.of(entry.key())), entry.value(), kept);
         }
       }
@@ -271,7 +283,7 @@ record TemplateRun(
     private void requireNotTrained(Set<String> tied) {
       Set<String> trained = new HashSet<>();
       for (PartitionedModel model : plan.models()) {
-        if (!DcpReader.isFrozen(model)) {
+        if (!model.isFrozen()) {
           model.parameters().forEach(parameter -> trained.add(parameter.name()));
         }
       }

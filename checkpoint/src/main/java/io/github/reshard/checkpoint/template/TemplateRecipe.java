@@ -1,4 +1,4 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.template;
 
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
@@ -14,14 +14,15 @@ import java.util.List;
  * @param of how the template is resharded
  * @param common what all files share
  */
-record TemplateRecipe(TorchRecipe of, Template common) implements TorchRecipe {
+public record TemplateRecipe(TorchRecipe of, Template common) implements TorchRecipe {
   /**
    * What all files of a template have in common; one object, however many files there are.
    *
    * @param models the template's own, whose layouts its files show
    * @param values what is replaced
    */
-  record Template(List<PartitionedModel> models, TemplateValues values) implements Serializable {}
+  public record Template(List<PartitionedModel> models, TemplateValues values)
+      implements Serializable {}
 
   @Override
   public int template() {
@@ -31,7 +32,12 @@ record TemplateRecipe(TorchRecipe of, Template common) implements TorchRecipe {
   @Override
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> any, int targetWorldSize) {
     Rewritten rewritten = of.rewrite(template, common.models(), targetWorldSize);
-    common.values().applyTo(PickledValue.root(template.path(), rewritten.root()));
+    PickledValue root = PickledValue.root(template.path(), rewritten.root());
+    if (TemplateValues.isModelFile(root)) {
+      common.values().applyToModel(root);
+    } else {
+      common.values().applyToOptimizer(root, of.optimizer().orElseThrow());
+    }
     return rewritten;
   }
 

@@ -1,7 +1,5 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.deepspeed;
 
-import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
-import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.format.StorageList;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
@@ -37,15 +35,10 @@ import java.util.Optional;
 public final class FrozenWeights {
   private FrozenWeights() {}
 
-  /** Whether it is of the frozen parameters of a checkpoint. */
-  private static boolean isFrozen(PartitionedModel model) {
-    return !model.states().isEmpty() && model.states().get(0).containsKey(States.FROZEN);
-  }
-
   /** The names of the frozen parameters that {@code plan} partitions. */
   public static List<String> names(ReshardPlan plan) {
     return plan.models().stream()
-        .filter(FrozenWeights::isFrozen)
+        .filter(PartitionedModel::isFrozen)
         .flatMap(model -> model.parameters().stream())
         .map(Parameter::name)
         .toList();
@@ -66,7 +59,7 @@ public final class FrozenWeights {
     List<PartitionedModel> models = new ArrayList<>(plan.models());
     for (PartitionedModel frozen : other.models()) {
       FileStat stat = files.models().get(frozen.mpRank());
-      if (isFrozen(frozen) && stat != null) {
+      if (frozen.isFrozen() && stat != null) {
         ofModule(plan, frozen, store, stat).ifPresent(models::add);
       }
     }

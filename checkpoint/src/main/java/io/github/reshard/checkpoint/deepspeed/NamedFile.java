@@ -1,4 +1,4 @@
-package io.github.reshard.checkpoint.shards;
+package io.github.reshard.checkpoint.deepspeed;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.json.Json;
@@ -15,7 +15,8 @@ import java.util.Set;
 public final class NamedFile {
   private NamedFile() {}
 
-  static String parent(String path) {
+  /** The directory that a path is in. */
+  public static String parent(String path) {
     int slash = path.lastIndexOf('/');
     return slash < 0 ? "." : slash == 0 ? "/" : path.substring(0, slash);
   }
@@ -48,7 +49,12 @@ public final class NamedFile {
         path, "there is no such file, which %s names; looked in %s.".formatted(option, places));
   }
 
-  static Object json(SourceStore store, FileStat stat, long most) throws IOException {
+  /**
+   * What a small file of JSON says.
+   *
+   * @throws RefusedException if it is larger than {@code most} bytes, or no JSON
+   */
+  public static Object json(SourceStore store, FileStat stat, long most) throws IOException {
     if (stat.bytes() > most) {
       throw new RefusedException(
           stat.path(), "expected a small JSON file, found %d bytes".formatted(stat.bytes()));

@@ -1,4 +1,4 @@
-package io.github.reshard.checkpoint.dcp;
+package io.github.reshard.checkpoint.deepspeed;
 
 import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.pickle.PyFloat;
@@ -39,8 +39,14 @@ public sealed interface Scalar {
       this.element = element.clone();
     }
 
-    Piece piece() {
-      return new Piece.Scalar(dtype, element);
+    /** The type of the element. */
+    public DType dtype() {
+      return dtype;
+    }
+
+    /** The bytes of the element, little endian. */
+    public byte[] element() {
+      return element.clone();
     }
 
     @Override

@@ -1,16 +1,11 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
-import io.github.reshard.checkpoint.dcp.DcpKeys;
-import io.github.reshard.checkpoint.dcp.DcpLayout;
-import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Chunk;
-import io.github.reshard.checkpoint.dcp.DcpSources;
-import io.github.reshard.checkpoint.dcp.DcpWriter;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.plan.Conversion;
 import io.github.reshard.checkpoint.plan.Evidence;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
@@ -23,9 +18,11 @@ import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
-import io.github.reshard.checkpoint.state.States;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.template.OnlyUsed;
+import io.github.reshard.checkpoint.template.TemplateCarried;
+import io.github.reshard.checkpoint.template.TemplateRecipe;
+import io.github.reshard.checkpoint.template.TemplateTensors;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
@@ -35,24 +32,18 @@ import java.util.HashSet;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
-import java.util.Optional;
 import java.util.Set;
 import java.util.stream.Stream;
 
-/**
- * Plans the files of DeepSpeed, made of a distributed checkpoint of PyTorch. What that does not
- * hold - how the module's weights are cast, loss scaling, the configuration - comes from a
- * template: a checkpoint that the run which is to load them saved after one step. Its reshard to
- * the target's ranks is planned, and then every tensor and number that is of training comes from
- * the distributed checkpoint instead.
- */
-public final class DcpReader {
+/** The reshard of a template with every tensor and number of training from elsewhere. */
+final class FilledTemplate {
   private final DcpCheckpoint dcp;
   private final ReshardPlan template;
   private final DcpKeys keys;
   private final DcpSources sources;
 
-  private DcpReader(DcpCheckpoint dcp, ReshardPlan template, DcpKeys keys, DcpSources sources) {
+  private FilledTemplate(
+      DcpCheckpoint dcp, ReshardPlan template, DcpKeys keys, DcpSources sources) {
     this.dcp = dcp;
     this.template = template;
     this.keys = keys;
@@ -60,24 +51,24 @@ public final class DcpReader {
   }
 
   /**
-   * Plans them.
+   * The plan of it.
    *
+   * @param state the template's
    * @param files of the template
    * @param template its reshard to the ranks and the stage that will load
    * @throws RefusedException if template and checkpoint are not of one model and optimizer, or hold
    *     what is not understood
    */
-  public static ReshardPlan plan(
-      SourceStore store, DcpCheckpoint dcp, CheckpointFiles files, ReshardPlan template)
+  static ReshardPlan plan(
+      DcpCheckpoint dcp, TrainingState state, CheckpointFiles files, ReshardPlan template)
       throws IOException {
-    DcpPlanner.requireOneModel(files, files.directory() + "/" + files.tag());
-    DcpWriter.requireElementwise(template);
-    DcpKeys keys = keys(dcp, template);
-    TemplateRun run = TemplateRun.read(store, files, template, dcp, keys);
+    DcpDraft.requireElementwise(template);
+    DcpKeys keys = DcpKeys.of(dcp, template);
+    TemplateRun run = TemplateRun.read(state, files, template, dcp, keys);
     DcpSources sources =
-        DcpSources.read(store, dcp, needed(template, keys, run), template.sources().size());
+        DcpSources.read(state.store(), dcp, needed(template, keys, run), template.sources().size());
     run.requireTiedAlike(keys, sources);
-    return new DcpReader(dcp, template, keys, sources).plan(store, run);
+    return new FilledTemplate(dcp, template, keys, sources).plan(state.store(), run);
   }
 
   private List<Evidence> evidence(SourceStore store) throws IOException {
@@ -94,35 +85,9 @@ public final class DcpReader {
             "the chunks of each tensor hold every element once",
             DcpMetadata.FILE_NAME,
             dcp.directories().size()));
-    evidence.add(DcpCheck.identity(dcp));
+    evidence.add(DcpReader.identity(dcp));
     sources.refuseCopies(store, states).ifPresent(evidence::add);
     return evidence;
-  }
-
-  static boolean isFrozen(PartitionedModel model) {
-    return !model.states().isEmpty() && model.states().get(0).containsKey(States.FROZEN);
-  }
-
-  static DcpKeys keys(DcpCheckpoint dcp, ReshardPlan template) {
-    List<String> trained = new ArrayList<>();
-    Optional<String> state = Optional.empty();
-    for (PartitionedModel model : template.models()) {
-      if (!isFrozen(model)) {
-        for (int p = 0; p < model.parameters().size(); p++) {
-          trained.add(model.parameters().get(p).name());
-          if (p == 0) {
-            state =
-                model.statesOf(p).keySet().stream()
-                    .filter(name -> !name.equals(States.MASTER))
-                    .findFirst();
-          }
-        }
-      }
-    }
-    if (trained.isEmpty()) {
-      throw new RefusedException(template.checkpoint(), "the template trains no parameter.");
-    }
-    return DcpKeys.find(dcp, trained, state);
   }
 
   private static Set<String> needed(ReshardPlan template, DcpKeys keys, TemplateRun run) {
@@ -130,15 +95,15 @@ public final class DcpReader {
     for (PartitionedModel model : template.models()) {
       for (int p = 0; p < model.parameters().size(); p++) {
         Parameter parameter = model.parameters().get(p);
-        if (!isFrozen(model)) {
+        if (!model.isFrozen()) {
           requireSameStates(keys, model, p, run.scalars().get(parameter.group()).keySet());
         }
         for (Map.Entry<String, DType> state : model.statesOf(p).entrySet()) {
           String key = keys.weightOrState(parameter.name(), state.getKey());
-          DcpTypes.requireAlike(keys, key, state.getValue(), parameter.shape(), !isFrozen(model));
+          DcpTypes.requireAlike(keys, key, state.getValue(), parameter.shape(), !model.isFrozen());
           needed.add(key);
         }
-        if (!isFrozen(model)) {
+        if (!model.isFrozen()) {
           run.scalars().get(parameter.group()).keySet().stream()
               .map(name -> keys.state(parameter.name(), name))
               .filter(key -> keys.tensor(key).isPresent())
@@ -296,7 +261,7 @@ public final class DcpReader {
   /** The parameters of a model of the template, from the chunks of the distributed checkpoint. */
   private PartitionedModel resourced(PartitionedModel model, List<TargetFile> targets) {
     Map<Partition, Address> partitions = new HashMap<>();
-    DcpLayout source = source(model, keys, sources, partitions);
+    DcpLayout source = sources.layout(model, keys, partitions);
     Map<Partition, Address> to = new HashMap<>();
     model.targetPartitions().forEach((of, at) -> to.put(of, moved(at, targets)));
     List<ModuleWeight> weights = new ArrayList<>();
@@ -321,46 +286,5 @@ public final class DcpReader {
         weights,
         model.whole(),
         types.casts());
-  }
-
-  /**
-   * How the parameters of {@code model} lie in chunks.
-   *
-   * @param partitions gets where these begin
-   * @throws RefusedException if the states of a parameter are not cut alike
-   */
-  static DcpLayout source(
-      PartitionedModel model,
-      DcpKeys keys,
-      DcpSources sources,
-      Map<Partition, Address> partitions) {
-    List<List<Box>> boxes = new ArrayList<>();
-    for (int p = 0; p < model.parameters().size(); p++) {
-      List<Box> ofParameter = null;
-      for (String state : model.statesOf(p).keySet()) {
-        String key = keys.weightOrState(model.parameters().get(p).name(), state);
-        List<Chunk> chunks = keys.requireTensor(key).chunks();
-        List<Box> own = chunks.stream().map(c -> new Box(c.offsets(), c.sizes())).toList();
-        if (ofParameter != null && !ofParameter.equals(own)) {
-          throw new RefusedException(
-              keys.where(),
-              "'%s' is cut into %s, another state of the same parameter into %s."
-                  .formatted(key, own, ofParameter));
-        }
-        ofParameter = own;
-        for (int c = 0; c < chunks.size(); c++) {
-          partitions.put(new Partition(c, p, state), sources.address(key, c));
-        }
-      }
-      boxes.add(ofParameter == null ? List.of() : ofParameter);
-    }
-    return new DcpLayout(model.parameters(), boxes);
-  }
-
-  /** Reads a file of the template. */
-  static TorchFile read(SourceStore store, SourceFile file) throws IOException {
-    try (RangedFile open = store.open(file.stat())) {
-      return TorchFile.read(open);
-    }
   }
 }

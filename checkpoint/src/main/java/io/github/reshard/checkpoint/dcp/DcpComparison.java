@@ -1,15 +1,12 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
-import io.github.reshard.checkpoint.dcp.DcpKeys;
-import io.github.reshard.checkpoint.dcp.DcpLayout;
-import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Chunk;
-import io.github.reshard.checkpoint.dcp.DcpSources;
-import io.github.reshard.checkpoint.dcp.Scalar;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
+import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
+import io.github.reshard.checkpoint.deepspeed.Scalar;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
@@ -21,12 +18,11 @@ import io.github.reshard.checkpoint.state.DegreeChange;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
-import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.template.Comparison;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
-import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
@@ -38,22 +34,13 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 
-/**
- * A distributed checkpoint beside a checkpoint of DeepSpeed of the same training state.
- *
- * @param plan of its parameters, whose sources alone are of use
- * @param differences of all that is not partitioned, a sentence each
- * @param notes what could not be compared, a sentence each
- */
-public record DcpComparison(ReshardPlan plan, List<String> differences, List<String> notes) {
+/** A distributed checkpoint beside a checkpoint of DeepSpeed of the same training state. */
+final class DcpComparison {
   private static final long MOST_BYTES = 64L << 20;
   private static final int PROTOCOL = 2;
   private static final String STEP = "step";
 
-  public DcpComparison {
-    differences = List.copyOf(differences);
-    notes = List.copyOf(notes);
-  }
+  private DcpComparison() {}
 
   /**
    * Looks at both.
@@ -62,14 +49,15 @@ public record DcpComparison(ReshardPlan plan, List<String> differences, List<Str
    * @param files of that
    * @throws RefusedException if they are of different models or optimizers, or one is not sound
    */
-  public static DcpComparison of(
-      SourceStore store, DcpCheckpoint dcp, ReshardPlan zero, CheckpointFiles files)
+  static Comparison of(
+      DcpCheckpoint dcp, TrainingState state, ReshardPlan zero, CheckpointFiles files)
       throws IOException {
-    DcpPlanner.requireOneModel(files, zero.checkpoint());
-    return new Reading(store, dcp, zero, files).read();
+    DcpWriter.requireOneModel(files, zero.checkpoint());
+    return new Reading(dcp, state, zero, files).read();
   }
 
   private static final class Reading {
+    private final TrainingState state;
     private final SourceStore store;
     private final DcpCheckpoint dcp;
     private final ReshardPlan zero;
@@ -79,17 +67,18 @@ public record DcpComparison(ReshardPlan plan, List<String> differences, List<Str
     private final List<String> differences = new ArrayList<>();
     private final List<String> notes = new ArrayList<>();
 
-    Reading(SourceStore store, DcpCheckpoint dcp, ReshardPlan zero, CheckpointFiles files)
+    Reading(DcpCheckpoint dcp, TrainingState state, ReshardPlan zero, CheckpointFiles files)
         throws IOException {
-      this.store = store;
+      this.state = state;
+      this.store = state.store();
       this.dcp = dcp;
       this.zero = zero;
       this.files = files;
-      this.keys = DcpReader.keys(dcp, zero);
+      this.keys = DcpKeys.of(dcp, zero);
       this.objects = dcp.values(store, keys.valueKeys());
     }
 
-    DcpComparison read() throws IOException {
+    Comparison read() throws IOException {
       List<SavedModule.SavedTensor> beside = new ArrayList<>();
       for (SavedModule module : SavedModule.of(zero, store, files)) {
         module.tensors().stream().filter(t -> t.address() != null).forEach(beside::add);
@@ -111,14 +100,14 @@ public record DcpComparison(ReshardPlan plan, List<String> differences, List<Str
       }
       compareGroups();
       compareValues();
-      return new DcpComparison(plan(sources), differences, notes);
+      return new Comparison(plan(sources), differences, notes);
     }
 
     private ReshardPlan plan(DcpSources sources) {
       List<PartitionedModel> models = new ArrayList<>();
       for (PartitionedModel model : zero.models()) {
         Map<Partition, Address> partitions = new HashMap<>();
-        DcpLayout source = DcpReader.source(model, keys, sources, partitions);
+        DcpLayout source = sources.layout(model, keys, partitions);
         if (!source.isOfRuns()) {
           throw new RefusedException(
               dcp.path(),
@@ -205,7 +194,7 @@ public record DcpComparison(ReshardPlan plan, List<String> differences, List<Str
     }
 
     private void compareGroups() throws IOException {
-      List<SavedOptimizer.Group> groups = SavedOptimizer.of(store, files).groups();
+      List<SavedOptimizer.Group> groups = SavedOptimizer.of(state).groups();
       List<TemplateGroups.Found> found =
           new TemplateGroups(keys, objects, dcp).find(zero, groups, store);
       for (int g = 0; g < groups.size(); g++) {
@@ -247,19 +236,11 @@ public record DcpComparison(ReshardPlan plan, List<String> differences, List<Str
       }
     }
 
-    private void compareValues() throws IOException {
-      FileStat stat =
-          files.rankModels().isEmpty()
-              ? files.models().get(files.models().firstKey())
-              : files.rankModels().get(files.rankModels().firstKey()).values().iterator().next();
-      TorchFile file;
-      try (RangedFile open = store.open(stat)) {
-        file = TorchFile.read(open);
-      }
+    private void compareValues() {
       List<String> only = new ArrayList<>();
       for (PickledValue.Entry entry :
-          PickledValue.root(file.path(), file.parse().root()).children()) {
-        if (!DcpPlanner.isDeepSpeeds(entry.key())) {
+          state.parts().get(0).model().orElseThrow().root().children()) {
+        if (!DcpWriter.isDeepSpeeds(entry.key())) {
           compare(entry.key(), entry.value(), only);
         }
       }

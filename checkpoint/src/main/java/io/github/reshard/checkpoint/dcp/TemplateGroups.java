@@ -1,16 +1,15 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
-import io.github.reshard.checkpoint.dcp.DcpKeys;
-import io.github.reshard.checkpoint.dcp.OptimizerKind;
-import io.github.reshard.checkpoint.dcp.Scalar;
+import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
+import io.github.reshard.checkpoint.deepspeed.Scalar;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.Found;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.States;
@@ -63,7 +62,7 @@ record TemplateGroups(DcpKeys keys, Map<String, PyObject> objects, DcpCheckpoint
   private static Map<Integer, Members> members(ReshardPlan plan) {
     Map<Integer, Members> members = new TreeMap<>();
     for (PartitionedModel model : plan.models()) {
-      if (DcpReader.isFrozen(model)) {
+      if (model.isFrozen()) {
         continue;
       }
       for (int p = 0; p < model.parameters().size(); p++) {

@@ -1,10 +1,7 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.dcp.DcpCheckpoint;
-import io.github.reshard.checkpoint.dcp.DcpMetadata;
-import io.github.reshard.checkpoint.dcp.DcpSources;
-import io.github.reshard.checkpoint.dcp.Scalar;
+import io.github.reshard.checkpoint.deepspeed.Scalar;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;

@@ -1,16 +1,15 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.deepspeed;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.dcp.Scalar;
-import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
-import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
-import io.github.reshard.checkpoint.deepspeed.Replicated;
+import io.github.reshard.checkpoint.format.ModelPart;
+import io.github.reshard.checkpoint.format.OptimizerValues;
+import io.github.reshard.checkpoint.format.ReadFile;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.ElementText;
@@ -18,8 +17,6 @@ import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.checkpoint.zero12.OptimizerStates;
-import io.github.reshard.checkpoint.zero3.ShardedStates;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
@@ -36,12 +33,12 @@ import java.util.zip.CRC32;
  *
  * @param groups the param groups, by their index
  */
-record SavedOptimizer(List<Group> groups) {
+public record SavedOptimizer(List<Group> groups) {
   private static final String STEP = "step";
   private static final String PARAMS = "params";
   private static final String ELASTIC_STEP = "base_optimizer_state_step";
 
-  SavedOptimizer {
+  public SavedOptimizer {
     groups = List.copyOf(groups);
   }
 
@@ -55,7 +52,7 @@ record SavedOptimizer(List<Group> groups) {
    * @param scalars what the group's state says once for all of its elements, its step among it if
    *     it stands there
    */
-  record Group(
+  public record Group(
       String where,
       Map<String, PyObject> options,
       OptionalDouble step,
@@ -67,11 +64,15 @@ record SavedOptimizer(List<Group> groups) {
    *
    * @throws RefusedException if they are not saved, or hold tensors
    */
-  static SavedOptimizer of(SourceStore store, CheckpointFiles files) throws IOException {
+  public static SavedOptimizer of(TrainingState state) throws IOException {
     List<Group> groups = new ArrayList<>();
+    ModelPart part = state.parts().get(0);
     // A rank whose partition of a group is all padding may have no state of it.
-    for (FileStat stat : files.optimizers().get(files.optimizers().firstKey()).values()) {
-      List<Group> found = new Reading(store, stat).groups();
+    for (ReadFile file : part.optimizers()) {
+      PickledValue root = file.root();
+      List<Group> found =
+          new Reading(state.store(), state.sources().get(file.source()).stat(), file.file(), root)
+              .groups(part.reading().shared(root));
       for (int g = 0; g < found.size(); g++) {
         if (g == groups.size()) {
           groups.add(found.get(g));
@@ -87,50 +88,15 @@ record SavedOptimizer(List<Group> groups) {
   }
 
   /** One file. */
-  private static final class Reading {
-    private final SourceStore store;
-    private final FileStat stat;
-    private final TorchFile file;
-    private final PickledValue root;
-
-    Reading(SourceStore store, FileStat stat) throws IOException {
-      this.store = store;
-      this.stat = stat;
-      try (RangedFile open = store.open(stat)) {
-        this.file = TorchFile.read(open);
-      }
-      this.root = PickledValue.root(file.path(), file.parse().root());
-    }
-
-    List<Group> groups() throws IOException {
-      ShardedStates sharded = new ShardedStates(root);
-      if (sharded.stateDict().find(OptimizerFile.FLAT_GROUPS).isPresent()) {
-        List<PickledValue> saved = sharded.paramGroups().items();
-        List<List<Integer>> subGroups = sharded.subGroups();
-        List<Group> groups = new ArrayList<>();
-        for (int g = 0; g < saved.size(); g++) {
-          List<PickledValue> states = new ArrayList<>();
-          subGroups.get(g).forEach(bucket -> sharded.state(bucket).ifPresent(states::add));
-          groups.add(group(saved.get(g), states));
-        }
-        return groups;
-      }
-      OptimizerStates flat = new OptimizerStates(root);
+  private record Reading(SourceStore store, FileStat stat, TorchFile file, PickledValue root) {
+    List<Group> groups(List<OptimizerValues.Shared> shared) throws IOException {
       List<Group> groups = new ArrayList<>();
-      for (int g = 0; g < flat.groups(); g++) {
-        List<PickledValue> states =
-            flat
-                .stateNode(g)
-                .map(node -> new PickledValue(file.path(), "the optimizer's state", node))
-                .stream()
-                .toList();
-        groups.add(flat.isElastic() ? elastic(g, states) : group(options(flat, g), states));
+      for (int g = 0; g < shared.size(); g++) {
+        Optional<PickledValue> options = shared.get(g).options();
+        List<PickledValue> states = shared.get(g).states();
+        groups.add(options.isPresent() ? group(options.get(), states) : elastic(g, states));
       }
       return groups;
-    }
-
-    private static PickledValue options(OptimizerStates flat, int group) {
-      return flat.baseState().get("param_groups").items().get(group);
     }
 
     /**
@@ -139,7 +105,7 @@ record SavedOptimizer(List<Group> groups) {
      * runtime/zero/stage_1_and_2.py, {@code state_dict}).
      */
     private Group elastic(int group, List<PickledValue> states) throws IOException {
-      Optional<PickledValue> step = new OptimizerStates(root).stateDict().findPresent(ELASTIC_STEP);
+      Optional<PickledValue> step = new OptimizerFile(root).stateDict().findPresent(ELASTIC_STEP);
       return group(
           "param group " + group + " of " + file.path(),
           Map.of(),

@@ -1,8 +1,6 @@
-package io.github.reshard.checkpoint.weights;
+package io.github.reshard.checkpoint.format;
 
 import io.github.reshard.checkpoint.torch.DType;
-import java.util.List;
-import java.util.Map;
 import java.util.Optional;
 
 /**
@@ -14,8 +12,7 @@ import java.util.Optional;
  * @param stripPrefix what is taken off the names that begin with it
  * @param only a pattern with {@code *} and {@code ?}, or several with commas between them, of the
  *     names that are exported
- * @param paramGroups of the optimizer whose states are written too, as JSON has them; empty if none
- *     are
+ * @param optimizer whether the optimizer's states are written too
  * @param partBytes the size of a part of a file
  */
 public record ExportRequest(
@@ -23,7 +20,7 @@ public record ExportRequest(
     long shardBytes,
     Optional<String> stripPrefix,
     Optional<String> only,
-    Optional<List<Map<String, Object>>> paramGroups,
+    boolean optimizer,
     long partBytes) {
   /** What {@code save_pretrained} takes unless it is told otherwise: {@code "5GB"}. */
   public static final long DEFAULT_SHARD_BYTES = 5_000_000_000L;

@@ -1,7 +1,8 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.weights;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
+import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
+import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PyBool;
 import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInt;
@@ -10,7 +11,6 @@ import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.pickle.PyTuple;
-import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.IOException;
 import java.math.BigDecimal;
 import java.util.ArrayList;
@@ -20,7 +20,7 @@ import java.util.Map;
 import java.util.OptionalDouble;
 
 /** The param groups of a checkpoint as JSON has them. */
-public final class OptimizerOptions {
+final class OptimizerOptions {
   private OptimizerOptions() {}
 
   /**
@@ -29,10 +29,9 @@ public final class OptimizerOptions {
    *
    * @throws RefusedException if they are not saved, or JSON has no such value
    */
-  public static List<Map<String, Object>> of(SourceStore store, CheckpointFiles files)
-      throws IOException {
+  static List<Map<String, Object>> of(TrainingState state) throws IOException {
     List<Map<String, Object>> groups = new ArrayList<>();
-    for (SavedOptimizer.Group group : SavedOptimizer.of(store, files).groups()) {
+    for (SavedOptimizer.Group group : SavedOptimizer.of(state).groups()) {
       if (group.options().isEmpty()) {
         throw new RefusedException(
             group.where(),
