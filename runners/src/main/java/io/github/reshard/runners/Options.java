@@ -11,8 +11,6 @@ import static io.github.reshard.runners.Command.RESHARD;
 import static io.github.reshard.runners.Command.VERIFY;
 import static io.github.reshard.runners.Option.Group.CARE;
 import static io.github.reshard.runners.Option.Group.RUN;
-import static io.github.reshard.runners.Option.Group.SHARDS;
-import static io.github.reshard.runners.Option.Group.WEIGHTS;
 import static io.github.reshard.runners.Option.Group.WHAT;
 import static io.github.reshard.runners.Option.Kind.BYTES;
 import static io.github.reshard.runners.Option.Kind.COUNT;
@@ -34,11 +32,12 @@ import static io.github.reshard.runners.Option.Kind.UNTIL;
 import io.github.reshard.checkpoint.planner.Formats;
 import java.util.List;
 import java.util.Optional;
+import java.util.stream.Stream;
 
 /**
- * The options, in the order of the help. A new one is an entry here and a getter and setter of the
- * same name in the options of the pipeline; parsing, help, what is required, completion and man
- * page follow.
+ * The options, in the order of the help. A new one is an entry here, or in the table of its group,
+ * and a getter and setter of the same name in the options of the pipeline; parsing, help, what is
+ * required, completion and man page follow.
  */
 final class Options {
   static final String RANKS = "targetWorldSize";
@@ -52,7 +51,7 @@ final class Options {
 
   private static final Command[] ALL = Command.values();
 
-  private static final List<Option> TABLE =
+  private static final List<Option> OF_WHAT =
       List.of(
           Option.of("input", DIRECTORY, "DIR", WHAT)
               .requiredBy(
@@ -262,72 +261,10 @@ final class Options {
               .takenBy(
                   "How many checkpoints stay in --output; older ones that this program made are"
                       + " removed, and older ones that wait are passed over. Default: all.",
-                  FOLLOW),
-          Option.of("shards", TEXT, "PATTERN", SHARDS)
-              .takenBy(
-                  "Other names: the file name with one * in the place of the rank, such as"
-                      + " 'step900-rank*.pt'. Quote it. Default: the usual names.",
-                  RESHARD)
-              .takenBy(
-                  "As in the main job. Default: the usual names.",
-                  INSPECT,
-                  DOCTOR,
-                  ENSURE,
-                  VERIFY,
-                  PLAN),
-          Option.of("model", FILE, "FILE", SHARDS)
-              .takenBy(
-                  "The model's state dict at the same step: a torch file, safetensors, or the index"
-                      + " of several. It proves the order of parameters, which the shards cannot"
-                      + " tell; ZeRO-3 needs it for names and shapes. Default: the order is taken"
-                      + " on trust, and that is said.",
-                  RESHARD)
-              .takenBy("As in the main job. Default: none.", INSPECT, DOCTOR, ENSURE, VERIFY, PLAN),
-          Option.of("dsConfig", FILE, "FILE", SHARDS)
-              .takenBy(
-                  "The DeepSpeed configuration of the run. Default: what the shards show.", RESHARD)
-              .takenBy("As in the main job. Default: none.", INSPECT, DOCTOR, ENSURE, VERIFY, PLAN),
-          Option.of("paramGroups", FILE, "FILE", SHARDS)
-              .takenBy(
-                  "JSON, for ZeRO-3 with several param groups: a list of the names of each group,"
-                      + " in order. Default: one group.",
-                  RESHARD)
-              .takenBy("As in the main job. Default: none.", INSPECT, DOCTOR, ENSURE, VERIFY, PLAN),
-          Option.of("sanitize", FLAG, "", SHARDS)
-              .takenBy(
-                  "Write dicts and numbers in the place of DeepSpeed's own objects, so that"
-                      + " torch.load(weights_only=True) reads the shards anywhere. The guide shows"
-                      + " how to put the objects back. Default: as saved.",
-                  RESHARD)
-              .takenBy("As in the main job. Default: off.", PLAN),
-          Option.of("dtype", DTYPE, "TYPE", WEIGHTS)
-              .takenBy(
-                  "The type of parameters in the output: bf16, fp16, fp32, or asSaved for the one"
-                      + " that the run computed with. fp32 are the master weights; other types that"
-                      + " the run did not have are their casts, rounded to nearest even. Buffers"
-                      + " and quantised weights stay as they are. Default: asSaved.",
-                  EXPORT),
-          Option.of("shardBytes", BYTES, "SIZE", WEIGHTS)
-              .takenBy(
-                  "How many bytes of tensors one file holds at most; one that is larger has a file"
-                      + " of its own. Default: 5000000000, the 5GB of save_pretrained.",
-                  EXPORT),
-          Option.of("optimizer", FLAG, "", WEIGHTS)
-              .takenBy(
-                  "Also write the optimizer's states, one tensor for each parameter and state, and"
-                      + " the fp32 masters, as optimizer.safetensors with optimizer.json:"
-                      + " docs/open-state.md. Default: weights only.",
-                  EXPORT),
-          Option.of("stripPrefix", TEXT, "PREFIX", WEIGHTS)
-              .takenBy(
-                  "What to take off the names that begin with it, such as Lightning's"
-                      + " _forward_module. or torch.compile's _orig_mod. Default: none.",
-                  EXPORT),
-          Option.of("only", TEXT, "PATTERN", WEIGHTS)
-              .takenBy(
-                  "Export only tensors with such names in the checkpoint; * and ? stand for any"
-                      + " text and any character, commas separate several. Quote it. Default: all.",
-                  EXPORT),
+                  FOLLOW));
+
+  private static final List<Option> OF_THE_RUN =
+      List.of(
           Option.of("wait", SECONDS, "TIME", CARE)
               .takenBy(
                   "For how long to wait for a checkpoint that a run is still saving, such as 60s or"
@@ -393,6 +330,11 @@ final class Options {
           Option.of("help", FLAG, "", RUN)
               .takenBy("Show this text. Default: off.", ALL)
               .takenBy("Show this text; after a command, that command's. Default: off.", RESHARD));
+
+  private static final List<Option> TABLE =
+      Stream.of(OF_WHAT, ShardsOptions.TABLE, WeightsOptions.TABLE, OF_THE_RUN)
+          .flatMap(List::stream)
+          .toList();
 
   private Options() {}
 

@@ -5,10 +5,8 @@ import io.github.reshard.checkpoint.deepspeed.DeepSpeedReading;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
 import io.github.reshard.checkpoint.deepspeed.DsVersion;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
-import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
 import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.state.Parameter;
-import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import java.io.IOException;
 import java.util.ArrayList;
@@ -32,9 +30,6 @@ import java.util.Set;
  * first parameters. Where those that follow lie is found by their weights ({@link ExpertOrder}).
  */
 public final class ExpertGroups {
-  /** The first version whose mappings of experts' groups are right. */
-  private static final DsVersion MENDED = new DsVersion(0, 14, 5);
-
   /** No version before it has {@code use_data_before_expert_parallelism}. */
   private static final DsVersion DATA_FIRST = new DsVersion(0, 10, 0);
 
@@ -45,6 +40,7 @@ public final class ExpertGroups {
   private final Map<String, TensorNode> module;
   private final List<Shard> shards;
   private final OptimizerStates first;
+  private final ExpertMappings mappings;
 
   private ExpertGroups(
       DeepSpeedReading reading, ExpertFiles experts, ReadFile file, List<Shard> shards) {
@@ -55,6 +51,7 @@ public final class ExpertGroups {
     this.module = model.module();
     this.shards = shards;
     this.first = shards.get(0).states();
+    this.mappings = new ExpertMappings(reading, shards);
   }
 
   /**
@@ -70,7 +67,7 @@ public final class ExpertGroups {
   }
 
   private ParamGroups groups() throws IOException {
-    requireMappings();
+    mappings.require();
     Optional<DsConfig> config = DsConfig.ifStored(first.root());
     if (config.isPresent()) {
       return groups(
@@ -84,7 +81,8 @@ public final class ExpertGroups {
     List<ParamGroups> fitting = new ArrayList<>();
     RefusedException refused = null;
     for (boolean roundRobin : first.isBf16Optimizer() ? List.of(false) : List.of(false, true)) {
-      for (boolean dataFirst : isAtLeast(DATA_FIRST) ? List.of(false, true) : List.of(false)) {
+      for (boolean dataFirst :
+          mappings.isAtLeast(DATA_FIRST) ? List.of(false, true) : List.of(false)) {
         try {
           ParamGroups groups = groups(roundRobin, dataFirst);
           requireFit(groups);
@@ -155,7 +153,7 @@ public final class ExpertGroups {
           size == ParamGroups.DENSE ? Map.of() : experts.onRanksOf(size);
       for (int rank = 0; rank < Math.max(1, size); rank++) {
         FlatRow masters =
-            lastOf(
+            FlatRow.masters(
                 FlatRow.of(
                     reading, ShardGroups.sharing(shards, size, rank, groups.dataFirst()), g));
         long at = 0;
@@ -183,48 +181,16 @@ public final class ExpertGroups {
         reading, file.source(), file.file(), model.root().get("module").get(name));
   }
 
-  private void requireMappings() {
-    ShardGroups.requireSameGroups(shards);
-    for (Shard shard : shards) {
-      PickledValue dict = shard.states().stateDict();
-      if (dict.findPresent(OptimizerStates.PARAM_SLICE_MAPPINGS).isEmpty()) {
-        throw new RefusedException(
-            shard.file().path(),
-            "has no param_slice_mappings, and the model file of this mixture of experts no"
-                + " param_shapes, so nothing names the parameters. Load the checkpoint once with a"
-                + " newer DeepSpeed at the same number of ranks, and save it again.");
-      }
-      for (String key :
-          List.of(
-              OptimizerStates.PARAM_SLICE_MAPPINGS,
-              OptimizerStates.GROUP_PADDINGS,
-              OptimizerFile.PARTITION_COUNT)) {
-        PickledValue value = dict.get(key);
-        if (value.isList() && value.items().size() != first.groups()) {
-          throw value.refused(
-              "expected one for each of %d param groups, found %d."
-                  .formatted(first.groups(), value.items().size()));
-        }
-      }
-      if (shard.states().groups() != first.groups()) {
-        throw new RefusedException(
-            shard.file().path(),
-            "has %d param groups, the shard of rank 0 has %d. The files do not belong together."
-                .formatted(shard.states().groups(), first.groups()));
-      }
-    }
-  }
-
   private ParamGroups groups(boolean roundRobin, boolean dataFirst) throws IOException {
     List<List<Parameter>> parameters = new ArrayList<>();
     List<Integer> sizes = new ArrayList<>();
     for (int g = 0; g < first.groups(); g++) {
       int size = first.expertParallelSize(g);
-      requireSharers(g, size);
+      mappings.requireSharers(g, size);
       sizes.add(size);
       parameters.add(size == ParamGroups.DENSE ? dense(g) : List.of());
     }
-    boolean mended = mappingsAreRight(sizes, dataFirst);
+    boolean mended = mappings.areRight(sizes, dataFirst);
     Set<Integer> taken = new HashSet<>();
     for (int size : new LinkedHashSet<>(sizes)) {
       if (size == ParamGroups.DENSE) {
@@ -257,17 +223,6 @@ public final class ExpertGroups {
               parameters.get(g), sizes.get(g), !mended && sizes.get(g) != ParamGroups.DENSE));
     }
     return new ParamGroups(groups, roundRobin, dataFirst);
-  }
-
-  private void requireSharers(int group, int size) {
-    int sets = Math.max(1, size);
-    long count = first.partitionCounts().get(group);
-    if (shards.size() % sets != 0 || count != shards.size() / sets) {
-      throw new RefusedException(
-          shards.get(0).file().path(),
-          "partition_count of param group %d is %d, but %d ranks with expert-parallel size %d saved it. Experts that span tensor-parallel ranks are not supported."
-              .formatted(group, count, shards.size(), size));
-    }
   }
 
   private List<Parameter> dense(int group) {
@@ -311,43 +266,6 @@ public final class ExpertGroups {
   }
 
   /**
-   * Whether the mappings of experts' groups are cut by the ranks that share them. The first rank's
-   * tell, but for groups so small that both ways give the same; then the version does.
-   */
-  private boolean mappingsAreRight(List<Integer> sizes, boolean dataFirst) {
-    for (int g = 0; g < sizes.size(); g++) {
-      if (sizes.get(g) > 1) {
-        List<Shard> sharing = ShardGroups.sharing(shards, sizes.get(g), 0, dataFirst);
-        FlatRow masters = lastOf(FlatRow.of(reading, sharing, g));
-        long own = Math.min(masters.elements(), masters.partitionElements());
-        long cut =
-            Math.min(
-                masters.elements(), masters.partitionElements() * sharing.size() / shards.size());
-        long found = sharing.get(0).states().recordedElements(g);
-        if (own != cut && (found == own || found == cut)) {
-          return found == own;
-        }
-      }
-    }
-    return isAtLeast(MENDED) || first.isBf16Optimizer();
-  }
-
-  private boolean isAtLeast(DsVersion version) {
-    PickledValue saidBy = first.stateDict().get("ds_version");
-    Optional<DsVersion> saved = DsVersion.in(first.stateDict());
-    if (saved.isEmpty()) {
-      throw saidBy.refused(
-          "expected the version of DeepSpeed, on which depends how experts are recorded, found "
-              + saidBy.describe());
-    }
-    return !saved.get().isBefore(version);
-  }
-
-  private static FlatRow lastOf(List<FlatRow> states) {
-    return states.get(states.size() - 1);
-  }
-
-  /**
    * @param left what may be in the groups
    * @param taken gets the mixtures that are in them
    */
@@ -374,7 +292,7 @@ public final class ExpertGroups {
       for (Shard shard : ShardGroups.sharing(shards, size, 0, dataFirst)) {
         names.addAll(shard.states().sliceNames(g));
       }
-      long elements = lastOf(rows.get(0)).elements();
+      long elements = FlatRow.masters(rows.get(0)).elements();
       groups.add(
           new ExpertOrder.Group(
               g,

@@ -34,6 +34,11 @@ record FlatRow(
 
   private static final int PIECE = 1 << 20;
 
+  /** Of all states the master weights. */
+  static FlatRow masters(List<FlatRow> states) {
+    return states.get(states.size() - 1);
+  }
+
   /**
    * All states of {@code group}, the master weights last.
    *
