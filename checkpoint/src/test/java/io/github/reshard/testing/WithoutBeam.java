@@ -135,10 +135,15 @@ public final class WithoutBeam {
 
   /** Reshards shards that a user saved; what was planned. */
   public static ReshardPlan reshardShards(Path input, Path output, int worldSize, UserHints hints) {
+    return reshardShards(input, output, worldSize, Optional.empty(), hints);
+  }
+
+  /** The same of shards whose names are said; what was planned. */
+  public static ReshardPlan reshardShards(
+      Path input, Path output, int worldSize, Optional<String> pattern, UserHints hints) {
     return run(
         source -> {
-          UserShards shards =
-              UserShards.find(source, input.toString(), Optional.empty()).orElseThrow();
+          UserShards shards = UserShards.find(source, input.toString(), pattern).orElseThrow();
           return Formats.shards(source, shards, hints)
               .plan(worldSize, ZeroStage.AS_SAVED, PART_BYTES);
         },

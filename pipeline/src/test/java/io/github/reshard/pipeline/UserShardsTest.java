@@ -1,215 +1,73 @@
 package io.github.reshard.pipeline;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.storage.FileStat;
-import io.github.reshard.checkpoint.storage.LocalSourceStore;
-import io.github.reshard.checkpoint.storage.RangedFile;
-import io.github.reshard.checkpoint.torch.TorchFile;
-import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.testing.ShardComparison;
 import io.github.reshard.testing.TorchContent;
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** Shards that a user saved: torch.save(optimizer.state_dict(), f"optimizer.{rank:02d}.pt"). */
-class UserShardsTest extends UserShardsCase {
-  @ParameterizedTest
-  @CsvSource({"z1-fp32, 2", "z2-fp16-twogroups, 3", "z1-bf16-optimizer, 3", "z2-bf16, 2"})
-  void eachShardIsWhatDeepSpeedReturnsThere(String name, int worldSize) {
-    reshard(CASES.resolve(name).resolve("user"), worldSize);
+/** What workers prove of shards that a user saved, and how shards become visible. */
+class UserShardsTest {
+  private static final Path TESTDATA = Path.of(System.getProperty("reshard.testdata"));
+  private static final Path CASES = TESTDATA.resolve("usershards");
 
-    Path reference = CASES.resolve(name).resolve("reference-" + worldSize);
-    assertThat(names(output())).containsAll(names(reference));
-    for (int rank = 0; rank < worldSize; rank++) {
-      assertThat(
-              ShardComparison.firstDifference(
-                  reference.resolve(shard(rank)), null, output().resolve(shard(rank))))
-          .isEmpty();
-    }
-    assertThat(output().resolve(shard(worldSize))).doesNotExist();
+  @TempDir Path directory;
+
+  private Path output() {
+    return directory.resolve("output");
   }
 
-  @ParameterizedTest
-  @ValueSource(ints = {2, 8})
-  void eachShardIsTheStateInTheCheckpointOfThatManyRanks(int worldSize) {
-    reshard(TWO_GROUPS.resolve("user"), worldSize, "model=pytorch_model.bin");
-
-    for (int rank = 0; rank < worldSize; rank++) {
-      Path reference =
-          TWO_GROUPS.resolve(
-              "reference-%d/global_step3/zero_pp_rank_%d_mp_rank_00_optim_states.pt"
-                  .formatted(worldSize, rank));
-      assertThat(
-              ShardComparison.firstDifference(
-                  reference, "optimizer_state_dict", output().resolve(shard(rank))))
-          .isEmpty();
-    }
+  private ReshardReport reshard(Path input, int worldSize, String... more) {
+    return reshard(input, output(), worldSize, more);
   }
 
-  @ParameterizedTest
-  @CsvSource({"z2-fp16-twogroups, 3", "z1-bf16-optimizer, 3"})
-  void sanitizedShardsHoldTheSameTensorsAndNoObjectOfDeepSpeed(String name, int worldSize)
-      throws IOException {
-    Path input = CASES.resolve(name).resolve("user");
-    Path usual = directory.resolve("usual");
-    reshard(input, usual, worldSize);
-    reshard(input, worldSize, "sanitize=");
-
-    for (int rank = 0; rank < worldSize; rank++) {
-      TorchFile asSaved = torchFile(usual.resolve(shard(rank)));
-      TorchFile sanitized = torchFile(output().resolve(shard(rank)));
-      assertThat(text(asSaved.pickle())).contains("cdeepspeed.");
-      assertThat(text(sanitized.pickle())).doesNotContain("cdeepspeed.").contains("numel");
-      assertThat(storages(sanitized)).isEqualTo(storages(asSaved)).isNotEmpty();
-    }
-  }
-
-  private static TorchFile torchFile(Path path) throws IOException {
-    LocalSourceStore store = new LocalSourceStore();
-    for (FileStat file : store.list(path.getParent().toString()).files()) {
-      if (file.name().equals(path.getFileName().toString())) {
-        try (RangedFile open = store.open(file)) {
-          return TorchFile.read(open);
-        }
+  private static ReshardReport reshard(Path input, Path output, int worldSize, String... more) {
+    ReshardOptions options = Resharding.options(input, output, worldSize);
+    for (String option : more) {
+      String value = option.substring(option.indexOf('=') + 1);
+      switch (option.substring(0, option.indexOf('='))) {
+        case "model" -> options.setModel(value);
+        case "overwrite" -> options.setOverwrite(true);
+        default -> throw new IllegalArgumentException(option);
       }
     }
-    throw new AssertionError(path + " is not there");
+    return Resharding.run(options);
   }
 
-  private static String text(byte[] pickle) {
-    return new String(pickle, StandardCharsets.ISO_8859_1);
+  private static String shard(int rank) {
+    return "optimizer.%02d.pt".formatted(rank);
   }
 
-  /** The CRC of each storage. */
-  private static Map<String, Integer> storages(TorchFile file) {
-    Map<String, Integer> crcs = new TreeMap<>();
-    file.entries().stream()
-        .filter(entry -> entry.name().startsWith("data/"))
-        .forEach(entry -> crcs.put(entry.name(), entry.crc32()));
-    return crcs;
-  }
-
-  /** The files of save_checkpoint, taken for shards of a user, have the state in a wrapper. */
-  @ParameterizedTest
-  @CsvSource({
-    "z1-bf16, 3",
-    "z1-sgd, 4",
-    "z2-adagrad, 2",
-    "z2-elastic, 3",
-    "z2-freeze-tie, 4",
-    "z2-bf16-clip, 4",
-    "z2-fp16-dynamic, 3"
-  })
-  void wrappedShardsGiveWhatTheWholeCheckpointGives(String name, int worldSize) throws IOException {
-    GoldenCase golden = GoldenCase.of(name);
-    Path tag = golden.source().resolve(golden.tag());
-    String pattern =
-        names(tag).stream()
-            .filter(file -> file.endsWith("_optim_states.pt"))
-            .findFirst()
-            .orElseThrow()
-            .replaceFirst("rank_0_", "rank_*_");
-    Path input = copied(tag);
-    reshard(input, worldSize, "shards=" + pattern, "model=mp_rank_00_model_states.pt");
-
-    Path expected = Resharding.of(golden, worldSize).resolve(golden.tag());
-    for (int rank = 0; rank < worldSize; rank++) {
-      String file = pattern.replace("*", Integer.toString(rank));
-      assertThat(
-              ShardComparison.firstDifference(expected.resolve(file), null, output().resolve(file)))
-          .isEmpty();
+  private static List<String> names(Path directory) {
+    try (Stream<Path> files = Files.list(directory)) {
+      return files.map(file -> file.getFileName().toString()).sorted().toList();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
     }
   }
 
-  @ParameterizedTest
-  @ValueSource(
-      strings = {
-        "z1-fp32",
-        "z2-fp16-twogroups",
-        "z1-bf16-optimizer",
-        "z2-bf16",
-        "z2-roundrobin-fp16",
-        "z2-elastic",
-        "z1-sgd-plain",
-        "z2-adagrad",
-        "moe-z2-fp32"
-      })
-  void theSameNumberOfRanksGivesTheSameFiles(String name) throws IOException {
-    Path user = CASES.resolve(name).resolve("user");
-    int ranks = (int) names(user).stream().filter(file -> file.startsWith("optimizer")).count();
-    reshard(user, ranks);
-
-    for (String file : names(user)) {
-      assertThat(Files.mismatch(user.resolve(file), output().resolve(file))).isEqualTo(-1);
+  private Path copied(Path from) throws IOException {
+    Path copy = Files.createDirectories(directory.resolve("input"));
+    for (String name : names(from)) {
+      Files.copy(from.resolve(name), copy.resolve(name));
     }
-  }
-
-  @ParameterizedTest
-  @CsvSource({
-    "z2-elastic, 6",
-    "z1-sgd-plain, 5",
-    "z2-adagrad, 1",
-    "moe-z2-fp32, 2",
-    "z2-roundrobin-fp16, 2"
-  })
-  void thereAndBackGivesTheSameShards(String name, int worldSize) {
-    Path user = CASES.resolve(name).resolve("user");
-    int ranks = (int) names(user).stream().filter(file -> file.startsWith("optimizer")).count();
-    String[] model =
-        name.startsWith("moe") ? new String[0] : new String[] {"model=pytorch_model.bin"};
-    Path there = directory.resolve("there");
-    reshard(user, there, worldSize, model);
-    reshard(there, ranks, model);
-
-    for (int rank = 0; rank < ranks; rank++) {
-      assertThat(
-              ShardComparison.firstDifference(
-                  user.resolve(shard(rank)), null, output().resolve(shard(rank))))
-          .isEmpty();
-    }
-  }
-
-  @Test
-  void roundRobinIsFoundByTheModelAndSaid() {
-    Path user = CASES.resolve("z2-roundrobin-fp16/user");
-
-    assertThat(reshard(user, 2, "model=pytorch_model.bin").notes())
-        .anyMatch(note -> note.contains("is that of round_robin_gradients: in that order, and not"))
-        .anyMatch(note -> note.contains("ds_to_universal.py would scramble"));
-    Path plain = directory.resolve("plain");
-    assertThat(reshard(user, plain, 2).notes())
-        .anyMatch(note -> note.contains("taken on trust"))
-        .anyMatch(note -> note.contains("--model=pytorch_model.bin"));
-    assertThat(
-            ShardComparison.firstDifference(
-                plain.resolve(shard(0)), null, output().resolve(shard(0))))
-        .hasValueSatisfying(difference -> assertThat(difference).contains("byte"));
-  }
-
-  @Test
-  void theConfigurationMayStandForTheModel() throws IOException {
-    Path config = directory.resolve("ds_config.json");
-    Files.writeString(config, "{\"zero_optimization\": {\"round_robin_gradients\": true}}");
-    Path user = CASES.resolve("z2-roundrobin-fp16/user");
-    Path proven = directory.resolve("proven");
-    reshard(user, proven, 2, "model=pytorch_model.bin");
-    reshard(user, 2, "dsConfig=" + config);
-
-    for (int rank = 0; rank < 2; rank++) {
-      assertThat(Files.mismatch(proven.resolve(shard(rank)), output().resolve(shard(rank))))
-          .isEqualTo(-1);
-    }
+    return copy;
   }
 
   @ParameterizedTest
@@ -247,6 +105,59 @@ class UserShardsTest extends UserShardsCase {
         .anyMatch(proof -> proof.startsWith("the master weights of 12 parameters"));
     assertThat(names(output()))
         .contains("model-1.safetensors", "model-2.safetensors", "pytorch_model.bin");
+  }
+
+  @Test
+  void parametersOfZero3AreFoundByTheirValues() throws IOException {
+    Path reference = CASES.resolve("z3-fp32/reference-3");
+    ReshardReport report = reshard(CASES.resolve("z3-fp32/user"), 3, "model=pytorch_model.bin");
+
+    assertThat(report.proven())
+        .anyMatch(proof -> proof.startsWith("the master weights of 12 parameters"));
+    assertThat(report.notes()).anyMatch(note -> note.contains("DeepSpeed's default of 1000000000"));
+    for (int rank = 0; rank < 3; rank++) {
+      assertThat(
+              ShardComparison.firstDifference(
+                  reference.resolve(shard(rank)), null, output().resolve(shard(rank))))
+          .isEmpty();
+    }
+  }
+
+  @Test
+  void anOutputThatIsThereIsReplacedOnlyWhenAsked() throws IOException {
+    Path user = CASES.resolve("z2-bf16/user");
+    reshard(user, 3);
+
+    assertThatThrownBy(() -> reshard(user, 2))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("is not empty");
+    reshard(user, 2, "overwrite=true");
+    assertThat(names(output()))
+        .containsExactly(shard(0), shard(1), "pytorch_model.bin", "reshard-manifest.json");
+
+    Files.writeString(output().resolve("thesis.tex"), "the only copy");
+    assertThatThrownBy(() -> reshard(user, 2, "overwrite=true"))
+        .isInstanceOf(OutputException.class)
+        .hasMessageContaining("thesis.tex");
+    assertThat(output().resolve("thesis.tex")).exists();
+    assertThat(names(directory)).containsExactly("output");
+  }
+
+  @Test
+  void aRerunRepairsACrashWhilePublishing() throws IOException {
+    Path user = CASES.resolve("z2-bf16/user");
+    reshard(user, 3);
+    // As after a crash between the two renames of a run with --overwrite.
+    Files.move(output(), directory.resolve(".reshard-output.replaced"));
+    Files.createFile(directory.resolve(".reshard-output.publishing"));
+    Files.createDirectories(directory.resolve(".reshard-output.unpublished/killed"));
+    reshard(user, 2);
+    assertThat(names(directory)).containsExactly("output");
+    // As after a crash behind them.
+    Files.createFile(directory.resolve(".reshard-output.publishing"));
+    reshard(user, 2);
+    assertThat(names(directory)).containsExactly("output");
+    assertThat(names(output())).contains(shard(0), shard(1)).doesNotContain(shard(2));
   }
 
   private static Map<String, byte[]> weights(Path model) {

@@ -1,16 +1,15 @@
-package io.github.reshard.pipeline;
+package io.github.reshard.checkpoint.shards;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import org.junit.jupiter.api.Test;
 
-/** Shards that are not of one run or of all its ranks, and outputs that are there already. */
+/** Shards that are not of one run or of all its ranks. */
 class UserShardsRefusalTest extends UserShardsCase {
   @Test
   void halfOfTheShardsAreRefusedByName() throws IOException {
@@ -22,9 +21,9 @@ class UserShardsRefusalTest extends UserShardsCase {
         .isInstanceOf(RefusedException.class)
         .hasMessage(
             input
-                + "/optimizer.*.pt: 4 ranks saved these shards (partition_count is 4), and 2 are here."
-                + " Missing: optimizer.02.pt, optimizer.03.pt. Every shard holds a part that is in"
-                + " no other, so all 4 are needed, however many ranks go on with them.");
+                + "/optimizer.*.pt: 4 ranks saved these shards (partition_count is 4), and 2 are"
+                + " here. Missing: optimizer.02.pt, optimizer.03.pt. Every shard holds a part that"
+                + " is in no other, so all 4 are needed, however many ranks go on with them.");
     assertThat(output()).doesNotExist();
   }
 
@@ -72,42 +71,5 @@ class UserShardsRefusalTest extends UserShardsCase {
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("pytorch_model.bin: the masters in the shards")
         .hasMessageContaining("neither in the plain order nor in that of round_robin_gradients");
-  }
-
-  @Test
-  void anOutputThatIsThereIsReplacedOnlyWhenAsked() throws IOException {
-    Path user = CASES.resolve("z2-bf16/user");
-    reshard(user, 3);
-
-    assertThatThrownBy(() -> reshard(user, 2))
-        .isInstanceOf(OutputException.class)
-        .hasMessageContaining("is not empty");
-    reshard(user, 2, "overwrite=true");
-    assertThat(names(output()))
-        .containsExactly(shard(0), shard(1), "pytorch_model.bin", "reshard-manifest.json");
-
-    Files.writeString(output().resolve("thesis.tex"), "the only copy");
-    assertThatThrownBy(() -> reshard(user, 2, "overwrite=true"))
-        .isInstanceOf(OutputException.class)
-        .hasMessageContaining("thesis.tex");
-    assertThat(output().resolve("thesis.tex")).exists();
-    assertThat(names(directory)).containsExactly("output");
-  }
-
-  @Test
-  void aRerunRepairsACrashWhilePublishing() throws IOException {
-    Path user = CASES.resolve("z2-bf16/user");
-    reshard(user, 3);
-    // As after a crash between the two renames of a run with --overwrite.
-    Files.move(output(), directory.resolve(".reshard-output.replaced"));
-    Files.createFile(directory.resolve(".reshard-output.publishing"));
-    Files.createDirectories(directory.resolve(".reshard-output.unpublished/killed"));
-    reshard(user, 2);
-    assertThat(names(directory)).containsExactly("output");
-    // As after a crash behind them.
-    Files.createFile(directory.resolve(".reshard-output.publishing"));
-    reshard(user, 2);
-    assertThat(names(directory)).containsExactly("output");
-    assertThat(names(output())).contains(shard(0), shard(1)).doesNotContain(shard(2));
   }
 }

@@ -1,4 +1,4 @@
-package io.github.reshard.pipeline;
+package io.github.reshard.checkpoint.planner;
 
 import static org.assertj.core.api.Assertions.assertThat;
 

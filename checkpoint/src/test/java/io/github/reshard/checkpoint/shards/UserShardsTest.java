@@ -1,4 +1,4 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.checkpoint.shards;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
@@ -6,7 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.UserHints;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
-import io.github.reshard.checkpoint.shards.UserShards;
+import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.testing.Corpus;
 import io.github.reshard.testing.EditedTorchFile;

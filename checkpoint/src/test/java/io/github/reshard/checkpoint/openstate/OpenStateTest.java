@@ -1,4 +1,4 @@
-package io.github.reshard.pipeline;
+package io.github.reshard.checkpoint.openstate;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;

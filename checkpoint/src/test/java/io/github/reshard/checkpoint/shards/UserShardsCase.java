@@ -1,10 +1,16 @@
-package io.github.reshard.pipeline;
+package io.github.reshard.checkpoint.shards;
 
+import io.github.reshard.checkpoint.deepspeed.UserHints;
+import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.testing.WithoutBeam;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
+import java.util.Optional;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -20,25 +26,31 @@ abstract class UserShardsCase {
     return directory.resolve("output");
   }
 
-  ReshardReport reshard(Path input, int worldSize, String... more) {
+  ReshardPlan reshard(Path input, int worldSize, String... more) {
     return reshard(input, output(), worldSize, more);
   }
 
-  static ReshardReport reshard(Path input, Path output, int worldSize, String... more) {
-    ReshardOptions options = Resharding.options(input, output, worldSize);
+  /**
+   * @param more what a user adds, as {@code option=value}
+   */
+  static ReshardPlan reshard(Path input, Path output, int worldSize, String... more) {
+    Map<String, String> said = new HashMap<>();
     for (String option : more) {
-      String value = option.substring(option.indexOf('=') + 1);
-      switch (option.substring(0, option.indexOf('='))) {
-        case "shards" -> options.setShards(value);
-        case "model" -> options.setModel(value);
-        case "dsConfig" -> options.setDsConfig(value);
-        case "paramGroups" -> options.setParamGroups(value);
-        case "overwrite" -> options.setOverwrite(true);
-        case "sanitize" -> options.setSanitize(true);
-        default -> throw new IllegalArgumentException(option);
-      }
+      int sign = option.indexOf('=');
+      said.put(option.substring(0, sign), option.substring(sign + 1));
     }
-    return Resharding.run(options);
+    Optional<String> shards = Optional.ofNullable(said.remove("shards"));
+    UserHints hints =
+        new UserHints(
+            Optional.ofNullable(said.remove("model")),
+            Optional.ofNullable(said.remove("dsConfig")),
+            Optional.ofNullable(said.remove("paramGroups")),
+            false,
+            said.remove("sanitize") != null);
+    if (!said.isEmpty()) {
+      throw new IllegalArgumentException(said.toString());
+    }
+    return WithoutBeam.reshardShards(input, output, worldSize, shards, hints);
   }
 
   static String shard(int rank) {
