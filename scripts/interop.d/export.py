@@ -31,6 +31,7 @@ class Case:
     world: int = 2
 
 
+ADAPTER = "--only=*lora_*,*modules_to_save*"
 CASES = (
     Case("llama-tied-z1", "--model llama --stage 1"),
     Case("llama-tied-z2", "--model llama --stage 2", world=3),
@@ -46,6 +47,10 @@ CASES = (
     Case("llama-frozen-z2", "--model llama --stage 2 --freeze"),
     Case("gpt2-frozen-z3", "--model gpt2 --stage 3 --freeze"),
     Case("llama-bf16-optimizer", "--model llama --stage 1 --gad fp32"),
+    Case("llama-lora-z2", "--model llama --stage 2 --lora --exclude"),
+    Case("llama-lora-z3", "--model llama --stage 3 --lora --exclude"),
+    Case("gpt2-lora-z1-only", "--model gpt2 --stage 1 --lora", ADAPTER),
+    Case("llama-lora-untied-z2-only", "--model llama --stage 2 --lora --untied", ADAPTER),
 )
 
 
@@ -100,17 +105,34 @@ def judged(case, home, reshard):
             raise Mismatch(f"{index} says otherwise")
         if one["metadata"]["total_size"] != two["metadata"]["total_size"]:
             raise Mismatch(f"{index} has another total_size")
+    if "lora" in case.name:
+        model = adapted(reference, output)
+        return _same_logits(model, reference, len(safetensors.torch.load_file(
+            os.path.join(output, weights[0]))))
     kind = transformers.AutoModelForSeq2SeqLM if "t5" in case.name else transformers.AutoModelForCausalLM
     model, info = kind.from_pretrained(output, output_loading_info=True, dtype="auto")
     if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
         raise Mismatch(f"from_pretrained: {info}")
+    return _same_logits(model, reference, len(list(model.state_dict())))
+
+
+def adapted(reference, output):
+    """The base model of a run with the adapters that were exported, as PEFT loads them."""
+    import peft
+
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        os.path.join(reference, "base"), dtype="auto")
+    return peft.PeftModel.from_pretrained(base, output, autocast_adapter_dtype=False)
+
+
+def _same_logits(model, reference, tensors):
     namespace = {}
     exec(compile(open(os.path.join(HERE, "train_hub.py")).read(), "train_hub.py", "exec"), namespace)
     found = namespace["logits"](model)
     expected = torch.load(os.path.join(reference, "logits.pt"))
     if found.dtype != expected.dtype or not torch.equal(found, expected):
         raise Mismatch("the logits are not those of the run")
-    return len(list(model.state_dict()))
+    return tensors
 
 
 if __name__ == "__main__":

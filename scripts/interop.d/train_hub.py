@@ -29,6 +29,17 @@ def model_of(name, tied):
         decoder_start_token_id=0))
 
 
+def adapted(model, tied):
+    """The model with LoRA adapters, and with an output layer of their own where none is tied."""
+    import peft
+
+    gpt2 = "GPT2" in type(model).__name__
+    return peft.get_peft_model(model, peft.LoraConfig(
+        r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", fan_in_fan_out=gpt2,
+        init_lora_weights=False, target_modules=["c_attn"] if gpt2 else ["q_proj", "v_proj"],
+        modules_to_save=None if tied else ["lm_head"]))
+
+
 def logits(model):
     words = torch.arange(8).reshape(1, 8)
     model.eval()
@@ -45,6 +56,10 @@ def run(rank, world, a):
     deepspeed.init_distributed("gloo")
     torch.manual_seed(1)
     model = model_of(a.model, not a.untied)
+    if a.lora:
+        if rank == 0:
+            model.to(torch.bfloat16).save_pretrained(os.path.join(a.reference, "base"))
+        model = adapted(model, not a.untied)
     if a.freeze:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = "layers.0." not in name and ".h.0." not in name
@@ -62,17 +77,19 @@ def run(rank, world, a):
         words = torch.randint(0, 37, (2, 8), generator=torch.Generator().manual_seed(10 * step + rank))
         engine.backward(engine(input_ids=words, labels=words).loss)
         engine.step()
-    engine.save_checkpoint(a.save)
+    engine.save_checkpoint(a.save, exclude_frozen_parameters=a.exclude)
     found = logits(engine)
     parameters = list(engine.module.parameters())
     gathered = deepspeed.zero.GatheredParameters(parameters if a.stage == 3 else [], modifier_rank=None)
     with gathered:
         if rank == 0:
-            engine.module.config.save_pretrained(a.save)
             # A model of its own: huggingface_hub takes DeepSpeed's views of one flat buffer for
             # tensors that are tied, and splits them otherwise.
-            own = model_of(a.model, not a.untied).to(parameters[0].dtype)
-            own.load_state_dict(engine.module.state_dict())
+            own = model_of(a.model, not a.untied)
+            if a.lora:
+                own = adapted(own, not a.untied)
+            own.to(parameters[0].dtype).load_state_dict(engine.module.state_dict())
+            (own.peft_config["default"] if a.lora else own.config).save_pretrained(a.save)
             own.save_pretrained(a.reference, max_shard_size=a.shard)
             torch.save(found, os.path.join(a.reference, "logits.pt"))
     dist.barrier()
@@ -87,5 +104,7 @@ if __name__ == "__main__":
         p.add_argument(f"--{option}", type=kind, default=default)
     p.add_argument("--untied", action="store_true")
     p.add_argument("--freeze", action="store_true")
+    p.add_argument("--lora", action="store_true")
+    p.add_argument("--exclude", action="store_true", help="save without frozen parameters")
     a = p.parse_args()
     mp.spawn(run, args=(a.world, a), nprocs=a.world)

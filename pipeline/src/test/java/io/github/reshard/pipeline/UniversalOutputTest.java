@@ -4,19 +4,16 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
-import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.testing.Reassembly;
 import io.github.reshard.testing.TorchContent;
+import io.github.reshard.testing.UniversalContent;
 import io.github.reshard.testing.WithoutBeam;
 import java.io.IOException;
-import java.io.UncheckedIOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
@@ -47,32 +44,11 @@ class UniversalOutputTest {
   }
 
   private static List<Path> states(Path checkpoint) {
-    Path zero = zero(checkpoint);
-    try (Stream<Path> files = Files.walk(zero)) {
-      return files
-          .filter(f -> f.toString().endsWith(".pt") && !f.getParent().equals(zero))
-          .map(zero::relativize)
-          .sorted()
-          .toList();
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
+    return UniversalContent.of(checkpoint).states();
   }
 
-  /** The tensor of a file, in a dict or bare. */
-  private static TensorNode tensor(TorchContent file) {
-    PyObject inDict = file.root() instanceof PyDict ? file.at("param") : file.root();
-    return TensorNode.of(inDict).orElseThrow();
-  }
-
-  /** Every state by {@code NAME/STATE}. */
   private static Map<String, byte[]> tensors(Path checkpoint) {
-    Map<String, byte[]> tensors = new TreeMap<>();
-    for (Path state : states(checkpoint)) {
-      TorchContent file = TorchContent.read(zero(checkpoint).resolve(state));
-      tensors.put(state.toString(), file.tensor(tensor(file)));
-    }
-    return tensors;
+    return UniversalContent.of(checkpoint).tensors();
   }
 
   /** Those of the parameters that are trained: 0.19.8 also writes what nothing reads. */

@@ -5,6 +5,7 @@ import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.parallel.Division;
 import io.github.reshard.checkpoint.parallel.Recut;
+import io.github.reshard.checkpoint.parallel.RuleFile;
 import io.github.reshard.checkpoint.parallel.TensorDegree;
 import io.github.reshard.checkpoint.parallel.TensorRules;
 import io.github.reshard.checkpoint.pickle.PyEquality;
@@ -19,6 +20,7 @@ import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.state.TensorParallelLayout;
+import io.github.reshard.checkpoint.state.ZeroLayout;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -41,17 +43,48 @@ public final class TensorChange {
   /** Of how many elements of a parameter the ranks are compared. */
   private static final long COMPARED_ELEMENTS = 4096;
 
-  private final TrainingState state;
-  private final TensorRequest request;
-  private final List<ModelPart> parts;
-  private final int savedRanks;
+  private static final String AS_SAVED = "Leave --targetTensorParallelSize out.";
 
-  private TensorChange(TrainingState state, TensorRequest request) {
+  private final TrainingState state;
+  private final List<ModelPart> parts;
+  private final Optional<RuleFile> rules;
+  private final String instead;
+
+  private TensorChange(
+      TrainingState state, List<ModelPart> parts, Optional<RuleFile> rules, String instead) {
     this.state = state;
-    this.request = request;
-    this.parts = state.parts();
-    this.savedRanks =
-        Conversions.hasLayers(state) ? LayerFiles.tensorRanks(state) : state.parts().size();
+    this.parts = parts;
+    this.rules = rules;
+    this.instead = instead;
+  }
+
+  /**
+   * What ranks have of each parameter, joined.
+   *
+   * @param set the parameters with their full shapes, without rows behind the end of a vocabulary
+   * @param rules how ranks share them
+   */
+  public record Joined(ParameterSet set, TensorRules rules) {}
+
+  /**
+   * Joins what tensor-parallel ranks have of each parameter, for a format that knows no ranks.
+   *
+   * @param parts the ranks, which have the same parameters
+   * @param instead what to do where that cannot be, a sentence
+   * @throws RefusedException if it cannot be told how a parameter is cut, or the ranks do not
+   *     belong together
+   */
+  public static Joined join(TrainingState state, List<ModelPart> parts, String instead)
+      throws IOException {
+    TensorChange change = new TensorChange(state, parts, Optional.empty(), instead);
+    change.requireJoinable();
+    TensorRules rules = change.rules();
+    TensorDegree degree =
+        TensorDegree.joining(
+            state.checkpoint(), rules, change.division(rules, Division.Heads.UNKNOWN));
+    List<ParameterSet> sets = parts.stream().map(state::trained).toList();
+    change.requireLike(sets);
+    return new Joined(change.joined(0, sets, change.recuts(degree, sets), 1), rules);
   }
 
   /**
@@ -61,29 +94,32 @@ public final class TensorChange {
    *     belong together
    */
   public static TrainingState of(TrainingState state, TensorRequest request) throws IOException {
-    return new TensorChange(state, request).changed();
+    return new TensorChange(state, state.parts(), request.rules(), AS_SAVED).changed(request);
   }
 
   private RefusedException refused(String problem) {
     return new RefusedException(state.checkpoint(), problem);
   }
 
-  private TrainingState changed() throws IOException {
-    requireTensorRanks();
-    TensorDegree degree = degree();
+  private TrainingState changed(TensorRequest request) throws IOException {
+    int savedRanks = Conversions.hasLayers(state) ? LayerFiles.tensorRanks(state) : parts.size();
+    requireTensorRanks(savedRanks);
+    requireJoinable();
+    TensorRules found = rules();
+    TensorDegree degree =
+        new TensorDegree(
+            state.checkpoint(),
+            found,
+            division(found, request.heads()),
+            request.ranks(),
+            request.vocabularyMultiple());
     int stages = parts.size() / savedRanks;
     List<ModelPart> changed = new ArrayList<>();
     List<ParameterSet> joined = new ArrayList<>();
     for (int stage = 0; stage < stages; stage++) {
       List<ModelPart> ofStage = parts.subList(stage * savedRanks, (stage + 1) * savedRanks);
       List<ParameterSet> sets = ofStage.stream().map(state::trained).toList();
-      List<Recut> recuts = recuts(degree, sets);
-      for (int p = 0; p < recuts.size(); p++) {
-        if (recuts.get(p).sharing() == Recut.Sharing.CUT) {
-          requireParts(p, sets);
-        }
-      }
-      joined.add(joined(stage, sets, recuts));
+      joined.add(joined(stage, sets, recuts(degree, sets), request.ranks()));
       for (int to = 0; to < request.ranks(); to++) {
         int from = to < savedRanks ? to : 0;
         ModelPart template = ofStage.get(from);
@@ -101,7 +137,7 @@ public final class TensorChange {
     return state.with(ModelParallelism.of(stages, request.ranks()), changed, joined);
   }
 
-  private void requireTensorRanks() {
+  private void requireTensorRanks(int savedRanks) {
     ModelParallelism saved = state.parallelism().source();
     if (saved.sequenceDegree() > 1) {
       throw refused(
@@ -114,19 +150,39 @@ public final class TensorChange {
           "it says a tensor-parallel size of %d, and has files of %d of %d model-parallel ranks. Leave --targetTensorParallelSize out."
               .formatted(saved.tensorDegree(), savedRanks, parts.size()));
     }
+  }
+
+  private void requireJoinable() {
     for (ModelPart part : parts) {
       if (part.trained().size() != 1 || state.trained(part).expertRank() != ParamId.NO_EXPERT) {
         throw refused(
-            "it has a mixture of experts, whose tensor-parallel size cannot be changed. Leave"
-                + " --targetTensorParallelSize out.");
+            "it has a mixture of experts, whose tensor-parallel ranks cannot be joined. "
+                + instead);
       }
       if (part.model().isEmpty()) {
         throw refused("it has no model files, which say how parameters are cut.");
       }
       if (!state.trained(part).whole().isEmpty()) {
         throw refused(
-            "its optimizer is Muon, which keeps whole matrices of each tensor-parallel rank. Leave"
-                + " --targetTensorParallelSize out.");
+            "its optimizer is Muon, which keeps whole matrices of each tensor-parallel rank. "
+                + instead);
+      }
+    }
+  }
+
+  /** Sub-groups are numbered within a rank; a set of parameters has one numbering. */
+  private void requireLike(List<ParameterSet> sets) {
+    ZeroLayout first = sets.get(0).layout();
+    for (int rank = 1; rank < sets.size(); rank++) {
+      ZeroLayout other = sets.get(rank).layout();
+      boolean same = other.buckets() == first.buckets();
+      for (int bucket = 0; same && bucket < first.buckets(); bucket++) {
+        same = other.groupOf(bucket) == first.groupOf(bucket);
+      }
+      if (!same) {
+        throw refused(
+            "tensor-parallel rank %d has %d sub-groups where rank 0 has %d, and such ranks are not joined. %s"
+                .formatted(rank, other.buckets(), first.buckets(), instead));
       }
     }
   }
@@ -135,7 +191,7 @@ public final class TensorChange {
     return parts.get(rank).model().orElseThrow().root();
   }
 
-  private TensorDegree degree() {
+  private TensorRules rules() {
     Optional<PickledValue> info = root(0).findPresent(INFO).filter(PickledValue::isDict);
     for (int rank = 1; rank < parts.size(); rank++) {
       PickledValue other = root(rank);
@@ -149,32 +205,29 @@ public final class TensorChange {
                 .formatted(INFO, difference.get()));
       }
     }
-    if (info.isPresent() && request.rules().isPresent()) {
+    if (info.isPresent() && rules.isPresent()) {
       throw refused(
           "it says itself how its parameters are cut (%s). Leave --tpRules out.".formatted(INFO));
     }
-    if (info.isEmpty() && request.rules().isEmpty()) {
+    if (info.isEmpty() && rules.isEmpty()) {
       throw refused(
           "nothing in it says how its parameters are cut among tensor-parallel ranks (%s). Give --tpRules=FILE.json, or the name of one that comes with the program."
               .formatted(INFO));
     }
-    TensorRules rules =
-        info.map(TensorRules::ofCheckpoint).orElseGet(() -> request.rules().get().rules());
-    Optional<DsConfig> config = DsConfig.ifStored(root(0));
-    boolean autoTp =
-        rules.isAutoTp()
-            || request.rules().filter(file -> file.isAutoTp()).isPresent()
-            || config.flatMap(DsConfig::tensorParallelSize).isPresent();
-    int grain = config.map(DsConfig::tensorGrain).orElse(1);
-    return new TensorDegree(
-        state.checkpoint(),
-        rules,
-        autoTp ? new Division.AutoTp(request.heads(), grain) : new Division.Even(),
-        request.ranks(),
-        request.vocabularyMultiple());
+    return info.map(TensorRules::ofCheckpoint).orElseGet(() -> rules.get().rules());
   }
 
-  private List<Recut> recuts(TensorDegree degree, List<ParameterSet> sets) {
+  private Division division(TensorRules found, Division.Heads heads) {
+    Optional<DsConfig> config = DsConfig.ifStored(root(0));
+    boolean autoTp =
+        found.isAutoTp()
+            || rules.filter(RuleFile::isAutoTp).isPresent()
+            || config.flatMap(DsConfig::tensorParallelSize).isPresent();
+    int grain = config.map(DsConfig::tensorGrain).orElse(1);
+    return autoTp ? new Division.AutoTp(heads, grain) : new Division.Even();
+  }
+
+  private List<Recut> recuts(TensorDegree degree, List<ParameterSet> sets) throws IOException {
     List<Parameter> first = sets.get(0).parameters();
     for (int rank = 1; rank < sets.size(); rank++) {
       List<Parameter> others = sets.get(rank).parameters();
@@ -197,6 +250,9 @@ public final class TensorChange {
           degree.recut(
               first.get(p).name(),
               sets.stream().map(set -> set.parameters().get(parameter).shape()).toList()));
+      if (recuts.get(p).sharing() == Recut.Sharing.CUT) {
+        requireParts(p, sets);
+      }
     }
     return recuts;
   }
@@ -249,7 +305,8 @@ public final class TensorChange {
     return true;
   }
 
-  private ParameterSet joined(int stage, List<ParameterSet> sets, List<Recut> recuts) {
+  private ParameterSet joined(
+      int stage, List<ParameterSet> sets, List<Recut> recuts, int targetRanks) {
     List<Parameter> first = sets.get(0).parameters();
     List<Parameter> full = new ArrayList<>();
     for (int p = 0; p < first.size(); p++) {
@@ -274,15 +331,15 @@ public final class TensorChange {
                       new Partition(before + of.rank(), of.bucket(), of.state()), address));
     }
     List<ParameterSet.Share> shares = new ArrayList<>();
-    for (int rank = 0; rank < request.ranks(); rank++) {
+    for (int rank = 0; rank < targetRanks; rank++) {
       int own = rank;
       shares.add(
           new ParameterSet.Share(
-              stage * request.ranks() + rank,
+              stage * targetRanks + rank,
               recuts.stream().map(recut -> recut.target().get(own)).toList()));
     }
     return new ParameterSet(
-        stage * request.ranks(),
+        stage * targetRanks,
         ParamId.NO_EXPERT,
         layout,
         sets.get(0).states(),

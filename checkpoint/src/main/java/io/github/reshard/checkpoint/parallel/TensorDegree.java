@@ -18,9 +18,30 @@ import java.util.OptionalInt;
  * @param division into which widths
  * @param ranks how many tensor-parallel ranks there will be
  * @param vocabularyMultiple {@code make_vocab_size_divisible_by} of Megatron, if it is known
+ * @param strips whether rows behind the end of a vocabulary go nowhere
  */
 public record TensorDegree(
-    String where, TensorRules rules, Division division, int ranks, OptionalInt vocabularyMultiple) {
+    String where,
+    TensorRules rules,
+    Division division,
+    int ranks,
+    OptionalInt vocabularyMultiple,
+    boolean strips) {
+
+  /** A change to ranks of a run, whose vocabulary is padded as the run pads it. */
+  public TensorDegree(
+      String where,
+      TensorRules rules,
+      Division division,
+      int ranks,
+      OptionalInt vocabularyMultiple) {
+    this(where, rules, division, ranks, vocabularyMultiple, false);
+  }
+
+  /** Puts parameters together for files that know no ranks, and no rows behind a vocabulary. */
+  public static TensorDegree joining(String where, TensorRules rules, Division division) {
+    return new TensorDegree(where, rules, division, 1, OptionalInt.empty(), true);
+  }
 
   /**
    * A parameter at both numbers of ranks.
@@ -35,7 +56,7 @@ public record TensorDegree(
     if (saved.stream().anyMatch(shape -> shape.size() != dimensions)) {
       throw refused(parameter, "its ranks have tensors of different dimensions: " + saved);
     }
-    if (saved.size() == 1 && ranks == 1) {
+    if (saved.size() == 1 && ranks == 1 && !(strips && rules.isOfVocabulary(parameter))) {
       List<LocalTensor> whole = List.of(LocalTensor.whole(saved.get(0)));
       return new Recut(saved.get(0), whole, whole, Recut.Sharing.CUT);
     }
@@ -200,7 +221,8 @@ public record TensorDegree(
           "it has %d rows and its vocabulary %d, and the ranks have unequally many: %s"
               .formatted(all, rows, widths));
     }
-    long padded = VocabularyPadding.at(rows, all, saved.size(), ranks, vocabularyMultiple);
+    long padded =
+        strips ? rows : VocabularyPadding.at(rows, all, saved.size(), ranks, vocabularyMultiple);
     List<Long> shape = with(saved.get(0), 0, rows);
     return new Recut(
         shape,

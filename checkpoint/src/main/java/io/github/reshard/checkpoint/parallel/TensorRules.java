@@ -37,7 +37,11 @@ public final class TensorRules {
   private final NamePatterns vocabulary;
   private final List<Mapped> affine = new ArrayList<>();
 
-  private record Named(String key, NamePatterns.NamePattern pattern, CutRule rule) {}
+  /**
+   * @param said the whole entry of the rule, where it is more than a pattern
+   */
+  private record Named(
+      String key, NamePatterns.NamePattern pattern, CutRule rule, Optional<PickledValue> said) {}
 
   private record Mapped(NamePatterns.NamePattern pattern, PickledValue map) {}
 
@@ -74,7 +78,7 @@ public final class TensorRules {
 
   private void add(String key, CutRule rule) {
     for (NamePatterns.NamePattern pattern : NamePatterns.of(info, key).listed()) {
-      rules.add(new Named(key, pattern, rule));
+      rules.add(new Named(key, pattern, rule, Optional.empty()));
     }
   }
 
@@ -93,7 +97,7 @@ public final class TensorRules {
             .refused("expected one of the %d dimensions".formatted(sizes.size()));
       }
       for (NamePatterns.NamePattern pattern : NamePatterns.of(fields.get("patterns")).listed()) {
-        rules.add(new Named(FUSED, pattern, fused(dimension, sizes, pattern)));
+        rules.add(new Named(FUSED, pattern, fused(dimension, sizes, pattern), Optional.of(fields)));
       }
     }
   }
@@ -185,6 +189,35 @@ public final class TensorRules {
   private RefusedException several(String parameter, List<String> patterns) {
     return new RefusedException(
         info.where(), "%s is named by several patterns: %s.".formatted(parameter, patterns));
+  }
+
+  /** Whether the parameter is a vocabulary of which it is said how many rows it has. */
+  boolean isOfVocabulary(String parameter) {
+    return rule(parameter)
+        .filter(rule -> rule instanceof CutRule.Vocabulary of && of.rows().isPresent())
+        .isPresent();
+  }
+
+  /** What a Universal Checkpoint says of the parameter beside its elements. */
+  public UniversalKeys universalKeys(String parameter) {
+    Optional<CutRule> rule = rule(parameter);
+    if (rule.isEmpty()) {
+      return UniversalKeys.ROWS;
+    }
+    if (rule.get() instanceof CutRule.Vocabulary) {
+      return UniversalKeys.ROWS.ofVocabulary(isOfVocabulary(parameter));
+    }
+    if (!(rule.get() instanceof CutRule.Split split)) {
+      return UniversalKeys.WHOLE;
+    }
+    Optional<PickledValue> fused =
+        rules.stream()
+            .filter(named -> named.pattern().matches(parameter))
+            .flatMap(named -> named.said().stream())
+            .findFirst();
+    return fused.isPresent()
+        ? UniversalKeys.fused(fused.get(), split)
+        : UniversalKeys.cut(split.dimension(), split.fused().matrices());
   }
 
   /** Whether the parameter is named by no pattern, so that its rule is only the usual one. */

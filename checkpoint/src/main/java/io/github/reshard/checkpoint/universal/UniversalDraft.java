@@ -15,10 +15,10 @@ import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.ParameterSet;
-import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.WholeTensors;
+import io.github.reshard.checkpoint.state.ZeroLayout;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.StorageSize;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -28,16 +28,17 @@ import io.github.reshard.checkpoint.zero12.FlatModelRewrite;
 import io.github.reshard.checkpoint.zero12.MuonMomentum;
 import io.github.reshard.checkpoint.zero12.ParamGroups;
 import io.github.reshard.checkpoint.zero12.SavedFlat;
+import io.github.reshard.checkpoint.zero12.SharedStates;
 import io.github.reshard.checkpoint.zero3.SavedSharded;
 import io.github.reshard.checkpoint.zero3.ShardedLayout;
 import io.github.reshard.checkpoint.zero3.ShardedModelRewrite;
+import io.github.reshard.checkpoint.zero3.ShardedReplicas;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.HashMap;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.OptionalInt;
+import java.util.Optional;
 
 /** The files of a Universal Checkpoint while they are planned. */
 final class UniversalDraft {
@@ -47,7 +48,9 @@ final class UniversalDraft {
   private final PlanDraft draft;
   private final UniversalLoad load;
   private final String tag;
-  private final List<Part> parts = new ArrayList<>();
+
+  /** What the parameters of each model-parallel rank share. */
+  private final List<UniversalState> shared = new ArrayList<>();
 
   UniversalDraft(PlanDraft draft, UniversalLoad load) {
     this.draft = draft;
@@ -55,17 +58,10 @@ final class UniversalDraft {
     this.tag = UniversalFiles.tag(draft.state().tag());
   }
 
-  /**
-   * One model-parallel rank.
-   *
-   * @param index of its parameters in the plan; the target's layout has one bucket for each
-   */
-  private record Part(int mpRank, int index, PartitionedModel model, UniversalState state) {}
-
-  private void add(ModelPart part, int index, UniversalState state) {
-    PartitionedModel model = draft.models().get(index);
-    load.check(new ModelStates(part.model().orElseThrow().root()), model, state);
-    parts.add(new Part(part.mpRank(), index, model, state));
+  private void add(ModelPart part, UniversalState state) {
+    load.check(
+        new ModelStates(part.model().orElseThrow().root()), draft.state().trained(part), state);
+    shared.add(state);
   }
 
   /** Adds a model-parallel rank of ZeRO-1 or 2. */
@@ -83,13 +79,11 @@ final class UniversalDraft {
         "which load_universal was not seen to load. Leave --outputFormat out.");
     ParameterSet set = draft.state().trained(part);
     FlatLayout alone = groups.withRoundRobin(false).layout(1, ParamGroups.DENSE, 0);
-    int index = draft.addModel(set, new WholeTensors(set.parameters()));
     ReadFile modelFile = part.model().orElseThrow();
     Map<Integer, Address> flat =
         addFlatModelFiles(part.mpRank(), modelFile, FlatLayout.of(set.layout()), alone);
-    flat.forEach(
-        (group, begin) -> moveModuleWeights(index, modelFile.source(), group, alone, begin));
-    add(part, index, UniversalState.of(saved.shards().get(0), set.states()));
+    flat.forEach((group, begin) -> moveWeights(set, modelFile.source(), group, alone, begin));
+    add(part, UniversalState.of(saved.shards().get(0), set.states()));
   }
 
   /** Adds both model files; where the flat weights of each group begin, if they lie flat. */
@@ -123,21 +117,23 @@ final class UniversalDraft {
     return flat;
   }
 
-  private void moveModuleWeights(
-      int index, int modelSource, int group, FlatLayout alone, Address flat) {
-    PartitionedModel model = draft.models().get(index);
-    for (int p = 0; p < model.weights().size(); p++) {
-      ModuleWeight weight = model.weights().get(p);
+  /** The module's weights go on as this rank has them, whatever becomes of its parameters. */
+  private void moveWeights(
+      ParameterSet set, int modelSource, int group, FlatLayout alone, Address flat) {
+    for (int p = 0; p < set.parameters().size(); p++) {
+      ModuleWeight weight = set.weights().get(p);
+      Parameter parameter = set.parameters().get(p);
       if (weight != null
           && weight.source().file() == modelSource
-          && model.parameters().get(p).group() == group) {
-        draft.placeWeight(
-            index,
-            p,
-            new ModuleWeight(
-                weight.dtype(),
+          && parameter.group() == group
+          && parameter.elements() > 0) {
+        int width = weight.dtype().bytes();
+        draft.carry(
+            SliceCopy.of(
                 weight.source(),
-                flat.plus(alone.flatStart(p) * weight.dtype().bytes())));
+                flat.plus(alone.flatStart(p) * width),
+                parameter.elements() * width,
+                true));
       }
     }
   }
@@ -151,7 +147,6 @@ final class UniversalDraft {
             new Target(1, 0),
             problem -> new RefusedException(draft.state().checkpoint(), problem));
     ParameterSet set = draft.state().trained(part);
-    int index = draft.addModel(set, new WholeTensors(set.parameters()));
     ShardedLayout source = saved.layout();
     ShardedLayout alone = new ShardedLayout(1, set.parameters(), saved.subGroupSize());
     ShardedLayout none = new ShardedLayout(1, List.of(), 0);
@@ -178,76 +173,63 @@ final class UniversalDraft {
         UniversalModelFile.emptied(
             file.path(), ShardedModelRewrite.rewrite(file, source, alone, none, true));
     add(draft.inTag(UniversalModelFile.flatName(part.mpRank())), emptied, modelFile);
-    add(part, index, UniversalState.of(part.optimizers().get(0), source, alone, set.states()));
+    add(part, UniversalState.of(part.optimizers().get(0), source, alone, set.states()));
   }
 
   /** Adds the files of all parameters, once all model-parallel ranks are there. */
-  void finish() {
-    Map<String, List<Holder>> byName = new LinkedHashMap<>();
-    for (Part part : parts) {
-      for (int p = 0; p < part.model().parameters().size(); p++) {
-        byName
-            .computeIfAbsent(part.model().parameters().get(p).name(), name -> new ArrayList<>())
-            .add(new Holder(part, p));
+  void finish() throws IOException {
+    requireAlike();
+    UniversalParameters parameters = UniversalParameters.of(draft.state());
+    ParameterSet set = parameters.set();
+    int index = draft.addModel(set, new WholeTensors(set.parameters()));
+    draft.dropWeights(index);
+    Map<PartGroup, Optional<Rewritten>> steps = new HashMap<>();
+    for (int p = 0; p < set.parameters().size(); p++) {
+      Parameter parameter = set.parameters().get(p);
+      for (Map.Entry<String, DType> state : set.statesOf(p).entrySet()) {
+        Rewritten content =
+            UniversalTensor.of(
+                state.getKey(),
+                state.getValue(),
+                parameter.shape(),
+                parameters.keys(parameter.name()));
+        PlanDraft.Written written =
+            add(UniversalFiles.ofState(tag, parameter.name(), state.getKey()), content, null);
+        draft.place(index, new Partition(0, p, state.getKey()), written.storages().get(0));
       }
+      int part = parameters.firstParts().get(parameter.name());
+      UniversalState of = shared.get(part);
+      steps
+          .computeIfAbsent(
+              new PartGroup(part, parameter.group()), group -> of.stepFile(group.group()))
+          .ifPresent(
+              step ->
+                  add(
+                      UniversalFiles.ofState(tag, parameter.name(), UniversalFiles.STEP),
+                      step,
+                      new ReadFile(of.source(), of.file())));
     }
-    Map<PartGroup, Steps> steps = new HashMap<>();
-    byName.forEach((name, holders) -> addParameter(name, holders, steps));
-    UniversalState first = parts.get(0).state();
+    UniversalState first = shared.get(0);
     add(
         UniversalFiles.optimizer(tag),
         first.optimizerFile(),
         new ReadFile(first.source(), first.file()));
   }
 
-  /** A model-parallel rank that has the parameter, or a part of it. */
-  private record Holder(Part part, int parameter) {
-    Parameter of() {
-      return part.model().parameters().get(parameter);
+  private record PartGroup(int part, int group) {}
+
+  /** There is one {@code optimizer_state.pt} for all model-parallel ranks. */
+  private void requireAlike() throws IOException {
+    List<ModelPart> parts = draft.state().parts();
+    ZeroLayout layout = draft.state().trained(parts.get(0)).layout();
+    if (layout instanceof ShardedLayout sharded) {
+      ShardedReplicas.requireAlike(draft, parts, sharded);
+    } else {
+      SharedStates.requireAlike(
+          draft,
+          FlatLayout.of(layout),
+          parts.stream().map(part -> part.optimizers().get(0)).toList());
     }
-  }
-
-  private record PartGroup(int mpRank, int group) {}
-
-  /** What {@code step.pt} says; null where there is none. */
-  private record Steps(Rewritten content) {}
-
-  private void addParameter(String name, List<Holder> holders, Map<PartGroup, Steps> steps) {
-    if (holders.size() > 1) {
-      throw new RefusedException(
-          draft.state().checkpoint(),
-          "%s is on the mp ranks %s: parameters that several model-parallel ranks have are not joined yet. Leave --outputFormat out."
-              .formatted(name, holders.stream().map(h -> h.part().mpRank()).toList()));
-    }
-    Holder holder = holders.get(0);
-    PartitionedModel model = holder.part().model();
-    model
-        .statesOf(holder.parameter())
-        .forEach((state, dtype) -> addState(holder, state, dtype, OptionalInt.of(0)));
-    int group = holder.of().group();
-    UniversalState shared = holder.part().state();
-    Rewritten step =
-        steps
-            .computeIfAbsent(
-                new PartGroup(holder.part().mpRank(), group),
-                g -> new Steps(shared.stepFile(group).orElse(null)))
-            .content();
-    if (step != null) {
-      add(
-          UniversalFiles.ofState(tag, name, UniversalFiles.STEP),
-          step,
-          new ReadFile(shared.source(), shared.file()));
-    }
-  }
-
-  private void addState(Holder holder, String state, DType dtype, OptionalInt catDim) {
-    Rewritten content = UniversalTensor.of(state, dtype, holder.of().shape(), catDim);
-    PlanDraft.Written written =
-        add(UniversalFiles.ofState(tag, holder.of().name(), state), content, null);
-    draft.place(
-        holder.part().index(),
-        new Partition(0, holder.parameter(), state),
-        written.storages().get(0));
   }
 
   /**

@@ -12,7 +12,7 @@ import io.github.reshard.checkpoint.pickle.PyEquality;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.state.Parameter;
-import io.github.reshard.checkpoint.state.PartitionedModel;
+import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TensorNode;
@@ -80,7 +80,7 @@ final class UniversalLoad {
   }
 
   /** What one model-parallel rank brings. */
-  void check(ModelStates model, PartitionedModel parameters, UniversalState state) {
+  void check(ModelStates model, ParameterSet parameters, UniversalState state) {
     checkRoundRobin(model);
     checkOthers(model, parameters);
     checkHyperParameters(state);
@@ -104,7 +104,7 @@ final class UniversalLoad {
   }
 
   /** What is in the module and nothing trains. */
-  private void checkOthers(ModelStates model, PartitionedModel parameters) {
+  private void checkOthers(ModelStates model, ParameterSet parameters) {
     Set<String> known = new HashSet<>(model.tiedNames());
     parameters.parameters().forEach(parameter -> known.add(parameter.name()));
     Set<String> places = new HashSet<>();
@@ -160,7 +160,7 @@ final class UniversalLoad {
     return rest;
   }
 
-  private void checkStates(PartitionedModel parameters, UniversalState state) {
+  private void checkStates(ParameterSet parameters, UniversalState state) {
     for (int g = 0; g < parameters.states().size(); g++) {
       Set<String> states = parameters.states().get(g).keySet();
       if (!states.equals(ADAM) || state.step(g).isEmpty()) {
@@ -186,8 +186,7 @@ final class UniversalLoad {
    * Every sub-group gets the same tensor as its step, and {@code torch.optim} adds to each in place
    * (seen with DeepSpeed 0.19.8: states right after the load, then other losses).
    */
-  private void checkSubGroups(
-      ModelStates model, PartitionedModel parameters, UniversalState state) {
+  private void checkSubGroups(ModelStates model, ParameterSet parameters, UniversalState state) {
     boolean tensor =
         state.common().stream()
             .map(common -> common.get(UniversalFiles.STEP))
@@ -202,7 +201,7 @@ final class UniversalLoad {
   }
 
   /** A rank without a parameter of a group has no step to take from it: {@code steps[0]}. */
-  private void checkSmallGroups(PartitionedModel parameters) {
+  private void checkSmallGroups(ParameterSet parameters) {
     if (stage == ZERO_3) {
       return;
     }

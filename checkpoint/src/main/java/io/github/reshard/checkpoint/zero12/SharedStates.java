@@ -3,15 +3,15 @@ package io.github.reshard.checkpoint.zero12;
 import io.github.reshard.checkpoint.deepspeed.ReplicaComparison;
 import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.ReadFile;
-import io.github.reshard.checkpoint.state.PartitionedModel;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
 
 /**
  * What is not partitioned, which model-parallel ranks have to share where only some of it goes on.
  */
-final class SharedStates {
+public final class SharedStates {
   private SharedStates() {}
 
   /**
@@ -22,11 +22,19 @@ final class SharedStates {
    * @throws io.github.reshard.checkpoint.RefusedException if not
    */
   static void requireAlike(PlanDraft draft, int model, List<ReadFile> files) throws IOException {
-    PartitionedModel partitioned = draft.models().get(model);
-    FlatLayout first = FlatLayout.of(partitioned.target().ofHolder(0));
+    requireAlike(draft, FlatLayout.of(draft.models().get(model).target().ofHolder(0)), files);
+  }
+
+  /**
+   * The same, of files without Muon's momentum.
+   *
+   * @param layout of any of the ranks, as whose rank 0 all are seen
+   */
+  public static void requireAlike(PlanDraft draft, FlatLayout layout, List<ReadFile> files)
+      throws IOException {
     List<FlatOptimizerRewrite.Group> groups = new ArrayList<>();
-    for (int g = 0; g < first.buckets(); g++) {
-      groups.add(FlatOptimizerRewrite.Group.of(partitioned, first, g));
+    for (int g = 0; g < layout.buckets(); g++) {
+      groups.add(new FlatOptimizerRewrite.Group(layout, g, Set.of()));
     }
     ReplicaComparison comparison =
         new ReplicaComparison(

@@ -37,12 +37,12 @@ import java.util.regex.Pattern;
  * @param where the checkpoint, for messages
  * @param stages the set of each stage
  */
-record StageSets(String where, List<ParameterSet> stages) {
+public record StageSets(String where, List<ParameterSet> stages) {
   private static final Pattern LAYER = Pattern.compile("(\\d{1,6})\\..+", Pattern.DOTALL);
   private static final Pattern TIED =
       Pattern.compile("tied_modules\\.([^.]+)\\..+", Pattern.DOTALL);
 
-  StageSets {
+  public StageSets {
     stages = List.copyOf(stages);
   }
 
@@ -75,7 +75,7 @@ record StageSets(String where, List<ParameterSet> stages) {
    *
    * @throws RefusedException if the stages do not belong together
    */
-  ParameterSet joined(int tensorRank) {
+  public ParameterSet joined(int tensorRank) {
     ParameterSet first = stages.get(0);
     Map<String, Integer> byName = new LinkedHashMap<>();
     List<Parameter> parameters = new ArrayList<>();

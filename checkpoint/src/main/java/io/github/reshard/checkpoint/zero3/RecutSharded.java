@@ -2,7 +2,6 @@ package io.github.reshard.checkpoint.zero3;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
-import io.github.reshard.checkpoint.deepspeed.ReplicaComparison;
 import io.github.reshard.checkpoint.deepspeed.TensorParts;
 import io.github.reshard.checkpoint.deepspeed.TensorRecipe;
 import io.github.reshard.checkpoint.format.ModelPart;
@@ -13,10 +12,8 @@ import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
-import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
 import java.util.ArrayList;
-import java.util.IdentityHashMap;
 import java.util.List;
 
 /**
@@ -59,7 +56,7 @@ final class RecutSharded {
     for (ModelPart part : parts) {
       add(part, layouts.get(origin(part).to()));
     }
-    requireAlike(layouts.get(0));
+    ShardedReplicas.requireAlike(draft, origin.sources(), layouts.get(0));
   }
 
   /**
@@ -141,23 +138,6 @@ final class RecutSharded {
             new Partition(of.to() * ranks + rank, piece.group(), piece.state()),
             written.storages().get(s));
       }
-    }
-  }
-
-  /** What is not partitioned must be the same on all tensor-parallel ranks. */
-  private void requireAlike(ShardedLayout first) throws IOException {
-    IdentityHashMap<TorchFile, ShardedLayout> layouts = new IdentityHashMap<>();
-    for (ModelPart source : origin.sources()) {
-      layouts.put(source.optimizers().get(0).file(), saved(source).layout());
-    }
-    ReplicaComparison comparison =
-        new ReplicaComparison(
-            draft.state().store(),
-            draft.state().sources(),
-            file -> ShardedOptimizerRewrite.rewrite(file, layouts.get(file), first, List.of()));
-    for (int rank = 0; rank < origin.sources().size(); rank++) {
-      ReadFile optimizer = origin.sources().get(rank).optimizers().get(0);
-      comparison.add(rank, optimizer.source(), optimizer.file()).ifPresent(draft::note);
     }
   }
 }
