@@ -120,6 +120,12 @@ public final class WithoutBeam {
 
   /** Makes files of DeepSpeed of a Universal Checkpoint; what was planned. */
   public static ReshardPlan fromUniversal(Path input, Path output, int worldSize, int stage) {
+    return fromUniversal(input, output, worldSize, stage, TargetDegrees.AS_SAVED);
+  }
+
+  /** The same for other degrees of parallelism. */
+  public static ReshardPlan fromUniversal(
+      Path input, Path output, int worldSize, int stage, TargetDegrees degrees) {
     try {
       LocalSourceStore below = new LocalSourceStore();
       String tag = Files.readString(input.resolve(TargetStore.LATEST_UNIVERSAL));
@@ -127,7 +133,9 @@ public final class WithoutBeam {
           UniversalSource.of(
               below, CheckpointFiles.discover(below, input.toString(), Optional.of(tag)));
       return run(
-          source.store(), Formats.universal(source).plan(worldSize, stage, PART_BYTES), output);
+          source.store(),
+          ReshardPlanner.plan(Formats.universal(source), worldSize, stage, degrees, PART_BYTES),
+          output);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }

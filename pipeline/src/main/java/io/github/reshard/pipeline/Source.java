@@ -186,11 +186,16 @@ record Source(String location, Found found, UserHints hints) {
     if (degrees.isAsSaved()) {
       return plan(targetWorldSize, targetStage, partBytes);
     }
-    if (isBare() || found.oddity().isPresent()) {
+    boolean composed = found.oddity().isPresent();
+    if (isBare()
+        || (composed && (degrees.experts().isPresent() || degrees.pipeline().isPresent()))) {
       throw new RefusedException(
           location,
-          "other degrees of parallelism than data are only made of what save_checkpoint wrote."
-              + " Leave these options out.");
+          "other degrees of experts and pipelines are only made of what save_checkpoint wrote, and"
+              + " shards that were saved one by one keep all. Leave these options out.");
+    }
+    if (composed) {
+      return ReshardPlanner.plan(found, targetWorldSize, targetStage, degrees, partBytes);
     }
     return ReshardPlanner.plan(store(), files(), targetWorldSize, targetStage, degrees, partBytes);
   }

@@ -38,7 +38,7 @@ import java.util.OptionalInt;
  */
 public final class TensorChange {
   /** The key of a model file that says how tensor-parallel ranks share the parameters. */
-  static final String INFO = "universal_checkpoint_info";
+  public static final String INFO = "universal_checkpoint_info";
 
   /** Of how many elements of a parameter the ranks are compared. */
   private static final long COMPARED_ELEMENTS = 4096;

@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.storage.ComposedStore.Composed;
+import io.github.reshard.checkpoint.storage.ComposedStore.Rows;
 import io.github.reshard.checkpoint.storage.ComposedStore.Segment;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
@@ -43,10 +44,22 @@ public final class ComposedTorchFile {
    * @param crc32 of these, if it is recorded
    * @param recorded whether something recorded their CRC
    * @param literal the bytes themselves, or null; zeros if there is no file either
+   * @param rows how they lie in the file, or null if they follow one another
    */
   @SuppressWarnings("ArrayRecordComponent") // Never compared.
   public record Piece(
-      FileStat file, long offset, long bytes, int crc32, boolean recorded, byte[] literal) {
+      FileStat file,
+      long offset,
+      long bytes,
+      int crc32,
+      boolean recorded,
+      byte[] literal,
+      Rows rows) {
+    private Piece(
+        FileStat file, long offset, long bytes, int crc32, boolean recorded, byte[] literal) {
+      this(file, offset, bytes, crc32, recorded, literal, null);
+    }
+
     /** Bytes whose CRC is recorded. */
     public static Piece of(FileStat file, long offset, long bytes, int crc32) {
       return new Piece(file, offset, bytes, crc32, true, null);
@@ -110,7 +123,8 @@ public final class ComposedTorchFile {
         crc = Crc32Combine.combine(crc, piece.crc32(), piece.bytes());
         if (piece.bytes() > 0) {
           segments.add(
-              new Segment(at, piece.bytes(), piece.file(), piece.offset(), piece.literal()));
+              new Segment(
+                  at, piece.bytes(), piece.file(), piece.offset(), piece.literal(), piece.rows()));
           at += piece.bytes();
         }
         if (piece.file() != null) {
@@ -122,7 +136,7 @@ public final class ComposedTorchFile {
       crcs.put(storage.key(), crc);
     }
     for (ByteSegment known : layout.segments(crcs)) {
-      segments.add(new Segment(known.offset(), known.bytes().length, null, 0, known.bytes()));
+      segments.add(new Segment(known.offset(), known.bytes().length, null, 0, known.bytes(), null));
     }
     segments.sort(Comparator.comparingLong(Segment::start));
     CRC32 all = new CRC32();

@@ -63,11 +63,23 @@ public final class ReshardPlanner {
       TargetDegrees degrees,
       long partBytes)
       throws IOException {
-    requirePossible(files, targetStage, degrees);
-    Found found = Formats.zero(store, files, degrees);
+    return plan(
+        Formats.zero(store, files, degrees), targetWorldSize, targetStage, degrees, partBytes);
+  }
+
+  /**
+   * Plans the reshard of what was found.
+   *
+   * @param found is read for experts and pipelines of {@code degrees}
+   * @throws RefusedException as the others
+   */
+  public static ReshardPlan plan(
+      Found found, int targetWorldSize, int targetStage, TargetDegrees degrees, long partBytes)
+      throws IOException {
+    requirePossible(found.files(), targetStage, degrees);
     TrainingState state = found.reader().read(targetWorldSize);
     if (degrees.tensor().isPresent()) {
-      state = TensorChange.of(state, degrees.tensor().get().request(store, files));
+      state = TensorChange.of(state, degrees.tensor().get().request(found.store(), found.files()));
     }
     return found.writer().apply(targetStage).plan(state, new Target(targetWorldSize, partBytes));
   }

@@ -52,10 +52,49 @@ public final class ComposedStore implements SourceStore {
    * @param file where they are, or null
    * @param offset their first byte there
    * @param literal the bytes themselves, or null; zeros if there is no file either
+   * @param rows how they lie in the file, or null if they follow one another
    */
   @SuppressWarnings("ArrayRecordComponent") // Never compared.
-  public record Segment(long start, long bytes, FileStat file, long offset, byte[] literal)
+  public record Segment(
+      long start, long bytes, FileStat file, long offset, byte[] literal, Rows rows)
       implements Serializable {}
+
+  /**
+   * Bytes that lie in rows of a file, as columns of a matrix do.
+   *
+   * @param bytes of each row
+   * @param distance from the first byte of a row to that of the next
+   */
+  public record Rows(long bytes, long distance) implements Serializable {
+    /** The most bytes of a file that are read at once. */
+    private static final long MOST = 4L << 20;
+
+    /**
+     * Reads some of them.
+     *
+     * @param offset of the first row
+     * @param from the first byte that is wanted of all rows end to end
+     */
+    void read(RangedFile file, long offset, long from, ByteBuffer target) throws IOException {
+      long at = from;
+      while (target.hasRemaining()) {
+        long first = at / bytes;
+        long in = at % bytes;
+        long wanted = (at + target.remaining() - 1) / bytes - first + 1;
+        long rows = Math.max(1, Math.min(wanted, MOST / distance));
+        long span = Math.min(MOST, (rows - 1) * distance + bytes - in);
+        ByteBuffer read = ByteBuffer.allocate(Math.toIntExact(span));
+        file.readFully(offset + first * distance + in, read);
+        for (long row = 0; row < rows && target.hasRemaining(); row++) {
+          long begin = row == 0 ? 0 : row * distance - in;
+          long length = Math.min(row == 0 ? bytes - in : bytes, span - begin);
+          ByteBuffer found = read.slice((int) begin, (int) Math.min(length, target.remaining()));
+          at += found.remaining();
+          target.put(found);
+        }
+      }
+    }
+  }
 
   @Override
   public Listing list(String directory) throws IOException {
@@ -133,7 +172,9 @@ public final class ComposedStore implements SourceStore {
         long from = at - segment.start();
         int length = (int) Math.min(target.remaining(), segment.bytes() - from);
         ByteBuffer part = target.slice(target.position(), length);
-        if (segment.file() != null) {
+        if (segment.rows() != null) {
+          segment.rows().read(file(segment.file()), segment.offset(), from, part);
+        } else if (segment.file() != null) {
           file(segment.file()).readFully(segment.offset() + from, part);
         } else if (segment.literal() != null) {
           part.put(segment.literal(), (int) from, length);

@@ -36,12 +36,21 @@ final class ComposedGraph {
   private final SourceStore store;
   private final UniversalTensors.Saved shared;
   private final UniversalTensors tensors;
+  private final Map<String, TensorShares.Share> shares;
   private final Map<String, List<Piece>> storages = new HashMap<>();
 
-  ComposedGraph(SourceStore store, UniversalTensors.Saved shared, UniversalTensors tensors) {
+  /**
+   * @param shares what the rank has of parameters, by name; all of those that are not there
+   */
+  ComposedGraph(
+      SourceStore store,
+      UniversalTensors.Saved shared,
+      UniversalTensors tensors,
+      Map<String, TensorShares.Share> shares) {
     this.store = store;
     this.shared = shared;
     this.tensors = tensors;
+    this.shares = shares;
   }
 
   /** A copy of what another file says, whose storages are that file's. */
@@ -95,7 +104,9 @@ final class ComposedGraph {
                           parameters.get(0).name(),
                           states));
         }
-        UniversalTensors.State found = tensors.state(parameter, state, ranks);
+        UniversalTensors.State found =
+            tensors.state(
+                parameter, state, ranks, Optional.ofNullable(shares.get(parameter.name())));
         DType type = types.computeIfAbsent(state, s -> found.dtype());
         if (found.dtype() != type) {
           throw shared
@@ -109,8 +120,8 @@ final class ComposedGraph {
                           parameters.get(0).name(),
                           type.torchName()));
         }
-        pieces.add(found.piece());
-        bytes += found.piece().bytes();
+        pieces.addAll(found.pieces());
+        bytes += found.pieces().stream().mapToLong(Piece::bytes).sum();
       }
       long padding = elements * types.get(state).bytes() - bytes;
       if (padding > 0) {

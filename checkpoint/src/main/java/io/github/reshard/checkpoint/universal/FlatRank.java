@@ -42,9 +42,10 @@ final class FlatRank {
       UniversalTensors.Saved shared,
       UniversalTensors tensors,
       int mpRank,
-      FileStat modelStat)
+      UniversalTensors.Saved modelFile,
+      Map<String, TensorShares.Share> shares)
       throws IOException {
-    UniversalTensors.Saved modelFile = UniversalSource.read(store, modelStat);
+    FileStat modelStat = modelFile.stat();
     ModelStates model = UniversalSource.model(modelFile);
     int ranks = model.dpWorldSize();
     Optional<DsConfig> config = model.config();
@@ -53,7 +54,8 @@ final class FlatRank {
           .root()
           .get("ds_config")
           .refused(
-              "has parameter_alignment, with which Universal Checkpoints are not read. Convert the native checkpoint instead.");
+              "has parameter_alignment, with which Universal Checkpoints are not read. Convert the"
+                  + " native checkpoint instead.");
     }
     boolean bf16 = shared.root().findPresent("zero_stage").isEmpty();
     boolean roundRobin = !bf16 && config.map(DsConfig::roundRobin).orElse(false);
@@ -67,7 +69,7 @@ final class FlatRank {
       groups.add(FlatLayout.Group.dense(original.size(), 1));
     }
     FlatLayout alone = new FlatLayout(1, parameters, groups, false);
-    ComposedGraph graph = new ComposedGraph(store, shared, tensors);
+    ComposedGraph graph = new ComposedGraph(store, shared, tensors, shares);
     PyDict states = new PyDict();
     PyList masters = new PyList();
     PyList paddings = new PyList();

@@ -53,10 +53,11 @@ final class ShardedRank {
       UniversalTensors.Saved shared,
       UniversalTensors tensors,
       int mpRank,
-      SortedMap<Integer, FileStat> modelStats)
+      UniversalTensors.Saved modelFile,
+      SortedMap<Integer, FileStat> modelStats,
+      Map<String, TensorShares.Share> shares)
       throws IOException {
-    FileStat modelStat = modelStats.get(modelStats.firstKey());
-    UniversalTensors.Saved modelFile = UniversalSource.read(store, modelStat);
+    FileStat modelStat = modelFile.stat();
     ModelStates model = UniversalSource.model(modelFile);
     int ranks = model.dpWorldSize();
     PickledValue inner = shared.root().get(UniversalState.INNER);
@@ -69,7 +70,7 @@ final class ShardedRank {
     long size = subGroups.size(model, ranks, 1, note -> {});
     ShardedLayout source = new ShardedLayout(ranks, subGroups.parameters(), size);
     ShardedLayout alone = new ShardedLayout(1, subGroups.parameters(), size);
-    ComposedGraph graph = new ComposedGraph(store, shared, tensors);
+    ComposedGraph graph = new ComposedGraph(store, shared, tensors, shares);
     PyDict states = new PyDict();
     PyList masters = new PyList();
     PyList groups = (PyList) graph.take(shared, inner.get(UniversalState.PARAM_GROUPS).node());

@@ -29,7 +29,6 @@ import java.util.Optional;
 record UniversalParameters(
     ParameterSet set, Map<String, Integer> firstParts, Map<String, TensorRules> rules) {
   private static final String INSTEAD = "Leave --outputFormat out.";
-  private static final String INFO = "universal_checkpoint_info";
 
   /**
    * @throws RefusedException if ranks have the same parameters, and it is not known how they belong
@@ -63,7 +62,7 @@ record UniversalParameters(
   }
 
   private static boolean saysHow(ModelPart part) {
-    return part.model().orElseThrow().root().findPresent(INFO).isPresent();
+    return part.model().orElseThrow().root().findPresent(TensorChange.INFO).isPresent();
   }
 
   /** How many tensor-parallel ranks share the parameters; they are neighbours. */

@@ -34,7 +34,8 @@ import java.util.TreeMap;
 public record UniversalSource(SourceStore store, CheckpointFiles files) {
   /** What is unusual about such a checkpoint. */
   public static final String ODDITY =
-      "a Universal Checkpoint, which is shown as if one data-parallel rank had saved it: zero/ holds every state whole";
+      "a Universal Checkpoint, which is shown as if one data-parallel rank had saved it: zero/"
+          + " holds every state whole";
 
   /** Whether {@code files} are those of a Universal Checkpoint. */
   public static boolean is(CheckpointFiles files) {
@@ -74,12 +75,21 @@ public record UniversalSource(SourceStore store, CheckpointFiles files) {
                   stage,
                   sharded ? UniversalModelFile.shardedName(0) : UniversalModelFile.flatName(0)));
     }
+    List<UniversalTensors.Saved> firsts = new ArrayList<>();
+    List<ModelStates> said = new ArrayList<>();
+    for (SortedMap<Integer, FileStat> ofMpRank : saved.values()) {
+      firsts.add(read(store, ofMpRank.get(ofMpRank.firstKey())));
+      said.add(model(firsts.get(firsts.size() - 1)));
+    }
+    TensorShares shares = TensorShares.of(files, said);
     for (Map.Entry<Integer, SortedMap<Integer, FileStat>> ofMpRank : saved.entrySet()) {
       int mpRank = ofMpRank.getKey();
+      UniversalTensors.Saved first = firsts.get(optimizers.size());
+      Map<String, TensorShares.Share> own = shares.byRank().get(optimizers.size());
       OneRank rank =
           sharded
-              ? ShardedRank.of(store, shared, tensors, mpRank, ofMpRank.getValue())
-              : FlatRank.of(store, shared, tensors, mpRank, ofMpRank.getValue().get(0));
+              ? ShardedRank.of(store, shared, tensors, mpRank, first, ofMpRank.getValue(), own)
+              : FlatRank.of(store, shared, tensors, mpRank, first, own);
       rank.model().ifPresent(composed::add);
       composed.add(rank.optimizer());
       FileStat model =

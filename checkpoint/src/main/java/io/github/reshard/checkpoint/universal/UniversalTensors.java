@@ -32,6 +32,7 @@ final class UniversalTensors {
   private final String where;
   private final Map<String, SortedMap<String, FileStat>> folders = new TreeMap<>();
   private final Map<FileStat, TorchFile> read = new HashMap<>();
+  private final Map<FileStat, List<List<Piece>>> ofRanks = new HashMap<>();
 
   /** Finds them among the files below a tag. */
   UniversalTensors(SourceStore store, CheckpointFiles files) throws IOException {
@@ -128,18 +129,42 @@ final class UniversalTensors {
    * A state of a parameter.
    *
    * @param dtype the type of an element
-   * @param piece where its elements are
+   * @param pieces where its elements are
    */
-  record State(DType dtype, Piece piece) {}
+  record State(DType dtype, List<Piece> pieces) {}
 
   /**
    * One state of one parameter.
    *
    * @param ranks data-parallel ranks of the run that it was made of, for what older converters of
    *     ZeRO-3 joined behind the values; 0 if it was not of ZeRO-3
+   * @param share what a tensor-parallel rank has of it, if it may be less than all
    * @throws RefusedException if it is not the whole of the parameter
    */
-  State state(Parameter parameter, String state, int ranks) throws IOException {
+  State state(Parameter parameter, String state, int ranks, Optional<TensorShares.Share> share)
+      throws IOException {
+    if (share.isEmpty()) {
+      return whole(parameter, state, ranks);
+    }
+    TensorShares.Share of = share.get();
+    State whole =
+        whole(new Parameter(parameter.name(), of.shape(), parameter.group()), state, ranks);
+    FileStat file = folders.get(parameter.name()).get(state);
+    if (!ofRanks.containsKey(file)) {
+      ofRanks.put(
+          file,
+          new TensorPieces(
+                  parameter.name(),
+                  whole.pieces().get(0),
+                  of.shape(),
+                  of.locals(),
+                  whole.dtype().bytes())
+              .ofRanks(store));
+    }
+    return new State(whole.dtype(), ofRanks.get(file).get(of.own()));
+  }
+
+  private State whole(Parameter parameter, String state, int ranks) throws IOException {
     Saved saved = saved(folders.get(parameter.name()).get(state));
     PickledValue root = saved.root();
     boolean dict = root.isDict();
@@ -156,7 +181,7 @@ final class UniversalTensors {
         !whole && !dict && ranks > 1 && tensor.numel() == joinedWithPadding(elements, ranks);
     if ((!whole && !padded) || !tensor.isContiguous()) {
       throw value.refused(
-          "has shape %s, param_shapes of the model file says %s for the parameter. If tensor-parallel ranks shared it: going back to such ranks is not supported."
+          "has shape %s, by param_shapes of the model files all of the parameter has %s."
               .formatted(Arrays.toString(tensor.shape()), parameter.shape()));
     }
     if (!StateTensors.isNumber(tensor.dtype())) {
@@ -167,7 +192,7 @@ final class UniversalTensors {
     tensor.requireInBounds(value.where());
     int width = tensor.dtype().bytes();
     if (elements == 0) {
-      return new State(tensor.dtype(), Piece.zeros(0));
+      return new State(tensor.dtype(), List.of(Piece.zeros(0)));
     }
     Piece storage = saved.piece(tensor.storageKey());
     if (storage.bytes() != tensor.storage().bytes()) {
@@ -178,9 +203,10 @@ final class UniversalTensors {
     long from = tensor.storageOffset() * width;
     return new State(
         tensor.dtype(),
-        storage.bytes() == elements * width
-            ? storage
-            : ComposedTorchFile.part(store, storage, from, elements * width));
+        List.of(
+            storage.bytes() == elements * width
+                ? storage
+                : ComposedTorchFile.part(store, storage, from, elements * width)));
   }
 
   /**
