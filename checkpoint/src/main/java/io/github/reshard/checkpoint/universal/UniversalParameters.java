@@ -54,9 +54,7 @@ record UniversalParameters(
       stages.add(set);
     }
     return new UniversalParameters(
-        stages.size() == 1
-            ? stages.get(0)
-            : new StageSets(state.checkpoint(), stages).joined(0),
+        stages.size() == 1 ? stages.get(0) : new StageSets(state.checkpoint(), stages).joined(0),
         firstParts,
         rules);
   }
