@@ -11,6 +11,7 @@ import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.state.Extent;
+import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -219,11 +220,26 @@ public record Inspection(
     states().forEach(states::add);
     root.put("elements", elements());
     ArrayNode models = root.putArray("models");
+    if (!grids().isEmpty()) {
+      ArrayNode drawn = root.putArray("gpus");
+      addGrid(facts.parallelism(), facts.dataParallelRanks(), drawn.addObject());
+      if (withTarget) {
+        addGrid(plan.parallelism().target(), plan.targetWorldSize(), drawn.addObject());
+      }
+    }
     if (plan != null) {
       root.put("targetWorldSize", plan.targetWorldSize());
       plan.models().forEach(partitioned -> addModel(partitioned, models.addObject()));
     }
     return root;
+  }
+
+  private static void addGrid(ModelParallelism parallelism, int ranks, ObjectNode node) {
+    node.put("text", parallelism.grid(ranks));
+    node.put("pipeline", Math.max(1, parallelism.pipelineDegree()));
+    node.put("tensor", parallelism.modelRanks() / Math.max(1, parallelism.pipelineDegree()));
+    node.put("sequence", parallelism.sequenceDegree());
+    node.put("ranks", ranks);
   }
 
   private void addModel(PartitionedModel model, ObjectNode node) {

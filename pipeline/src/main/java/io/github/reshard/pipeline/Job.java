@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
+import io.github.reshard.checkpoint.parallel.ExpertTarget;
 import io.github.reshard.checkpoint.parallel.PipelineMethods;
 import io.github.reshard.checkpoint.parallel.PipelineScript;
 import io.github.reshard.checkpoint.parallel.PipelineTarget;
@@ -164,8 +165,16 @@ record Job(Source source, ReshardPlan plan, String form, String latest, Optional
 
   /** The other degrees of parallelism that are asked for. */
   static TargetDegrees degrees(ReshardOptions options) {
-    Integer experts = options.getTargetExpertParallelSize();
-    return new TargetDegrees(tensor(options), number(experts), pipeline(options));
+    Integer size = options.getTargetExpertParallelSize();
+    if (size == null && options.getMaxGroupSize() != null) {
+      throw new RefusedException(
+          options.getInput(), "--maxGroupSize goes with --targetExpertParallelSize.");
+    }
+    return new TargetDegrees(
+        tensor(options),
+        Optional.ofNullable(size)
+            .map(of -> new ExpertTarget(of, number(options.getMaxGroupSize()))),
+        pipeline(options));
   }
 
   private static Optional<TensorHints> tensor(ReshardOptions options) {

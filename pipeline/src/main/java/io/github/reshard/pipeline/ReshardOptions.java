@@ -79,6 +79,11 @@ public interface ReshardOptions extends PipelineOptions {
 
   void setTargetExpertParallelSize(Integer size);
 
+  /** {@code max_group_size} of the script, in elements; {@code null} if it is not needed. */
+  Integer getMaxGroupSize();
+
+  void setMaxGroupSize(Integer elements);
+
   /** The number of pipeline stages; {@code null} means that of the input. */
   Integer getTargetPipelineParallelSize();
 

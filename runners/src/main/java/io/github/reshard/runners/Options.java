@@ -164,27 +164,27 @@ final class Options {
                   "How many tensor-parallel ranks the run that will load has: docs/degrees.md is"
                       + " the guide. The GPUs are then M x T. Default: as saved.",
                   RESHARD)
-              .takenBy("As in the main job. Default: as saved.", PLAN),
+              .takenBy("As in the main job. Default: as saved.", PLAN, INSPECT),
           Option.of("tpRules", TEXT, "FILE", WHAT)
               .takenBy(
                   "How parameters are cut among tensor-parallel ranks, where the checkpoint does"
                       + " not say it: a JSON file, or llama, opt, gpt-neox or bloom for the models"
                       + " of these families under AutoTP. Default: what the checkpoint says.",
                   RESHARD)
-              .takenBy("As in the main job. Default: what the checkpoint says.", PLAN),
+              .takenBy("As in the main job. Default: what the checkpoint says.", PLAN, INSPECT),
           Option.of("kvHeads", NUMBER, "N", WHAT)
               .takenBy(
                   "How many key-value heads the model has, between which AutoTP cuts attention; 0"
                       + " if its configuration names none. Default: what config.json in the tag or"
                       + " beside it says.",
                   RESHARD)
-              .takenBy("As in the main job. Default: what config.json says.", PLAN),
+              .takenBy("As in the main job. Default: what config.json says.", PLAN, INSPECT),
           Option.of("vocabularyMultiple", COUNT, "N", WHAT)
               .takenBy(
                   "Megatron's make_vocab_size_divisible_by, by which the size of a padded"
                       + " vocabulary follows. Default: none, which is asked for where it matters.",
                   RESHARD)
-              .takenBy("As in the main job. Default: none.", PLAN),
+              .takenBy("As in the main job. Default: none.", PLAN, INSPECT),
           Option.of("targetExpertParallelSize", COUNT, "E", WHAT)
               .takenBy(
                   "On how many ranks each mixture of experts is divided: the ep_size of the run"
@@ -192,6 +192,12 @@ final class Options {
                       + " saved.",
                   RESHARD)
               .takenBy("As in the main job. Default: as saved.", PLAN, INSPECT),
+          Option.of("maxGroupSize", COUNT, "N", WHAT)
+              .takenBy(
+                  "Up to how many elements a param group of experts holds, the max_group_size of"
+                      + " the script. Default: none, which is asked for where it matters.",
+                  RESHARD)
+              .takenBy("As in the main job. Default: none.", PLAN, INSPECT),
           Option.of("targetPipelineParallelSize", COUNT, "P", WHAT)
               .takenBy(
                   "How many pipeline stages the run that will load has. For more than one,"

@@ -219,7 +219,7 @@ public final class Formats {
         files,
         isSharded(files)
             ? new ShardedReader(store, files)
-            : new FlatReader(store, files, degrees.experts()));
+            : new FlatReader(store, files, degrees.expertSize()));
   }
 
   private static CheckpointReader known(

@@ -14,7 +14,7 @@ import io.github.reshard.checkpoint.zero12.SavedFlat;
 import io.github.reshard.checkpoint.zero3.EditedSharded;
 import io.github.reshard.checkpoint.zero3.SavedSharded;
 import java.io.IOException;
-import java.util.OptionalInt;
+import java.util.Optional;
 import java.util.function.UnaryOperator;
 
 /** Plans shards like those that a user saved, of such shards. */
@@ -36,7 +36,7 @@ public final class UserShardsWriter implements CheckpointWriter {
     PlanDraft draft = new PlanDraft(state, target);
     for (ModelPart part : state.parts()) {
       if (part.origin().orElseThrow() instanceof SavedFlat saved) {
-        new EditedFlat(draft, ZeroStage.AS_SAVED, OptionalInt.empty(), form)
+        new EditedFlat(draft, ZeroStage.AS_SAVED, Optional.empty(), form)
             .add(part, saved, (template, rank) -> like.nameOf(rank));
       } else {
         new EditedSharded(draft, form)

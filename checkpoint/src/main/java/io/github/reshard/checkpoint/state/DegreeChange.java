@@ -11,11 +11,20 @@ import java.io.Serializable;
 public record DegreeChange(ModelParallelism source, ModelParallelism target)
     implements Serializable {
   /** Of a checkpoint that has nothing but data-parallel ranks. */
-  public static final DegreeChange NONE = to(ModelParallelism.NONE);
+  public static final DegreeChange NONE =
+      new DegreeChange(ModelParallelism.NONE, ModelParallelism.NONE);
 
-  /** No change. */
+  /** No change; how many ranks share a sequence is up to the script that will load. */
   public static DegreeChange to(ModelParallelism same) {
-    return new DegreeChange(same, same);
+    return new DegreeChange(
+        same,
+        same.sequenceDegree() == 1
+            ? same
+            : new ModelParallelism(
+                same.modelRanks(),
+                same.pipelineDegree(),
+                same.tensorDegree(),
+                ModelParallelism.UNKNOWN));
   }
 
   /** The same source, and another target. */

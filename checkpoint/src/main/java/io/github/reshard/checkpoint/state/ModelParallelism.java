@@ -8,8 +8,9 @@ import java.io.Serializable;
  * @param modelRanks model-parallel ranks: tensor-parallel ones of all stages of a pipeline
  * @param pipelineDegree stages, or {@link #UNKNOWN}
  * @param tensorDegree ranks that share each layer, or {@link #UNKNOWN}
- * @param sequenceDegree ranks that share each sequence, and are data-parallel ones for ZeRO: each
- *     has the whole model
+ * @param sequenceDegree ranks that share each sequence, and are data-parallel ones for ZeRO, since
+ *     each has the whole model; or {@link #UNKNOWN}, if there are such and their number is up to
+ *     the script
  */
 public record ModelParallelism(
     int modelRanks, int pipelineDegree, int tensorDegree, int sequenceDegree)
@@ -32,7 +33,7 @@ public record ModelParallelism(
 
   /** Whether a GPU is more than a data-parallel rank. */
   public boolean isMore() {
-    return modelRanks > 1 || sequenceDegree > 1;
+    return modelRanks > 1 || sequenceDegree != 1;
   }
 
   /**
@@ -44,9 +45,11 @@ public record ModelParallelism(
     int gpus = zeroRanks * modelRanks;
     StringBuilder grid = new StringBuilder(gpus == 1 ? "1 GPU" : gpus + " GPUs").append(" = ");
     boolean shares = sequenceDegree > 1 && zeroRanks % sequenceDegree == 0;
-    grid.append(shares ? zeroRanks / sequenceDegree : zeroRanks).append(" data");
+    grid.append(shares ? zeroRanks / sequenceDegree : zeroRanks);
+    grid.append(sequenceDegree == UNKNOWN ? " ranks of ZeRO, data x sequence" : " data");
     if (shares) {
-      grid.append(" x ").append(sequenceDegree).append(" sequence");
+      grid.append(" x ").append(sequenceDegree).append(" sequence, of which ZeRO counts ");
+      grid.append(zeroRanks);
     }
     if (tensorDegree > 1) {
       grid.append(" x ").append(tensorDegree).append(" tensor");

@@ -8,6 +8,7 @@ import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
+import io.github.reshard.checkpoint.parallel.ExpertTarget;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.state.Address;
@@ -23,23 +24,23 @@ import java.io.IOException;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.OptionalInt;
+import java.util.Optional;
 import java.util.function.UnaryOperator;
 
 /** Files of ZeRO-1 and 2 made of the source's own, which are of one of these too. */
 public final class EditedFlat {
   private final PlanDraft draft;
   private final int stage;
-  private final OptionalInt experts;
+  private final Optional<ExpertTarget> experts;
   private final UnaryOperator<TorchRecipe> form;
 
   /**
    * @param stage of the target, or {@link ZeroStage#AS_SAVED}
-   * @param experts the expert-parallel size of the target, if it is not to stay as saved
+   * @param experts how those of the target are divided, if not as saved
    * @param form in which optimizer files are wanted
    */
   public EditedFlat(
-      PlanDraft draft, int stage, OptionalInt experts, UnaryOperator<TorchRecipe> form) {
+      PlanDraft draft, int stage, Optional<ExpertTarget> experts, UnaryOperator<TorchRecipe> form) {
     this.draft = draft;
     this.stage = stage;
     this.experts = experts;

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.parallel.ExpertTarget;
 import io.github.reshard.checkpoint.state.Parameter;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
@@ -22,11 +23,13 @@ import java.util.stream.IntStream;
  *
  * @param groups at the new size
  * @param templates for each of them, the group of the source whose options it has
- * @param note what the user should know, or empty
  */
-record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
+record ExpertDegree(ParamGroups groups, List<Integer> templates) {
   /** The default of {@code max_group_size}, in elements. */
   static final long MAX_GROUP_ELEMENTS = 178_956_971;
+
+  /** No script divides less, in elements: it would gain nothing. */
+  static final long NEVER_DIVIDED_ELEMENTS = 1_000_000;
 
   private static final Pattern NAME =
       Pattern.compile("(.*deepspeed_experts\\.)(\\d{1,9})(\\..+)", Pattern.DOTALL);
@@ -36,7 +39,7 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
   }
 
   /** A parameter of an expert. */
-  private record Local(String mixture, int expert, String name, Parameter parameter) {
+  record Local(String mixture, int expert, String name, Parameter parameter) {
     static Local of(String where, Parameter parameter) {
       Matcher m = NAME.matcher(parameter.name());
       if (!m.matches()) {
@@ -54,21 +57,26 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
   }
 
   /** Groups of the source, one behind the other, that were one before they were filled. */
-  private record Whole(List<Integer> groups, List<Local> parameters) {}
+  record Whole(List<Integer> groups, List<Local> parameters) {}
 
   /**
    * The groups at another size.
    *
    * @param where the checkpoint, for messages
    * @param source the groups as saved
-   * @param size expert-parallel ranks
+   * @param target expert-parallel ranks, and what the user says of the groups
    * @param worldSize data-parallel ranks of the target
    * @param continues whether a group of the source has the same options as the one before it
    * @throws RefusedException if the experts do not fall on that many ranks evenly, or how the
    *     groups are filled is not to be told
    */
   static ExpertDegree of(
-      String where, ParamGroups source, int size, int worldSize, IntPredicate continues) {
+      String where,
+      ParamGroups source,
+      ExpertTarget target,
+      int worldSize,
+      IntPredicate continues) {
+    int size = target.size();
     List<Integer> sizes =
         source.expertParallelSizes().stream().filter(s -> s != ParamGroups.DENSE).toList();
     if (sizes.isEmpty()) {
@@ -85,10 +93,21 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
     }
     int from = sizes.get(0);
     List<Integer> expertGroups = source.indices(from);
-    List<Whole> wholes = wholes(where, source, expertGroups, continues);
+    List<Whole> wholes =
+        wholes(
+            where,
+            source,
+            expertGroups,
+            continues,
+            target.maxGroupElements().isPresent()
+                ? target.maxGroupElements().getAsInt()
+                : MAX_GROUP_ELEMENTS);
     Map<String, Integer> local = localExperts(wholes);
     requireFits(where, local, from, size, worldSize);
     Filling filling = Filling.of(source, wholes);
+    if (target.maxGroupElements().isPresent()) {
+      filling = filling.with(where, target.maxGroupElements().getAsInt());
+    }
     List<List<Local>> turned =
         wholes.stream().map(w -> renumbered(where, w.parameters(), local, from, size)).toList();
     requireApart(where, source, wholes, turned, filling, continues, local, from, size);
@@ -109,7 +128,11 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
       }
       List<Local> parameters = turned.get(wholes.indexOf(whole));
       List<List<Local>> filled = filling.fill(parameters);
-      told &= filling.isTold(parameters);
+      told &=
+          filling.isTold(parameters)
+              || (filling.isUsual()
+                  && parameters.stream().mapToLong(p -> p.parameter().elements()).sum()
+                      <= NEVER_DIVIDED_ELEMENTS);
       boolean byAllRanks = source.groups().get(g).recordedByAllRanks();
       for (int i = 0; i < filled.size(); i++) {
         int number = groups.size();
@@ -121,21 +144,15 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
         templates.add(whole.groups().get(Math.min(i, whole.groups().size() - 1)));
       }
     }
-    if (!told && !filling.isUsual()) {
+    if (!told) {
       throw new RefusedException(
           where,
-          "the param groups of experts hold up to %d elements, more than max_group_size has by default, and the checkpoint does not say up to how many they may hold: at expert-parallel size %d that decides how many groups there are. Choose a size at which a rank has no more experts than now."
-              .formatted(filling.least(), size));
+          "its param groups of experts hold up to %d elements, and nothing says up to how many they may hold: at expert-parallel size %d that decides how many groups there are. Say with --maxGroupSize what the script gives as max_group_size to split_params_into_different_moe_groups_for_optimizer, which is %d if it gives nothing, or choose a size at which a rank has no more experts than now."
+              .formatted(filling.least(), size, MAX_GROUP_ELEMENTS));
     }
-    String note =
-        told
-            ? ""
-            : "at expert-parallel size %d the experts' parameters are divided into groups of up to %d elements, the default of max_group_size in split_params_into_different_moe_groups_for_optimizer; if the script gives another one, keep the expert-parallel size"
-                .formatted(size, MAX_GROUP_ELEMENTS);
     return new ExpertDegree(
         new ParamGroups(groups, source.roundRobin(), source.dataFirst(), source.paddings()),
-        templates,
-        note);
+        templates);
   }
 
   private static ParamGroups.Group numbered(ParamGroups.Group group, int number) {
@@ -147,7 +164,7 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
 
   /** The groups as they were before they were filled: a rank's experts' parameters in order. */
   private static List<Whole> wholes(
-      String where, ParamGroups source, List<Integer> groups, IntPredicate continues) {
+      String where, ParamGroups source, List<Integer> groups, IntPredicate continues, long most) {
     List<Whole> wholes = new ArrayList<>();
     for (int g : groups) {
       List<Local> own =
@@ -159,7 +176,7 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
               && continues.test(g)
               && elements(source, last.groups().get(last.groups().size() - 1))
                       + own.get(0).parameter().elements()
-                  > MAX_GROUP_ELEMENTS;
+                  > most;
       if (shares && !continues.test(g)) {
         throw new RefusedException(
             where,
@@ -228,7 +245,7 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
     return classes;
   }
 
-  private static long elements(ParamGroups groups, int group) {
+  static long elements(ParamGroups groups, int group) {
     return groups.groups().get(group).parameters().stream().mapToLong(Parameter::elements).sum();
   }
 
@@ -310,65 +327,5 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates, String note) {
           }
         });
     return numbered;
-  }
-
-  /**
-   * Up to how many elements a group holds: what filled the source's groups as they are.
-   *
-   * @param least elements of the largest one
-   * @param tooMany elements of the smallest one and the parameter that did not fit in it
-   */
-  private record Filling(long least, long tooMany) {
-    static Filling of(ParamGroups source, List<Whole> wholes) {
-      long least = 0;
-      long tooMany = Long.MAX_VALUE;
-      for (Whole whole : wholes) {
-        for (int i = 0; i < whole.groups().size(); i++) {
-          int group = whole.groups().get(i);
-          long elements = elements(source, group);
-          // One parameter is never divided, however large.
-          least =
-              Math.max(least, source.groups().get(group).parameters().size() > 1 ? elements : 0);
-          if (i + 1 < whole.groups().size()) {
-            Parameter next = source.groups().get(whole.groups().get(i + 1)).parameters().get(0);
-            tooMany = Math.min(tooMany, elements + next.elements());
-          }
-        }
-      }
-      return new Filling(least, tooMany);
-    }
-
-    /** Whether DeepSpeed's default fills the groups so. */
-    boolean isUsual() {
-      return least <= MAX_GROUP_ELEMENTS && MAX_GROUP_ELEMENTS < tooMany;
-    }
-
-    /** Whether everything that fills the source's groups as they are fills these alike. */
-    boolean isTold(List<Local> parameters) {
-      return fill(parameters, least).equals(fill(parameters, tooMany - 1));
-    }
-
-    List<List<Local>> fill(List<Local> parameters) {
-      return fill(parameters, isUsual() ? MAX_GROUP_ELEMENTS : least);
-    }
-
-    private static List<List<Local>> fill(List<Local> parameters, long most) {
-      List<List<Local>> groups = new ArrayList<>();
-      List<Local> open = new ArrayList<>();
-      long elements = 0;
-      for (Local parameter : parameters) {
-        long own = parameter.parameter().elements();
-        if (elements + own > most) {
-          groups.add(open);
-          open = new ArrayList<>();
-          elements = 0;
-        }
-        open.add(parameter);
-        elements += own;
-      }
-      groups.add(open);
-      groups.removeIf(List::isEmpty); // the engine drops the one before a first that is too large
-      return groups;
-    }
   }
 }

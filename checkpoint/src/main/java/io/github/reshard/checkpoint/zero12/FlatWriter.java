@@ -10,11 +10,11 @@ import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TrainingState;
+import io.github.reshard.checkpoint.parallel.ExpertTarget;
 import io.github.reshard.checkpoint.parallel.PipelineTarget;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import java.io.IOException;
 import java.util.Optional;
-import java.util.OptionalInt;
 
 /**
  * Plans the files of ZeRO-1 and 2. A checkpoint of either is edited, so that N → N gives back every
@@ -27,22 +27,22 @@ public final class FlatWriter implements CheckpointWriter {
           + " scramble this checkpoint.";
 
   private final int stage;
-  private final OptionalInt experts;
+  private final Optional<ExpertTarget> experts;
   private final Optional<PipelineTarget> pipeline;
 
   /**
    * @param stage 1 or 2; {@link ZeroStage#AS_SAVED} for that of a source that is of one of these
    */
   public FlatWriter(int stage) {
-    this(stage, OptionalInt.empty(), Optional.empty());
+    this(stage, Optional.empty(), Optional.empty());
   }
 
   /**
    * @param stage as of the other one
-   * @param experts the expert-parallel size, if it is not to stay as saved
+   * @param experts how experts are divided, if not as saved
    * @param pipeline the stages of the pipeline, if they are not to stay as saved
    */
-  public FlatWriter(int stage, OptionalInt experts, Optional<PipelineTarget> pipeline) {
+  public FlatWriter(int stage, Optional<ExpertTarget> experts, Optional<PipelineTarget> pipeline) {
     this.stage = stage;
     this.experts = experts;
     this.pipeline = pipeline;

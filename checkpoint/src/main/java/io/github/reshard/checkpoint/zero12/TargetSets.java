@@ -6,6 +6,7 @@ import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.parallel.ExpertTarget;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import java.util.ArrayList;
 import java.util.Collections;
@@ -14,7 +15,6 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
-import java.util.OptionalInt;
 
 /**
  * The parameters of a model-parallel rank as they lie in the target, registered with a plan.
@@ -30,11 +30,11 @@ record TargetSets(
    * Registers them.
    *
    * @param stage of the target, or {@link ZeroStage#AS_SAVED}
-   * @param experts the expert-parallel size of the target, if it is not to stay as saved
+   * @param experts how those of the target are divided, if not as saved
    * @throws RefusedException if the experts do not fall on the target's ranks evenly
    */
   static TargetSets add(
-      PlanDraft draft, ModelPart part, SavedFlat saved, int stage, OptionalInt experts) {
+      PlanDraft draft, ModelPart part, SavedFlat saved, int stage, Optional<ExpertTarget> experts) {
     ParamGroups groups = atStage(part, saved, stage);
     Optional<ExpertDegree> degree = degree(draft, groups, saved, experts);
     ParamGroups turned = degree.map(ExpertDegree::groups).orElse(groups);
@@ -50,7 +50,7 @@ record TargetSets(
         indices.put(size, List.of(model));
         continue;
       }
-      int to = degree.isPresent() ? experts.getAsInt() : size;
+      int to = degree.isPresent() ? experts.get().size() : size;
       requireDivides(draft, to);
       ParameterSet joined =
           ExpertSets.joined(draft.state().checkpoint(), read, draft.state().dataParallelRanks());
@@ -87,12 +87,12 @@ record TargetSets(
 
   /** The groups at the expert-parallel size that was asked for, if it is another one. */
   private static Optional<ExpertDegree> degree(
-      PlanDraft draft, ParamGroups groups, SavedFlat saved, OptionalInt experts) {
+      PlanDraft draft, ParamGroups groups, SavedFlat saved, Optional<ExpertTarget> experts) {
     if (experts.isEmpty()
         || groups.expertParallelSizes().stream()
             .filter(size -> size != ParamGroups.DENSE)
             .toList()
-            .equals(List.of(experts.getAsInt()))) {
+            .equals(List.of(experts.get().size()))) {
       return Optional.empty();
     }
     OptimizerStates states = saved.shards().get(0).states();
@@ -100,22 +100,19 @@ record TargetSets(
         ExpertDegree.of(
             draft.state().checkpoint(),
             groups,
-            experts.getAsInt(),
+            experts.get(),
             draft.worldSize(),
             group -> group > 0 && states.hasSameOptions(group - 1, group));
-    if (!degree.note().isEmpty()) {
-      draft.note(degree.note());
-    }
     return Optional.of(degree);
   }
 
-  private static Regrouping regrouping(ExpertDegree degree, OptionalInt experts) {
+  private static Regrouping regrouping(ExpertDegree degree, Optional<ExpertTarget> experts) {
     return new Regrouping(
         degree.templates(),
         degree.groups().groups().stream()
             .map(group -> group.expertParallelSize() != ParamGroups.DENSE)
             .toList(),
-        experts.getAsInt());
+        experts.get().size());
   }
 
   private static void requireDivides(PlanDraft draft, int size) {

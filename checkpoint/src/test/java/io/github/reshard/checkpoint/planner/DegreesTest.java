@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.junit.jupiter.params.provider.Arguments.arguments;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.parallel.ExpertTarget;
 import io.github.reshard.checkpoint.parallel.PipelineMethods;
 import io.github.reshard.checkpoint.parallel.PipelineScript;
 import io.github.reshard.checkpoint.parallel.PipelineTarget;
@@ -34,13 +35,16 @@ class DegreesTest {
   @TempDir Path temp;
 
   private static TargetDegrees experts(int size) {
-    return new TargetDegrees(Optional.empty(), OptionalInt.of(size), Optional.empty());
+    return new TargetDegrees(
+        Optional.empty(),
+        Optional.of(new ExpertTarget(size, OptionalInt.empty())),
+        Optional.empty());
   }
 
   private static TargetDegrees stages(int stages, String method) {
     return new TargetDegrees(
         Optional.empty(),
-        OptionalInt.empty(),
+        Optional.empty(),
         Optional.of(
             new PipelineTarget(
                 stages,

@@ -50,7 +50,7 @@ class GridDegreesTest {
       return new TargetDegrees(
           Optional.of(
               new TensorHints(tensor, Optional.empty(), OptionalInt.empty(), OptionalInt.of(2))),
-          OptionalInt.empty(),
+          Optional.empty(),
           Optional.of(
               new PipelineTarget(
                   pipeline,

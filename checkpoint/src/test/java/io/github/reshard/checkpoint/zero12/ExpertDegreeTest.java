@@ -4,9 +4,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.parallel.ExpertTarget;
 import io.github.reshard.checkpoint.state.Parameter;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.OptionalInt;
 import java.util.Random;
 import net.jqwik.api.Assume;
 import net.jqwik.api.ForAll;
@@ -87,9 +89,20 @@ class ExpertDegreeTest {
       throw new AssertionError(name);
     }
 
+    /** As if the user said what the script's maximum is. */
+    ExpertDegree told(int from, int to) {
+      ParamGroups saved = at(from);
+      return ExpertDegree.of(
+          "ckpt",
+          saved,
+          new ExpertTarget(to, OptionalInt.of((int) most)),
+          8,
+          g -> continues(saved, g));
+    }
+
     ExpertDegree turned(int from, int to, int worldSize) {
       ParamGroups saved = at(from);
-      return ExpertDegree.of("ckpt", saved, to, worldSize, g -> continues(saved, g));
+      return ExpertDegree.of("ckpt", saved, sized(to), worldSize, g -> continues(saved, g));
     }
   }
 
@@ -110,6 +123,10 @@ class ExpertDegreeTest {
     return new Script(mixtures, rules, DEFAULT);
   }
 
+  private static ExpertTarget sized(int size) {
+    return new ExpertTarget(size, OptionalInt.empty());
+  }
+
   private static int degree(Random random) {
     return 1 << random.nextInt(3);
   }
@@ -120,7 +137,7 @@ class ExpertDegreeTest {
     int from = degree(random);
     int to = degree(random);
 
-    ExpertDegree turned = script.turned(from, to, 8);
+    ExpertDegree turned = script.told(from, to);
 
     assertThat(turned.groups()).isEqualTo(script.at(to));
     ParamGroups saved = script.at(from);
@@ -133,8 +150,9 @@ class ExpertDegreeTest {
 
   @Property(tries = 500)
   void aMaximumOfTheScriptsOwnIsFoundOrRefusedAndNeverGuessed(@ForAll Random random) {
-    Script usual = script(random, 10);
-    Script script = new Script(usual.mixtures(), usual.rules(), 30 + random.nextInt(400));
+    Script usual = script(random, 40_000);
+    Script script =
+        new Script(usual.mixtures(), usual.rules(), 1_000_000 + random.nextInt(16_000_000));
     int from = degree(random);
     int to = degree(random);
     ExpertDegree turned;
@@ -144,9 +162,42 @@ class ExpertDegreeTest {
       assertThat(e).hasMessageContaining("group");
       return;
     }
-    if (turned.note().isEmpty()) {
-      assertThat(turned.groups()).isEqualTo(script.at(to));
+    assertThat(turned.groups()).isEqualTo(script.at(to));
+  }
+
+  @Property(tries = 500)
+  void aMaximumThatIsSaidGivesWhatTheScriptDoes(@ForAll Random random) {
+    Script usual = script(random, 10);
+    Script script = new Script(usual.mixtures(), usual.rules(), 30 + random.nextInt(400));
+    int to = degree(random);
+    try {
+      assertThat(script.told(degree(random), to).groups()).isEqualTo(script.at(to));
+    } catch (RefusedException e) {
+      // One parameter that is larger than the maximum is a group like any other.
+      assertThat(e).hasMessageContaining("group");
     }
+  }
+
+  @Test
+  void aMaximumThatDoesNotGiveTheSourcesOwnGroupsIsRefused() {
+    Script script = new Script(List.of(new Mixture(4, List.of(40L))), List.of(List.of(0)), 1_000);
+    ParamGroups saved = script.at(1);
+
+    assertThatThrownBy(
+            () ->
+                ExpertDegree.of(
+                    "ckpt", saved, new ExpertTarget(2, OptionalInt.of(100)), 8, g -> false))
+        .hasMessageContaining("--maxGroupSize=100")
+        .hasMessageContaining("up to 160 elements");
+  }
+
+  @Test
+  void howManyGroupsALargerRankHasIsNotGuessed() {
+    Script script =
+        new Script(List.of(new Mixture(4, List.of(400_000L))), List.of(List.of(0)), DEFAULT);
+
+    assertThatThrownBy(() -> script.turned(2, 1, 8)).hasMessageContaining("--maxGroupSize");
+    assertThat(script.told(2, 1).groups()).isEqualTo(script.at(1));
   }
 
   @Property(tries = 200)
@@ -154,10 +205,17 @@ class ExpertDegreeTest {
     Script script = script(random, DEFAULT / 20);
     int from = degree(random);
     int to = degree(random);
-    ParamGroups there = script.turned(from, to, 8).groups();
+    ParamGroups there = script.told(from, to).groups();
     Assume.that(from != to);
 
-    assertThat(ExpertDegree.of("ckpt", there, from, 8, g -> script.continues(there, g)).groups())
+    assertThat(
+            ExpertDegree.of(
+                    "ckpt",
+                    there,
+                    new ExpertTarget(from, OptionalInt.of((int) DEFAULT)),
+                    8,
+                    g -> script.continues(there, g))
+                .groups())
         .isEqualTo(script.at(from));
   }
 
@@ -185,7 +243,7 @@ class ExpertDegreeTest {
             false,
             false);
 
-    assertThatThrownBy(() -> ExpertDegree.of("ckpt", dense, 1, 1, g -> true))
+    assertThatThrownBy(() -> ExpertDegree.of("ckpt", dense, sized(1), 1, g -> true))
         .hasMessageContaining("has no experts");
   }
 
@@ -201,7 +259,7 @@ class ExpertDegreeTest {
             false,
             false);
 
-    assertThatThrownBy(() -> ExpertDegree.of("ckpt", both, 1, 4, g -> false))
+    assertThatThrownBy(() -> ExpertDegree.of("ckpt", both, sized(1), 4, g -> false))
         .hasMessageContaining("sizes [2, 4] side by side");
   }
 
@@ -220,7 +278,7 @@ class ExpertDegreeTest {
             false,
             false);
 
-    assertThatThrownBy(() -> ExpertDegree.of("ckpt", sorted, 1, 4, g -> false))
+    assertThatThrownBy(() -> ExpertDegree.of("ckpt", sorted, sized(1), 4, g -> false))
         .hasMessageContaining("in another order than that of the module");
   }
 
@@ -236,7 +294,7 @@ class ExpertDegreeTest {
             false,
             false);
 
-    assertThatThrownBy(() -> ExpertDegree.of("ckpt", twoGroups, 1, 4, g -> g == 1))
+    assertThatThrownBy(() -> ExpertDegree.of("ckpt", twoGroups, sized(1), 4, g -> g == 1))
         .hasMessageContaining("nothing says whether they are one");
   }
 
@@ -252,7 +310,7 @@ class ExpertDegreeTest {
             false,
             false);
 
-    assertThatThrownBy(() -> ExpertDegree.of("ckpt", twoGroups, 1, 4, g -> false))
+    assertThatThrownBy(() -> ExpertDegree.of("ckpt", twoGroups, sized(1), 4, g -> false))
         .hasMessageContaining("in param groups of different options");
   }
 }
