@@ -10,8 +10,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.function.IntPredicate;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
 import java.util.stream.IntStream;
 
 /**
@@ -25,39 +23,12 @@ import java.util.stream.IntStream;
  * @param templates for each of them, the group of the source whose options it has
  */
 record ExpertDegree(ParamGroups groups, List<Integer> templates) {
-  /** The default of {@code max_group_size}, in elements. */
-  static final long MAX_GROUP_ELEMENTS = 178_956_971;
-
-  /** No script divides less, in elements: it would gain nothing. */
-  static final long NEVER_DIVIDED_ELEMENTS = 1_000_000;
-
-  private static final Pattern NAME =
-      Pattern.compile("(.*deepspeed_experts\\.)(\\d{1,9})(\\..+)", Pattern.DOTALL);
-
   ExpertDegree {
     templates = List.copyOf(templates);
   }
 
-  /** A parameter of an expert. */
-  record Local(String mixture, int expert, String name, Parameter parameter) {
-    static Local of(String where, Parameter parameter) {
-      Matcher m = NAME.matcher(parameter.name());
-      if (!m.matches()) {
-        throw new RefusedException(
-            where,
-            "%s is in a param group of experts, but its name is none of an expert's parameter."
-                .formatted(parameter.name()));
-      }
-      return new Local(m.group(1), Integer.parseInt(m.group(2)), m.group(3), parameter);
-    }
-
-    Parameter numbered(int other, int group) {
-      return new Parameter(mixture + other + name, parameter.shape(), group);
-    }
-  }
-
   /** Groups of the source, one behind the other, that were one before they were filled. */
-  record Whole(List<Integer> groups, List<Local> parameters) {}
+  private record Whole(List<Integer> groups, List<ExpertParameter> parameters) {}
 
   /**
    * The groups at another size.
@@ -101,14 +72,14 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
             continues,
             target.maxGroupElements().isPresent()
                 ? target.maxGroupElements().getAsInt()
-                : MAX_GROUP_ELEMENTS);
+                : Filling.MAX_GROUP_ELEMENTS);
     Map<String, Integer> local = localExperts(wholes);
     requireFits(where, local, from, size, worldSize);
-    Filling filling = Filling.of(source, wholes);
+    Filling filling = Filling.of(source, wholes.stream().map(Whole::groups).toList());
     if (target.maxGroupElements().isPresent()) {
       filling = filling.with(where, target.maxGroupElements().getAsInt());
     }
-    List<List<Local>> turned =
+    List<List<ExpertParameter>> turned =
         wholes.stream().map(w -> renumbered(where, w.parameters(), local, from, size)).toList();
     requireApart(where, source, wholes, turned, filling, continues, local, from, size);
     List<ParamGroups.Group> groups = new ArrayList<>();
@@ -126,13 +97,13 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
       if (whole == null) {
         continue; // goes with the one before it
       }
-      List<Local> parameters = turned.get(wholes.indexOf(whole));
-      List<List<Local>> filled = filling.fill(parameters);
+      List<ExpertParameter> parameters = turned.get(wholes.indexOf(whole));
+      List<List<ExpertParameter>> filled = filling.fill(parameters);
       told &=
           filling.isTold(parameters)
               || (filling.isUsual()
                   && parameters.stream().mapToLong(p -> p.parameter().elements()).sum()
-                      <= NEVER_DIVIDED_ELEMENTS);
+                      <= Filling.NEVER_DIVIDED_ELEMENTS);
       boolean byAllRanks = source.groups().get(g).recordedByAllRanks();
       for (int i = 0; i < filled.size(); i++) {
         int number = groups.size();
@@ -148,7 +119,7 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
       throw new RefusedException(
           where,
           "its param groups of experts hold up to %d elements, and nothing says up to how many they may hold: at expert-parallel size %d that decides how many groups there are. Say with --maxGroupSize what the script gives as max_group_size to split_params_into_different_moe_groups_for_optimizer, which is %d if it gives nothing, or choose a size at which a rank has no more experts than now."
-              .formatted(filling.least(), size, MAX_GROUP_ELEMENTS));
+              .formatted(filling.least(), size, Filling.MAX_GROUP_ELEMENTS));
     }
     return new ExpertDegree(
         new ParamGroups(groups, source.roundRobin(), source.dataFirst(), source.paddings()),
@@ -167,14 +138,16 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
       String where, ParamGroups source, List<Integer> groups, IntPredicate continues, long most) {
     List<Whole> wholes = new ArrayList<>();
     for (int g : groups) {
-      List<Local> own =
-          source.groups().get(g).parameters().stream().map(p -> Local.of(where, p)).toList();
+      List<ExpertParameter> own =
+          source.groups().get(g).parameters().stream()
+              .map(p -> ExpertParameter.of(where, p))
+              .toList();
       Whole last = wholes.isEmpty() ? null : wholes.get(wholes.size() - 1);
       boolean shares = last != null && own.stream().anyMatch(p -> classes(last).contains(of(p)));
       boolean full =
           last != null
               && continues.test(g)
-              && elements(source, last.groups().get(last.groups().size() - 1))
+              && Filling.elements(source, last.groups().get(last.groups().size() - 1))
                       + own.get(0).parameter().elements()
                   > most;
       if (shares && !continues.test(g)) {
@@ -203,7 +176,7 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
       String where,
       ParamGroups source,
       List<Whole> wholes,
-      List<List<Local>> turned,
+      List<List<ExpertParameter>> turned,
       Filling filling,
       IntPredicate continues,
       Map<String, Integer> local,
@@ -211,16 +184,16 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
       int size) {
     for (int w = 1; w < wholes.size(); w++) {
       List<Integer> before = wholes.get(w - 1).groups();
-      List<Local> both = new ArrayList<>(wholes.get(w - 1).parameters());
+      List<ExpertParameter> both = new ArrayList<>(wholes.get(w - 1).parameters());
       both.addAll(wholes.get(w).parameters());
       if (!continues.test(wholes.get(w).groups().get(0)) || !isInOrder(both)) {
         continue;
       }
       long joint =
-          elements(source, before.get(before.size() - 1))
+          Filling.elements(source, before.get(before.size() - 1))
               + wholes.get(w).parameters().get(0).parameter().elements();
-      List<Local> merged = renumbered(where, both, local, from, size);
-      List<List<Local>> apart = new ArrayList<>(filling.fill(turned.get(w - 1)));
+      List<ExpertParameter> merged = renumbered(where, both, local, from, size);
+      List<List<ExpertParameter>> apart = new ArrayList<>(filling.fill(turned.get(w - 1)));
       apart.addAll(filling.fill(turned.get(w)));
       for (long most : List.of(filling.least(), Math.min(filling.tooMany(), joint) - 1)) {
         if (!Filling.fill(merged, most).equals(apart)) {
@@ -235,7 +208,7 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
   }
 
   /** What all experts of a mixture have one of. */
-  private static List<String> of(Local parameter) {
+  private static List<String> of(ExpertParameter parameter) {
     return List.of(parameter.mixture(), parameter.name());
   }
 
@@ -243,10 +216,6 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
     Set<List<String>> classes = new LinkedHashSet<>();
     whole.parameters().forEach(p -> classes.add(of(p)));
     return classes;
-  }
-
-  static long elements(ParamGroups groups, int group) {
-    return groups.groups().get(group).parameters().stream().mapToLong(Parameter::elements).sum();
   }
 
   /** How many experts a rank has of each mixture. */
@@ -281,8 +250,12 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
    *
    * @throws RefusedException if they are in another order than that of the module
    */
-  private static List<Local> renumbered(
-      String where, List<Local> parameters, Map<String, Integer> local, int from, int size) {
+  private static List<ExpertParameter> renumbered(
+      String where,
+      List<ExpertParameter> parameters,
+      Map<String, Integer> local,
+      int from,
+      int size) {
     if (!isInOrder(parameters)) {
       throw new RefusedException(
           where,
@@ -295,9 +268,10 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
     return numbered(ofFirstExperts(parameters), other);
   }
 
-  private static Map<String, List<Local>> ofFirstExperts(List<Local> parameters) {
-    Map<String, List<Local>> ofFirst = new LinkedHashMap<>();
-    for (Local parameter : parameters) {
+  private static Map<String, List<ExpertParameter>> ofFirstExperts(
+      List<ExpertParameter> parameters) {
+    Map<String, List<ExpertParameter>> ofFirst = new LinkedHashMap<>();
+    for (ExpertParameter parameter : parameters) {
       if (parameter.expert() == 0) {
         ofFirst.computeIfAbsent(parameter.mixture(), m -> new ArrayList<>()).add(parameter);
       }
@@ -306,7 +280,7 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
   }
 
   /** Whether they are mixture after mixture, expert after expert, all experts alike. */
-  private static boolean isInOrder(List<Local> parameters) {
+  private static boolean isInOrder(List<ExpertParameter> parameters) {
     Map<String, Integer> experts = new LinkedHashMap<>();
     parameters.forEach(p -> experts.merge(p.mixture(), p.expert() + 1, Math::max));
     return numbered(ofFirstExperts(parameters), experts).stream()
@@ -315,14 +289,14 @@ record ExpertDegree(ParamGroups groups, List<Integer> templates) {
         .equals(parameters.stream().map(p -> p.numbered(p.expert(), 0)).toList());
   }
 
-  private static List<Local> numbered(
-      Map<String, List<Local>> ofFirst, Map<String, Integer> experts) {
-    List<Local> numbered = new ArrayList<>();
+  private static List<ExpertParameter> numbered(
+      Map<String, List<ExpertParameter>> ofFirst, Map<String, Integer> experts) {
+    List<ExpertParameter> numbered = new ArrayList<>();
     ofFirst.forEach(
         (mixture, parameters) -> {
           for (int expert = 0; expert < experts.get(mixture); expert++) {
-            for (Local p : parameters) {
-              numbered.add(new Local(mixture, expert, p.name(), p.numbered(expert, 0)));
+            for (ExpertParameter p : parameters) {
+              numbered.add(new ExpertParameter(mixture, expert, p.name(), p.numbered(expert, 0)));
             }
           }
         });

@@ -12,17 +12,23 @@ import java.util.List;
  * @param tooMany elements of the smallest one and the parameter that did not fit in it
  */
 record Filling(long least, long tooMany) {
-  static Filling of(ParamGroups source, List<ExpertDegree.Whole> wholes) {
+  /** The default of {@code max_group_size}, in elements. */
+  static final long MAX_GROUP_ELEMENTS = 178_956_971;
+
+  /** No script divides less, in elements: it would gain nothing. */
+  static final long NEVER_DIVIDED_ELEMENTS = 1_000_000;
+
+  static Filling of(ParamGroups source, List<List<Integer>> wholes) {
     long least = 0;
     long tooMany = Long.MAX_VALUE;
-    for (ExpertDegree.Whole whole : wholes) {
-      for (int i = 0; i < whole.groups().size(); i++) {
-        int group = whole.groups().get(i);
-        long elements = ExpertDegree.elements(source, group);
+    for (List<Integer> whole : wholes) {
+      for (int i = 0; i < whole.size(); i++) {
+        int group = whole.get(i);
+        long elements = elements(source, group);
         // One parameter is never divided, however large.
         least = Math.max(least, source.groups().get(group).parameters().size() > 1 ? elements : 0);
-        if (i + 1 < whole.groups().size()) {
-          Parameter next = source.groups().get(whole.groups().get(i + 1)).parameters().get(0);
+        if (i + 1 < whole.size()) {
+          Parameter next = source.groups().get(whole.get(i + 1)).parameters().get(0);
           tooMany = Math.min(tooMany, elements + next.elements());
         }
       }
@@ -46,23 +52,23 @@ record Filling(long least, long tooMany) {
 
   /** Whether DeepSpeed's default fills the groups so. */
   boolean isUsual() {
-    return least <= ExpertDegree.MAX_GROUP_ELEMENTS && ExpertDegree.MAX_GROUP_ELEMENTS < tooMany;
+    return least <= MAX_GROUP_ELEMENTS && MAX_GROUP_ELEMENTS < tooMany;
   }
 
   /** Whether everything that fills the source's groups as they are fills these alike. */
-  boolean isTold(List<ExpertDegree.Local> parameters) {
+  boolean isTold(List<ExpertParameter> parameters) {
     return fill(parameters, least).equals(fill(parameters, tooMany - 1));
   }
 
-  List<List<ExpertDegree.Local>> fill(List<ExpertDegree.Local> parameters) {
-    return fill(parameters, isUsual() ? ExpertDegree.MAX_GROUP_ELEMENTS : least);
+  List<List<ExpertParameter>> fill(List<ExpertParameter> parameters) {
+    return fill(parameters, isUsual() ? MAX_GROUP_ELEMENTS : least);
   }
 
-  static List<List<ExpertDegree.Local>> fill(List<ExpertDegree.Local> parameters, long most) {
-    List<List<ExpertDegree.Local>> groups = new ArrayList<>();
-    List<ExpertDegree.Local> open = new ArrayList<>();
+  static List<List<ExpertParameter>> fill(List<ExpertParameter> parameters, long most) {
+    List<List<ExpertParameter>> groups = new ArrayList<>();
+    List<ExpertParameter> open = new ArrayList<>();
     long elements = 0;
-    for (ExpertDegree.Local parameter : parameters) {
+    for (ExpertParameter parameter : parameters) {
       long own = parameter.parameter().elements();
       if (elements + own > most) {
         groups.add(open);
@@ -75,5 +81,10 @@ record Filling(long least, long tooMany) {
     groups.add(open);
     groups.removeIf(List::isEmpty); // the engine drops the one before a first that is too large
     return groups;
+  }
+
+  /** Elements of a param group. */
+  static long elements(ParamGroups groups, int group) {
+    return groups.groups().get(group).parameters().stream().mapToLong(Parameter::elements).sum();
   }
 }

@@ -100,9 +100,6 @@ final class NewFlatCheckpoint {
   private void requireConvertible(ModelStates model, OptimizerValues values, ParameterSet set) {
     DsConfig.of(model.root());
     Conversions.note(draft, values, stage);
-    if (draft.state().parts().size() > 1) {
-      throw refused("it has more than one model-parallel rank");
-    }
     if (Conversions.hasLayers(draft.state())) {
       throw refused("it has layer files of a pipeline");
     }

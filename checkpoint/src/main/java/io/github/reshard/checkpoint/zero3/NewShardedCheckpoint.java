@@ -128,12 +128,6 @@ final class NewShardedCheckpoint {
     if (experts || Conversions.hasExperts(draft.state(), model)) {
       throw refused("native mixtures of experts do not work with ZeRO-3 in DeepSpeed");
     }
-    if (draft.state().parts().size() > 1) {
-      throw refused("it has more than one model-parallel rank");
-    }
-    if (optimizer.stateDict().findPresent("universal_checkpoint_info").isPresent()) {
-      throw refused("it was saved with automatic tensor parallelism");
-    }
     requirePlainZero3(config, !ModuleParameters.of(model).frozen().isEmpty());
   }
 

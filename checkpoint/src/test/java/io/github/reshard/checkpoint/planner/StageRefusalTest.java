@@ -45,14 +45,6 @@ class StageRefusalTest extends RefusalCase {
   }
 
   @Test
-  void tensorParallelRanksAreNotTurnedToStage3() throws IOException {
-    copy("tp2-z1");
-
-    assertNotTurned(2, 3, "more than one model-parallel rank");
-    assertThat(plan(2, 2).notes()).contains("stage 1 → stage 2");
-  }
-
-  @Test
   void anElasticCheckpointIsNotTurnedToStage3() throws IOException {
     copy("z2-elastic");
 

@@ -155,6 +155,29 @@ class TensorDegreesTest {
         .isEmpty();
   }
 
+  /** Tensor-parallel ranks stay, the stage does not. */
+  @ParameterizedTest
+  @CsvSource({
+    "columns-z1, columns-z2, 2, 2",
+    "columns-z1, columns-z3, 2, 2",
+    "columns-z2, columns-z3, 4, 1",
+    "columns-z3, columns-z1, 2, 2",
+    "columns-z3, columns-z2, 3, 1",
+    "llama-z1, llama-z3, 3, 1",
+    "llama-z3, llama-z1, 3, 1",
+    "cut-z1, cut-z3, 2, 1",
+    "cut-z3, cut-z1, 2, 1",
+  })
+  void anotherStageHasWhatDeepSpeedSavesThere(String name, String other, int tensor, int data) {
+    Path expected = saved(other, tensor, data);
+    int stage = other.charAt(other.length() - 1) - '0';
+
+    WithoutBeam.reshard(saved(name, tensor, data), temp.resolve("there"), data, stage);
+
+    assertThat(CheckpointComparison.with(expected).firstDifference(temp.resolve("there")))
+        .isEmpty();
+  }
+
   private Path copyOf(String name, int tensor, int data) throws IOException {
     Path copy = temp.resolve("source");
     Scratch.copyOf(saved(name, tensor, data), copy);

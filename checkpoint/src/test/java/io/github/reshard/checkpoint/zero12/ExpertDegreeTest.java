@@ -16,7 +16,7 @@ import net.jqwik.api.Property;
 import org.junit.jupiter.api.Test;
 
 class ExpertDegreeTest {
-  private static final long DEFAULT = ExpertDegree.MAX_GROUP_ELEMENTS;
+  private static final long DEFAULT = Filling.MAX_GROUP_ELEMENTS;
 
   /** A mixture: how many experts, and the elements of the parameters of each. */
   private record Mixture(int experts, List<Long> parameters) {}
