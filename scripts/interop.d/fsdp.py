@@ -88,6 +88,8 @@ def main():
     parser.add_argument("--reshard", default=os.path.join(CLONE, "scripts", "reshard"),
                         metavar="COMMAND", help="what to reshard with (default: scripts/reshard)")
     parser.add_argument("--work", metavar="DIR", help="keep everything here")
+    parser.add_argument("--states", action="store_true",
+                        help="FSDP2 loads and saves and makes no step: before PyTorch 2.9 it makes none on the CPU")
     options = parser.parse_args()
     sys.path.append(CORPUS)
     work = options.work or tempfile.mkdtemp(prefix="reshard-fsdp-")
@@ -98,7 +100,11 @@ def main():
             continue
         home = os.path.join(work, case.name)
         os.makedirs(home)
-        for way in (*[out] * case.out, *[back] * case.back):
+        if options.states:
+            ways = [around] * (case.out and case.back)
+        else:
+            ways = [out] * case.out + [back] * case.back
+        for way in ways:
             for line, failure in way(case, home, shlex.split(options.reshard)):
                 print(line + (f"\n    {failure}" if failure else ""), flush=True)
                 failed += bool(failure)
@@ -145,13 +151,31 @@ def taken_back(case, home, reshard, source, target):
     truth = saved + ".safetensors"
     losses = train(case, "train_fsdp.py", source, home, f"fsdp-source-{source}",
                    ["--steps", STEPS, "--more", STEPS, "--save", saved, "--truth", truth])
+    return converted(case, home, reshard, source, target), truth, losses
+
+
+def converted(case, home, reshard, source, target):
+    """The checkpoint of DeepSpeed that is made of what FSDP2 saved on `source` ranks."""
+    saved = os.path.join(home, f"fsdp-saved-{source}")
     template = os.path.join(home, "template")
     if not os.path.exists(template):
         train(case, "train.py", 1, home, "template", ["--steps", 1, "--save", template])
     output = os.path.join(home, f"zero-{target}")
     run([*reshard, f"--input={saved}", f"--output={output}", f"--template={template}",
          f"--targetWorldSize={target}"])
-    return output, truth, losses
+    return output
+
+
+def around(case, home, reshard):
+    """DeepSpeed to FSDP2, which saves what it has loaded, and back."""
+    made = attempted(lambda: taken_out(case, home, reshard))
+    for source, target in ((2, 3), (3, 2)):
+        yield judged(case, f"ZeRO {case.source} -> FSDP2 {source}", lambda: (None, loaded(
+            case, "train_fsdp.py", source, home, f"fsdp-{source}", *made()[:2],
+            ["--save", os.path.join(home, f"fsdp-saved-{source}")])))
+        yield judged(case, f"FSDP2 {source} -> ZeRO {target}", lambda: resumed(
+            case, "train.py", target, home, f"zero-{target}",
+            converted(case, home, reshard, source, target), *made()[1:]))
 
 
 def attempted(make):
@@ -184,21 +208,27 @@ def judged(case, way, attempt):
 
 def resumed(case, script, size, home, name, checkpoint, truth, losses):
     """Loads, compares all states, and goes on: the relative difference of losses, and how many."""
-    loaded = os.path.join(home, f"{name}.loaded.safetensors")
-    train(case, script, size, home, f"{name}-load",
-          ["--start", STEPS, "--steps", 0, "--load", checkpoint, "--truth", loaded])
-    saved, found = load_file(truth), load_file(loaded)
-    wrong = [key for key in {*saved, *found}
-             if key not in saved or key not in found or not _same(saved[key], found[key])]
-    if wrong:
-        raise Mismatch(f"{len(wrong)} of {len(saved)} states differ after load: {wrong[:5]}")
+    states = loaded(case, script, size, home, name, checkpoint, truth)
     on = train(case, script, size, home, name,
                ["--start", STEPS, "--steps", STEPS, "--load", checkpoint])
     expected = losses[STEPS:]
     difference = max(abs(a - b) / abs(b) for a, b in zip(on, expected, strict=True))
     if not difference <= TOLERANCES[case.dtype]:
         raise Mismatch(f"losses {on} where the run that never stopped has {expected}")
-    return difference, len(saved)
+    return difference, states
+
+
+def loaded(case, script, size, home, name, checkpoint, truth, arguments=()):
+    """Loads and compares all states: how many."""
+    there = os.path.join(home, f"{name}.loaded.safetensors")
+    train(case, script, size, home, f"{name}-load",
+          ["--start", STEPS, "--steps", 0, "--load", checkpoint, "--truth", there, *arguments])
+    saved, found = load_file(truth), load_file(there)
+    wrong = [key for key in {*saved, *found}
+             if key not in saved or key not in found or not _same(saved[key], found[key])]
+    if wrong:
+        raise Mismatch(f"{len(wrong)} of {len(saved)} states differ after load: {wrong[:5]}")
+    return len(saved)
 
 
 def train(case, script, size, home, name, arguments):

@@ -9,6 +9,7 @@ import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.universal.UniversalSource;
+import io.github.reshard.testing.ReplacedFile;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;

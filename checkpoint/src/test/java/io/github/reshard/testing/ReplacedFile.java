@@ -1,4 +1,4 @@
-package io.github.reshard.checkpoint.planner;
+package io.github.reshard.testing;
 
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
@@ -9,13 +9,17 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 
 /** The files of a directory, with other bytes in the place of one. */
-final class ReplacedFile implements SourceStore {
+public final class ReplacedFile implements SourceStore {
   private static final long serialVersionUID = 1L;
   private final LocalSourceStore below = new LocalSourceStore();
   private final String path;
   private final byte[] bytes;
 
-  ReplacedFile(String path, byte[] bytes) {
+  /**
+   * @param path how the file's path ends
+   * @param bytes what it holds instead
+   */
+  public ReplacedFile(String path, byte[] bytes) {
     this.path = path;
     this.bytes = bytes;
   }
