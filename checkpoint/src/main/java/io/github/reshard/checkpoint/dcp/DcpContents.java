@@ -14,6 +14,9 @@ final class DcpContents {
   private static final String REMARK =
       "any number of FSDP ranks loads it as it is; DeepSpeed's files are made of it with"
           + " --template";
+  private static final String FLAT =
+      "it holds flat parameters of FSDP1's LOCAL_STATE_DICT, which mean something to as many ranks"
+          + " of the same model only; nothing is made of it";
 
   private DcpContents() {}
 
@@ -37,7 +40,8 @@ final class DcpContents {
     }
     List<Contents.Part> parts = new ArrayList<>();
     byWord.forEach((word, items) -> parts.add(part(word, items)));
-    return new Contents(dcp.path(), parts, mostChunks, files, bytes, REMARK);
+    boolean flat = DcpKeys.flatParameter(dcp.items().keySet()).isPresent();
+    return new Contents(dcp.path(), parts, mostChunks, files, bytes, flat ? FLAT : REMARK);
   }
 
   /** The first step of the path of a key; of an optimizer's also whether it is state or options. */

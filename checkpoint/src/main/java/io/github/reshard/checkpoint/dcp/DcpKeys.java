@@ -64,6 +64,11 @@ public final class DcpKeys {
     return find(dcp, trained, state);
   }
 
+  /** The key of a flat parameter, as FSDP1 saves them with LOCAL_STATE_DICT, if there is one. */
+  static Optional<String> flatParameter(Set<String> keys) {
+    return keys.stream().filter(key -> key.endsWith(FLAT_PARAMETER)).findFirst();
+  }
+
   /**
    * Finds them.
    *
@@ -75,16 +80,13 @@ public final class DcpKeys {
       DcpCheckpoint checkpoint, Collection<String> parameters, Optional<String> state) {
     Map<String, Item> items = checkpoint.items();
     String where = checkpoint.path();
-    items.keySet().stream()
-        .filter(key -> key.endsWith(FLAT_PARAMETER))
-        .findFirst()
-        .ifPresent(
-            key -> {
-              throw new RefusedException(
-                  where,
-                  "holds '%s', a flat parameter of FSDP1's LOCAL_STATE_DICT, whose shards mean something to the same ranks only. Save it with SHARDED_STATE_DICT."
-                      .formatted(key));
-            });
+    Optional<String> flat = flatParameter(items.keySet());
+    if (flat.isPresent()) {
+      throw new RefusedException(
+          where,
+          "holds '%s', a flat parameter of FSDP1's LOCAL_STATE_DICT, whose shards mean something to the same ranks only. Save it with SHARDED_STATE_DICT."
+              .formatted(flat.get()));
+    }
     String first = parameters.iterator().next();
     String model =
         prefix(where, items.keySet(), "the weights of the model", parameters, name -> name);

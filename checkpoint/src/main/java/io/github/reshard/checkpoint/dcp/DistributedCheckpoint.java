@@ -10,7 +10,10 @@ import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.template.Comparison;
 import io.github.reshard.checkpoint.template.Contents;
 import io.github.reshard.checkpoint.template.Foreign;
+import java.io.FileNotFoundException;
 import java.io.IOException;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.NotDirectoryException;
 import java.util.Optional;
 
 /**
@@ -38,7 +41,12 @@ public record DistributedCheckpoint(SourceStore store, DcpCheckpoint dcp) implem
    * @throws RefusedException if it is none
    */
   public static DistributedCheckpoint require(SourceStore store, String path) throws IOException {
-    Optional<DistributedCheckpoint> found = find(store, path);
+    Optional<DistributedCheckpoint> found;
+    try {
+      found = find(store, path);
+    } catch (NoSuchFileException | FileNotFoundException | NotDirectoryException e) {
+      throw new RefusedException(path, "there is no such directory.", e);
+    }
     if (found.isEmpty()
         && store.list(path).files().stream().anyMatch(f -> f.name().endsWith(SAFETENSORS))) {
       throw new RefusedException(

@@ -15,6 +15,7 @@ import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.pickle.PyTuple;
+import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.testing.Scratch;
 import io.github.reshard.testing.WithoutBeam;
@@ -216,6 +217,15 @@ class DcpRefusalTest {
     Path dcp = dcp(TWO_GROUPS, DcpDialect.TORCH);
     rename(dcp, renaming("model.emb.weight", "model._fsdp_wrapped_module._flat_param"));
     refuses(dcp, TWO_GROUPS, "_flat_param", "LOCAL_STATE_DICT");
+    assertThat(DistributedCheckpoint.require(new LocalSourceStore(), dcp.toString()).contents())
+        .asString()
+        .contains("LOCAL_STATE_DICT")
+        .doesNotContain("loads it as it is");
+  }
+
+  @Test
+  void nothingWhereTheInputShouldBe() {
+    refuses(scratch.resolve("nowhere"), TWO_GROUPS, "nowhere: there is no such directory");
   }
 
   @Test
