@@ -211,10 +211,19 @@ public final class WithoutBeam {
 
   /** Makes files of DeepSpeed of an open training state; what was planned. */
   public static ReshardPlan fromOpenState(Path input, Path output, int worldSize, int stage) {
+    return fromOpenState(input, output, worldSize, stage, TargetDegrees.AS_SAVED);
+  }
+
+  /** The same for other degrees of parallelism. */
+  public static ReshardPlan fromOpenState(
+      Path input, Path output, int worldSize, int stage, TargetDegrees degrees) {
     try {
       OpenStateSource open =
           OpenStateSource.find(new LocalSourceStore(), input.toString()).orElseThrow();
-      return run(open.store(), Formats.openState(open).plan(worldSize, stage, PART_BYTES), output);
+      return run(
+          open.store(),
+          ReshardPlanner.plan(Formats.openState(open), worldSize, stage, degrees, PART_BYTES),
+          output);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }

@@ -78,9 +78,7 @@ public record TensorRecipe(
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
     Rewritten rewritten = of.rewrite(template, models, targetWorldSize);
     PickledValue root = PickledValue.root(template.path(), rewritten.root());
-    replace(Optional.of(root), "mp_world_size", mpRanks);
-    replace(root.findPresent("checkpoint_parallel_dimensions"), "tp_degree", ranks);
-    DsConfig.ifStored(root).ifPresent(config -> config.setTensorParallelSize(ranks));
+    setDegree(root, ranks, mpRanks);
     if (to > 0 && from == 0) {
       // Only global rank 0 records them (runtime/engine.py, _get_shared_params).
       root.findPresent(ModelStates.SHARED_PARAMS)
@@ -91,6 +89,25 @@ public record TensorRecipe(
         .filter(PickledValue::isDict)
         .ifPresent(info -> InfoRewrite.rewrite(info, recuts(template, info, models.get(model))));
     return rewritten;
+  }
+
+  /**
+   * Turns what the first rank's model file says into what that of a run of one rank says.
+   *
+   * @param root edited in place
+   * @param recuts each parameter by its name, joined
+   */
+  public static void toOneRank(PickledValue root, Map<String, Recut> recuts) {
+    setDegree(root, 1, 1);
+    root.findPresent(TensorChange.INFO)
+        .filter(PickledValue::isDict)
+        .ifPresent(info -> InfoRewrite.rewrite(info, recuts));
+  }
+
+  private static void setDegree(PickledValue root, int ranks, int mpRanks) {
+    replace(Optional.of(root), "mp_world_size", mpRanks);
+    replace(root.findPresent("checkpoint_parallel_dimensions"), "tp_degree", ranks);
+    DsConfig.ifStored(root).ifPresent(config -> config.setTensorParallelSize(ranks));
   }
 
   private static void replace(Optional<PickledValue> dict, String key, int number) {

@@ -5,6 +5,8 @@ import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
+import io.github.reshard.checkpoint.deepspeed.TensorRecipe;
+import io.github.reshard.checkpoint.parallel.Recut;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyObject;
@@ -46,21 +48,30 @@ public final class NativeValues {
   private final CheckpointFiles files;
   private final ReshardPlan plan;
   private final SavedModule module;
+  private final Map<String, Recut> recuts;
   private final List<String> leftOut = new ArrayList<>();
 
   private NativeValues(
-      SourceStore store, CheckpointFiles files, ReshardPlan plan, SavedModule module) {
+      SourceStore store,
+      CheckpointFiles files,
+      ReshardPlan plan,
+      SavedModule module,
+      Map<String, Recut> recuts) {
     this.store = store;
     this.files = files;
     this.plan = plan;
     this.module = module;
+    this.recuts = recuts;
   }
 
   /**
-   * The values; none of a pipeline or of experts, whose module lies in files of its own.
+   * The values; none of a pipeline or of experts, whose module lies in files of its own, and none
+   * where rows behind the end of a vocabulary are left out, which a run has. Those of
+   * tensor-parallel ranks are said as one rank would say them.
    *
    * @param plan of the same files, for the ranks that saved them
    * @param modules as {@link SavedModule} reads them
+   * @param recuts how each parameter of tensor-parallel ranks is joined; empty if there are none
    * @param names what each tensor of the module is called in the output
    */
   public static Optional<Map<String, Object>> json(
@@ -68,12 +79,21 @@ public final class NativeValues {
       CheckpointFiles files,
       ReshardPlan plan,
       List<SavedModule> modules,
+      Map<String, Recut> recuts,
       Map<String, String> names)
       throws IOException {
-    if (modules.size() != 1 || !files.layers().isEmpty() || !files.experts().isEmpty()) {
+    boolean joined = modules.size() > 1 && !recuts.isEmpty();
+    boolean padded =
+        recuts.values().stream()
+            .flatMap(recut -> recut.source().stream())
+            .anyMatch(local -> !local.padding().isEmpty());
+    if ((modules.size() > 1 && !joined)
+        || padded
+        || !files.layers().isEmpty()
+        || !files.experts().isEmpty()) {
       return Optional.empty();
     }
-    return Optional.of(new NativeValues(store, files, plan, modules.get(0)).json(names));
+    return Optional.of(new NativeValues(store, files, plan, modules.get(0), recuts).json(names));
   }
 
   private Map<String, Object> json(Map<String, String> names) throws IOException {
@@ -83,6 +103,9 @@ public final class NativeValues {
             : files.rankModels().get(files.rankModels().firstKey()).values().iterator().next();
     TorchFile modelFile = read(modelStat);
     ModelStates model = new ModelStates(root(modelFile));
+    if (!recuts.isEmpty()) {
+      TensorRecipe.toOneRank(model.root(), recuts);
+    }
     Map<String, Object> json = new LinkedHashMap<>();
     json.put(OpenFormat.TAG, files.tag());
     json.put(OpenFormat.ORDER, order());

@@ -43,13 +43,11 @@ final class OneRank {
 
   private static final String MODULE = "module";
 
-  private final String directory;
   private final WholeState whole;
   private final OpenState state;
   private final FlatLayout layout;
 
-  OneRank(String directory, WholeState whole) {
-    this.directory = directory;
+  OneRank(WholeState whole) {
     this.whole = whole;
     this.state = whole.state();
     this.layout = whole.layout();
@@ -120,8 +118,9 @@ final class OneRank {
     return Math.min(2, state.stage());
   }
 
+  /** Messages name what is there, and as which file it is seen. */
   private String path(String name) {
-    return directory + "/" + state.tag() + "/" + name;
+    return state.path() + ", seen as " + state.tag() + "/" + name;
   }
 
   /** The weights of a param group, which lie flat in one storage if they are of one type. */
@@ -233,7 +232,8 @@ final class OneRank {
     PyDict inner =
         new DictBuilder().put(OpenFormat.STATE, states).put(OpenFormat.PARAM_GROUPS, groups).dict();
     root.put(OpenFormat.PARAM_GROUPS, groups).put(OptimizerFile.WRAPPER, inner);
-    return composed(directory + "/" + UniversalFiles.optimizer(state.tag()), root.dict(), storages);
+    return composed(
+        state.path() + ", seen as " + UniversalFiles.optimizer(state.tag()), root.dict(), storages);
   }
 
   /** What the files of ZeRO-1 and 2 say and those of ZeRO-3 do not. */
@@ -257,6 +257,7 @@ final class OneRank {
   Map<String, Composed> stateFiles() {
     Map<String, Composed> files = new LinkedHashMap<>();
     for (Parameter parameter : whole.parameters()) {
+      Map<String, String> tensors = whole.tensorsOf(parameter);
       whole
           .states(parameter)
           .forEach(
@@ -271,7 +272,7 @@ final class OneRank {
                 files.put(
                     path,
                     composed(
-                        directory + "/" + path,
+                        found.file().path() + ", " + tensors.get(name) + ", seen as " + path,
                         new DictBuilder().put("param", node).dict(),
                         Map.of(name, List.of(whole.statePiece(parameter.name(), name, found)))));
               });

@@ -65,7 +65,7 @@ public record OpenStateSource(
     OpenTensors tensors = OpenTensors.read(store, directory, files);
     OpenDigests digests = OpenDigests.read(store, files);
     WholeState whole = new WholeState(state, tensors, digests);
-    OneRank rank = new OneRank(directory, whole);
+    OneRank rank = new OneRank(whole);
     String tag = state.tag();
     Composed model = rank.modelFile();
     Composed shared = rank.optimizerFile();

@@ -187,6 +187,11 @@ final class WholeState {
     return tensor.piece(crc);
   }
 
+  /** What the tensors of the states of a parameter are called, by state. */
+  Map<String, String> tensorsOf(Parameter parameter) {
+    return state.states().get(module.get(parameter.name()).tensor()).tensors();
+  }
+
   /** The tensors of the states of a parameter, by state. */
   Map<String, OpenTensors.Tensor> states(Parameter parameter) {
     String name = module.get(parameter.name()).tensor();

@@ -192,7 +192,7 @@ public final class TensorRules {
   }
 
   /** Whether the parameter is a vocabulary of which it is said how many rows it has. */
-  boolean isOfVocabulary(String parameter) {
+  public boolean isOfVocabulary(String parameter) {
     return rule(parameter)
         .filter(rule -> rule instanceof CutRule.Vocabulary of && of.rows().isPresent())
         .isPresent();

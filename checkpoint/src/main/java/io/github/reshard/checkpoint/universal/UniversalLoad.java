@@ -41,6 +41,7 @@ final class UniversalLoad {
   private final PlanDraft draft;
   private final Optional<Integer> ranks;
   private final int stage;
+  private final Set<String> said = new HashSet<>();
 
   /**
    * @param ranks how many data-parallel ranks will load, if it was said
@@ -53,12 +54,19 @@ final class UniversalLoad {
     this.stage = stage;
   }
 
+  /** Says what model-parallel ranks may have in common once. */
+  private void note(String what) {
+    if (said.add(what)) {
+      draft.note(what);
+    }
+  }
+
   /** Says or refuses what is wrong at any stage. */
   private void wrongAtAny(String what) {
     if (stage != ZeroStage.AS_SAVED) {
       throw refused(what);
     }
-    draft.note(what);
+    note(what);
   }
 
   /** Says or refuses what is wrong at stage 3 alone. */
@@ -67,7 +75,7 @@ final class UniversalLoad {
       throw refused(what);
     }
     if (stage == ZeroStage.AS_SAVED) {
-      draft.note(what);
+      note(what);
     }
   }
 
@@ -95,7 +103,7 @@ final class UniversalLoad {
         && config.isPresent()
         && config.get().roundRobin()
         && !config.get().alignsParameters()) {
-      draft.note(
+      note(
           "ds_config has round_robin_gradients: switch it off in the run that loads. With it"
               + " load_universal at stage 1 and 2 puts states where other parameters are, on more"
               + " than one rank and without a word; from DeepSpeed 0.19.7 on parameter_alignment"
@@ -123,7 +131,7 @@ final class UniversalLoad {
           }
         });
     if (!others.isEmpty()) {
-      draft.note(
+      note(
           "load_universal restores neither buffers nor frozen parameters: %d tensors, such as %s, stay as the script that loads makes them. They are in the model file, under module and frozen_param_fragments"
               .formatted(others.size(), others.get(0)));
     }
@@ -131,7 +139,7 @@ final class UniversalLoad {
 
   private void checkHyperParameters(UniversalState state) {
     if (state.paramGroups().isEmpty()) {
-      draft.note(
+      note(
           "elastic_checkpoint saves no hyper-parameters: lr and the like stay as the run that loads"
               + " makes them");
       return;
@@ -225,7 +233,7 @@ final class UniversalLoad {
           most++;
         }
         if (most < MOST_RANKS_SAID) {
-          draft.note(
+          note(
               "param group %d is small: on %d ranks one holds nothing of it, where load_universal at stage 1 and 2 ends with IndexError: list index out of range"
                   .formatted(g, most + 1));
         }

@@ -44,8 +44,8 @@ final class UniversalTensors {
           file.path().startsWith(prefix)
               ? file.path().substring(prefix.length()).split("/", -1)
               : new String[0];
-      String name = file.stat().name();
-      if (steps.length == 2 && name.endsWith(UniversalFiles.SUFFIX)) {
+      String name = steps.length == 2 ? steps[1] : "";
+      if (name.endsWith(UniversalFiles.SUFFIX)) {
         folders
             .computeIfAbsent(steps[0], folder -> new TreeMap<>())
             .put(name.substring(0, name.length() - UniversalFiles.SUFFIX.length()), file.stat());

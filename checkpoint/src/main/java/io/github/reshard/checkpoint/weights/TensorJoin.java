@@ -29,7 +29,6 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
-import java.util.OptionalInt;
 
 /**
  * Tensor-parallel ranks, each of which has a part of the parameters under the same names, as the
@@ -56,17 +55,19 @@ final class TensorJoin {
   static Optional<TensorJoin> of(ReshardPlan source, SourceStore store, CheckpointFiles files)
       throws IOException {
     List<PartitionedModel> trained = ranks(source, false);
-    boolean cut =
-        trained.size() > 1
-            && trained.stream().allMatch(model -> names(model).equals(names(trained.get(0))));
-    if (!cut || !files.layers().isEmpty()) {
+    boolean alike = trained.stream().allMatch(model -> names(model).equals(names(trained.get(0))));
+    if (trained.isEmpty() || !alike || !files.layers().isEmpty()) {
       return Optional.empty();
     }
     List<FileStat> models = new ArrayList<>(files.models().values());
     files.rankModels().values().forEach(ranks -> models.add(ranks.get(ranks.firstKey())));
     PickledValue first = null;
     for (FileStat stat : models) {
-      PickledValue info = info(source, store, stat);
+      Optional<PickledValue> said = info(store, stat);
+      if (said.isEmpty() && trained.size() == 1) {
+        return Optional.empty();
+      }
+      PickledValue info = said.orElseThrow(() -> unknown(source, stat));
       if (first == null) {
         first = info;
       } else {
@@ -79,32 +80,30 @@ final class TensorJoin {
       }
     }
     TensorRules rules = TensorRules.ofCheckpoint(first);
+    if (trained.size() == 1 && names(trained.get(0)).stream().noneMatch(rules::isOfVocabulary)) {
+      return Optional.empty();
+    }
     Division division =
         rules.isAutoTp() ? new Division.AutoTp(Division.Heads.UNKNOWN, 1) : new Division.Even();
     return Optional.of(
-        new TensorJoin(
-            source,
-            new TensorDegree(source.checkpoint(), rules, division, 1, OptionalInt.empty())));
+        new TensorJoin(source, TensorDegree.joining(source.checkpoint(), rules, division)));
   }
 
-  private static PickledValue info(ReshardPlan source, SourceStore store, FileStat stat)
-      throws IOException {
+  private static Optional<PickledValue> info(SourceStore store, FileStat stat) throws IOException {
     TorchFile file;
     try (RangedFile open = store.open(stat)) {
       file = TorchFile.read(open);
     }
     return PickledValue.root(file.path(), file.parse().root())
         .findPresent(INFO)
-        .filter(PickledValue::isDict)
-        .orElseThrow(
-            () ->
-                new RefusedException(
-                    source.checkpoint(),
-                    "more than one model-parallel rank holds %s, and nothing in %s says how the parts belong together (%s)."
-                        .formatted(
-                            ranks(source, false).get(0).parameters().get(0).name(),
-                            stat.name(),
-                            INFO)));
+        .filter(PickledValue::isDict);
+  }
+
+  private static RefusedException unknown(ReshardPlan source, FileStat stat) {
+    return new RefusedException(
+        source.checkpoint(),
+        "more than one model-parallel rank holds %s, and nothing in %s says how the parts belong together (%s)."
+            .formatted(ranks(source, false).get(0).parameters().get(0).name(), stat.name(), INFO));
   }
 
   private static List<PartitionedModel> ranks(ReshardPlan source, boolean frozen) {
@@ -227,6 +226,20 @@ final class TensorJoin {
       return null;
     }
     return new ModuleWeight(first.dtype(), sources, List.of()).dropped();
+  }
+
+  /** How each trained parameter is put together, by its name. */
+  Map<String, Recut> recuts() {
+    List<PartitionedModel> ranks = ranks(source, false);
+    Map<String, Recut> recuts = new HashMap<>();
+    for (int p = 0; p < ranks.get(0).parameters().size(); p++) {
+      int index = p;
+      String name = ranks.get(0).parameters().get(p).name();
+      recuts.put(
+          name,
+          recut(name, ranks.stream().map(rank -> rank.parameters().get(index).shape()).toList()));
+    }
+    return recuts;
   }
 
   /**

@@ -171,7 +171,14 @@ final class WeightsPlanner {
       addSmall(
           plan,
           OpenFormat.JSON,
-          state.json(NativeValues.json(store, files, source, modules, names)));
+          state.json(
+              NativeValues.json(
+                  store,
+                  files,
+                  source,
+                  modules,
+                  join.map(TensorJoin::recuts).orElse(Map.of()),
+                  names)));
     }
     addNotes(adapter, beside);
     return plan.plan(notes, request.partBytes());
@@ -348,7 +355,10 @@ final class WeightsPlanner {
           to,
           shape);
     }
-    if (saved && model.source().holders() > 1 && !request.optimizer()) {
+    boolean whole =
+        model.source().holders() == 1
+            && model.source().localTensor(0, parameter.index()).equals(LocalTensor.whole(shape));
+    if (saved && !whole && !request.optimizer()) {
       return new PlannedTensor(
           parameter.name(),
           new Origin.State(parameter.model(), parameter.index(), States.MODULE),
