@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.testing.CheckpointComparison;
 import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.testing.Reassembly;
@@ -123,6 +124,24 @@ class UniversalInputTest {
     Path direct = reshard(golden.source(), "direct", 3, null);
 
     assertThat(CheckpointComparison.ofStructure(direct).firstDifference(through)).isEmpty();
+  }
+
+  /** Also of tensor-parallel ranks, whose parts have other digests than what is in the manifest. */
+  @ParameterizedTest
+  @ValueSource(strings = {"z2-fp32-twogroups", "tp2-z1", "pp2-z1"})
+  void verifyHoldsItAgainstTheNativeCheckpoint(String name) {
+    Path source = GoldenCase.of(name).source();
+    ReshardOptions options = Resharding.options(source, temp.resolve("universal"), 1);
+    options.setTargetWorldSize(null);
+    options.setOutputFormat(Formats.UNIVERSAL);
+    Resharding.run(options);
+
+    CommandOptions both =
+        Resharding.options(temp.resolve("universal"), source, 1).as(CommandOptions.class);
+    VerifyReport report = VerifyPipeline.run(both, Resharding.SILENT);
+
+    assertThat(report.equal()).as(report.json()).isTrue();
+    assertThat(report.verdicts()).isNotEmpty();
   }
 
   private RefusedException refusal(Path input) {

@@ -8,10 +8,13 @@ import java.io.Serializable;
  * rank has them.
  *
  * @param checkpoint the checkpoint it belongs to, as {@code input/tag}
- * @param mpRank the model-parallel rank, {@code MM} in {@code mp_rank_MM}
+ * @param mpRank the model-parallel rank, {@code MM} in {@code mp_rank_MM}, or {@link #ALL_RANKS}
  * @param name the name in the module
  */
 public record ParamId(String checkpoint, int mpRank, String name) implements Serializable {
+  /** The {@code mpRank} of parameters that several ranks had, and that are joined for none. */
+  public static final int ALL_RANKS = -1;
+
   /** The {@code expertRank} of parameters that are no experts'. */
   public static final int NO_EXPERT = -1;
 
@@ -20,6 +23,6 @@ public record ParamId(String checkpoint, int mpRank, String name) implements Ser
 
   @Override
   public String toString() {
-    return name + " (mp rank " + mpRank + ")";
+    return name + (mpRank == ALL_RANKS ? " (all mp ranks)" : " (mp rank " + mpRank + ")");
   }
 }

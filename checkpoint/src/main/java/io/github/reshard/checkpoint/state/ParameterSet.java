@@ -99,6 +99,11 @@ public record ParameterSet(
     return new ParameterSet(mpRank, expertRank, other, states, partitions, weights, whole, shares);
   }
 
+  /** The same under the name of another model-parallel rank. */
+  public ParameterSet named(int rank) {
+    return new ParameterSet(rank, expertRank, layout, states, partitions, weights, whole, shares);
+  }
+
   /** All parameters, with their full shapes. */
   public List<Parameter> parameters() {
     return layout.parameters();

@@ -8,6 +8,7 @@ import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.parallel.TensorRules;
 import io.github.reshard.checkpoint.parallel.UniversalKeys;
+import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.zero12.StageSets;
@@ -53,10 +54,10 @@ record UniversalParameters(
       }
       stages.add(set);
     }
+    ParameterSet all =
+        stages.size() == 1 ? stages.get(0) : new StageSets(state.checkpoint(), stages).joined(0);
     return new UniversalParameters(
-        stages.size() == 1 ? stages.get(0) : new StageSets(state.checkpoint(), stages).joined(0),
-        firstParts,
-        rules);
+        parts.size() == 1 ? all : all.named(ParamId.ALL_RANKS), firstParts, rules);
   }
 
   private static boolean saysHow(ModelPart part) {
