@@ -1,13 +1,12 @@
 package io.github.reshard.checkpoint.dcp;
 
-import io.github.reshard.checkpoint.deepspeed.Scalar;
+import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.torch.DType;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.OptionalDouble;
 
 /**
  * What a distributed checkpoint gets beside the parameters that are partitioned, whatever format it
@@ -19,7 +18,7 @@ import java.util.OptionalDouble;
  * @param objects counters, a scheduler's state and what the user saved, by their names
  */
 public record DcpContent(
-    List<Group> groups,
+    List<SavedOptimizer.Group> groups,
     List<Tensor> tensors,
     Map<String, String> tied,
     Map<String, PyObject> objects) {
@@ -29,22 +28,6 @@ public record DcpContent(
     tied = new LinkedHashMap<>(tied);
     objects = new LinkedHashMap<>(objects);
   }
-
-  /**
-   * What a param group's parameters share.
-   *
-   * @param where it was found, for messages
-   * @param options its hyper-parameters; empty if they were not saved
-   * @param step how many steps its optimizer has made, if it counts them
-   * @param isStepOption whether that was saved among the hyper-parameters
-   * @param scalars what the optimizer keeps of each parameter beside tensors, its step among it
-   */
-  public record Group(
-      String where,
-      Map<String, PyObject> options,
-      OptionalDouble step,
-      boolean isStepOption,
-      Map<String, Scalar> scalars) {}
 
   /**
    * A tensor that the source holds in one piece.

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.RankLocal;
+import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
 import io.github.reshard.checkpoint.deepspeed.Scalar;
 import io.github.reshard.checkpoint.pickle.PyDict;
 import io.github.reshard.checkpoint.pickle.PyEntries;
@@ -164,7 +165,7 @@ public final class DcpDraft {
       }
     }
     states.remove(States.MASTER);
-    DcpContent.Group of = content.groups().get(group);
+    SavedOptimizer.Group of = content.groups().get(group);
     OptimizerKind kind = OptimizerKind.of(states, of.scalars().keySet(), of.options().keySet());
     if (!kind.isOfTorch()) {
       remarks.add(
@@ -177,7 +178,7 @@ public final class DcpDraft {
   /** The containers of what a parameter of {@code group} has once, by name. */
   private Map<String, Integer> addScalars(int group) {
     Map<String, Integer> pieces = new LinkedHashMap<>();
-    DcpContent.Group of = content.groups().get(group);
+    SavedOptimizer.Group of = content.groups().get(group);
     boolean counts = kind(group).counts();
     if (counts && of.step().isEmpty()) {
       throw new RefusedException(
@@ -240,7 +241,7 @@ public final class DcpDraft {
       }
     }
     for (int g = 0; g < content.groups().size(); g++) {
-      DcpContent.Group group = content.groups().get(g);
+      SavedOptimizer.Group group = content.groups().get(g);
       OptimizerKind kind = kind(g);
       Map<String, PyObject> options = kind.complete(group.options(), group.where());
       if (group.isStepOption()) {

@@ -128,18 +128,7 @@ public final class DcpWriter implements CheckpointWriter {
       }
       tied.putAll(module.tied());
     }
-    List<DcpContent.Group> groups =
-        SavedOptimizer.of(state).groups().stream()
-            .map(
-                group ->
-                    new DcpContent.Group(
-                        group.where(),
-                        group.options(),
-                        group.step(),
-                        group.isStepOption(),
-                        group.scalars()))
-            .toList();
-    return new DcpContent(groups, tensors, tied, objects(state, left));
+    return new DcpContent(SavedOptimizer.of(state).groups(), tensors, tied, objects(state, left));
   }
 
   /** The counters, the scheduler and the client's state; what cannot go along is added to left. */
