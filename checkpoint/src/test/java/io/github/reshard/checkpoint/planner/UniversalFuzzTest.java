@@ -34,6 +34,8 @@ class UniversalFuzzTest {
           List.of("z2-fp32-twogroups", "zero/head.weight/exp_avg.pt"),
           List.of("z2-fp32-twogroups", "zero/head.weight/step.pt"),
           List.of("z2-fp32-twogroups", "mp_rank_00_model_states.pt"),
+          List.of("tp2-z1", "zero/blocks.0.out.weight/exp_avg.pt"),
+          List.of("tp2-z1", "mp_rank_01_model_states.pt"),
           List.of("z3-freeze-tie", "zero/optimizer_state.pt"),
           List.of("z3-freeze-tie", "zero/emb.weight/fp32.pt"),
           List.of("z3-freeze-tie", "zero_pp_rank_1_mp_rank_00_model_states.pt"));
