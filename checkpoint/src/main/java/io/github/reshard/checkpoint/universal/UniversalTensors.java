@@ -181,7 +181,7 @@ final class UniversalTensors {
         !whole && !dict && ranks > 1 && tensor.numel() == joinedWithPadding(elements, ranks);
     if ((!whole && !padded) || !tensor.isContiguous()) {
       throw value.refused(
-          "has shape %s, by param_shapes of the model files all of the parameter has %s."
+          "has shape %s, param_shapes of the model file says %s for the parameter, joined of all ranks that have a part of it."
               .formatted(Arrays.toString(tensor.shape()), parameter.shape()));
     }
     if (!StateTensors.isNumber(tensor.dtype())) {

@@ -167,7 +167,7 @@ class RanksOfUniversalTest {
   void aTensorOfAnotherShapeIsRefused() {
     assertRefused(
         "columns-z1/tp2dp2",
-        "has shape [12, 40], by param_shapes of the model files all of the parameter has [40, 12]",
+        "has shape [12, 40], param_shapes of the model file says [40, 12] for the parameter",
         zero ->
             Files.copy(
                 zero.resolve("blocks.0.out.weight/exp_avg.pt"),
