@@ -177,7 +177,7 @@ CASES = (
     Case("universal-pp2", 2, (1, 3), "--pp 2", script="train_pipeline.py", degree=2,
          resume="--universal", reshard=("--outputFormat=universal",)),
     Case("open-state-tp2", 2, (3,), "--tp 2", script="train_tensor_parallel.py", degree=2,
-         dtype="bf16", opened=True, reshard=("--targetTensorParallelSize=2",)),
+         dtype="bf16", opened=True, reshard=("--targetTensorParallelSize=2", "--kvHeads=0")),
     Case("from-universal-tp2", 2, (3,), "--tp 2", script="train_tensor_parallel.py", degree=2,
          dtype="bf16", convert=True),
     Case("from-universal-2", 4, (3,), "--stage 2 --two", small=(2,), convert=True),
