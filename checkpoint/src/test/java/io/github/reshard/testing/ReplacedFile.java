@@ -6,7 +6,13 @@ import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import java.io.EOFException;
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.stream.IntStream;
+import java.util.stream.Stream;
 
 /** The files of a directory, with other bytes in the place of one. */
 public final class ReplacedFile implements SourceStore {
@@ -22,6 +28,23 @@ public final class ReplacedFile implements SourceStore {
   public ReplacedFile(String path, byte[] bytes) {
     this.path = path;
     this.bytes = bytes;
+  }
+
+  /** What a fuzzer begins with: each of these files, after a byte that says which one it is. */
+  public static Stream<byte[]> seeds(List<Path> files) {
+    return IntStream.range(0, files.size())
+        .mapToObj(
+            place -> {
+              try {
+                byte[] file = Files.readAllBytes(files.get(place));
+                byte[] seed = new byte[file.length + 1];
+                seed[0] = (byte) place;
+                System.arraycopy(file, 0, seed, 1, file.length);
+                return seed;
+              } catch (IOException e) {
+                throw new UncheckedIOException(e);
+              }
+            });
   }
 
   @Override

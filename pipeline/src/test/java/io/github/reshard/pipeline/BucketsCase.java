@@ -2,7 +2,6 @@ package io.github.reshard.pipeline;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import io.github.reshard.pipeline.FaultyProxy.Fate;
 import io.github.reshard.testing.GoldenCase;
 import java.io.IOException;
 import java.nio.file.Path;
@@ -10,45 +9,18 @@ import java.util.Map;
 import java.util.TreeMap;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
-import org.junit.jupiter.api.BeforeEach;
-import org.junit.jupiter.api.TestInfo;
-import org.junit.jupiter.api.io.TempDir;
 
 /** Checkpoints in {@code gs://}, on an emulator with a proxy in front of it. */
-abstract class BucketsCase {
-  static final String BUCKET = "checkpoints";
-  static final String MANIFEST = "reshard-manifest.json";
-
-  static FaultyProxy proxy;
-  static GcsTree bucket;
-
-  @TempDir Path directory;
-  String name;
-
+abstract class BucketsCase extends EmulatedBucketCase {
   @BeforeAll
-  static void start() throws IOException {
-    proxy = new FaultyProxy(Emulator.gcs().uri());
-    System.setProperty("reshard.gcs.endpoint", proxy.uri().toString());
+  static void small() {
     // The corpus is tiny; so are the parts, and the way of large files is taken.
     System.setProperty("reshard.smallRunBytes", "100");
-    bucket = new GcsTree(Emulator.gcs().uri(), BUCKET);
   }
 
   @AfterAll
-  static void stop() {
-    System.clearProperty("reshard.gcs.endpoint");
+  static void usual() {
     System.clearProperty("reshard.smallRunBytes");
-    proxy.close();
-  }
-
-  @BeforeEach
-  void name(TestInfo test) {
-    proxy.decide(request -> Fate.PASSES);
-    name = test.getTestMethod().orElseThrow().getName() + "-" + System.nanoTime();
-  }
-
-  static String gs(String path) {
-    return "gs://" + BUCKET + "/" + path;
   }
 
   ReshardReport reshard(String input, String output, int worldSize) {

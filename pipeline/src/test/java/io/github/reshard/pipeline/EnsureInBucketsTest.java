@@ -18,46 +18,20 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
-import org.junit.jupiter.api.AfterAll;
-import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.TestInfo;
-import org.junit.jupiter.api.io.TempDir;
 
 /** {@code ensure} of checkpoints in {@code gs://}, on an emulator with a proxy in front of it. */
-class EnsureInBucketsTest {
-  private static final String BUCKET = "ensured";
+class EnsureInBucketsTest extends EmulatedBucketCase {
   private static final GoldenCase GOLDEN = GoldenCase.of("z2-bf16-clip");
 
-  private static FaultyProxy proxy;
-  private static GcsTree bucket;
-
-  @TempDir Path directory;
-  private String name;
-
-  @BeforeAll
-  static void start() throws IOException {
-    proxy = new FaultyProxy(Emulator.gcs().uri());
-    System.setProperty("reshard.gcs.endpoint", proxy.uri().toString());
-    bucket = new GcsTree(Emulator.gcs().uri(), BUCKET);
-  }
-
-  @AfterAll
-  static void stop() {
-    System.clearProperty("reshard.gcs.endpoint");
-    proxy.close();
-  }
-
   @BeforeEach
-  void upload(TestInfo test) throws IOException {
-    proxy.decide(request -> Fate.PASSES);
-    name = test.getTestMethod().orElseThrow().getName() + "-" + System.nanoTime();
+  void upload() throws IOException {
     bucket.upload(GOLDEN.source(), name + "/ckpt");
   }
 
-  private String gs(String path) {
-    return "gs://" + BUCKET + "/" + name + "/" + path;
+  private String here(String path) {
+    return gs(name + "/" + path);
   }
 
   private static Ensure.Result ensure(String input, String output, int worldSize) {
@@ -86,28 +60,29 @@ class EnsureInBucketsTest {
 
   @Test
   void madeBesideTheInputFoundAgainAndMadeAnewWhenTheSourceHasGoneOn() throws IOException {
-    assertThat(ensure(gs("ckpt/"), null, GOLDEN.sourceWorld()).directory()).isEqualTo(gs("ckpt"));
+    assertThat(ensure(here("ckpt/"), null, GOLDEN.sourceWorld()).directory())
+        .isEqualTo(here("ckpt"));
 
-    Ensure.Result made = ensure(gs("ckpt/"), null, 3);
-    assertThat(made.directory()).isEqualTo(gs("ckpt-world-3"));
+    Ensure.Result made = ensure(here("ckpt/"), null, 3);
+    assertThat(made.directory()).isEqualTo(here("ckpt-world-3"));
     assertThat(made.report()).isPresent();
     assertResharded(bucket.under(name + "/ckpt-world-3"), 3);
 
     proxy.decide(request -> Fate.PASSES);
-    Ensure.Result found = ensure(gs("ckpt"), null, 3);
-    assertThat(found.directory()).isEqualTo(gs("ckpt-world-3"));
+    Ensure.Result found = ensure(here("ckpt"), null, 3);
+    assertThat(found.directory()).isEqualTo(here("ckpt-world-3"));
     assertThat(found.report()).isEmpty();
     assertThat(writes()).as("requests that write").isZero();
 
     // The same bytes, saved again: another generation of each object.
     bucket.upload(GOLDEN.source(), name + "/ckpt");
-    assertThat(ensure(gs("ckpt"), null, 3).report()).isPresent();
+    assertThat(ensure(here("ckpt"), null, 3).report()).isPresent();
     assertResharded(bucket.under(name + "/ckpt-world-3"), 3);
   }
 
   @Test
   void aCheckpointThatARunSavedInItsPlaceIsNotReplaced() throws IOException {
-    ensure(gs("ckpt"), null, 3);
+    ensure(here("ckpt"), null, 3);
     String model = name + "/ckpt-world-3/" + GOLDEN.tag() + "/mp_rank_00_model_states.pt";
     byte[] saved =
         bucket.under(model.substring(0, model.lastIndexOf('/'))).get("mp_rank_00_model_states.pt");
@@ -115,7 +90,7 @@ class EnsureInBucketsTest {
     bucket.write(model, saved);
     Map<String, byte[]> before = bucket.under(name);
 
-    assertThatThrownBy(() -> ensure(gs("ckpt"), null, 3))
+    assertThatThrownBy(() -> ensure(here("ckpt"), null, 3))
         .isInstanceOf(OutputException.class)
         .hasMessageContaining("holds what this program did not make");
     Map<String, byte[]> after = bucket.under(name);
@@ -127,10 +102,10 @@ class EnsureInBucketsTest {
   void aLocalOutputIsMadeWhateverTheSize() throws IOException {
     for (int worldSize : List.of(3, GOLDEN.sourceWorld())) {
       Path local = directory.resolve("on " + worldSize);
-      Ensure.Result made = ensure(gs("ckpt"), local.toString(), worldSize);
+      Ensure.Result made = ensure(here("ckpt"), local.toString(), worldSize);
       assertThat(made.directory()).isEqualTo(local.toString());
       assertResharded(GcsTree.local(local), worldSize);
-      assertThat(ensure(gs("ckpt"), local.toString(), worldSize).report()).isEmpty();
+      assertThat(ensure(here("ckpt"), local.toString(), worldSize).report()).isEmpty();
     }
   }
 
@@ -140,11 +115,11 @@ class EnsureInBucketsTest {
     try {
       List<Future<Ensure.Result>> all = new ArrayList<>();
       for (int rank = 0; rank < 3; rank++) {
-        all.add(ranks.submit(() -> ensure(gs("ckpt"), null, 3)));
+        all.add(ranks.submit(() -> ensure(here("ckpt"), null, 3)));
       }
       int worked = 0;
       for (Future<Ensure.Result> one : all) {
-        assertThat(one.get().directory()).isEqualTo(gs("ckpt-world-3"));
+        assertThat(one.get().directory()).isEqualTo(here("ckpt-world-3"));
         worked += one.get().report().isPresent() ? 1 : 0;
       }
       assertThat(worked).isEqualTo(1);
@@ -161,8 +136,8 @@ class EnsureInBucketsTest {
         name + "/out/checkpoint-3/trainer_state.json", "{}".getBytes(StandardCharsets.UTF_8));
     bucket.upload(GOLDEN.source().resolve(GOLDEN.tag()), name + "/out/checkpoint-6/global_step6");
 
-    Ensure.Result made = ensure(gs("out"), null, 3);
-    assertThat(made.directory()).isEqualTo(gs("out-world-3/checkpoint-3"));
+    Ensure.Result made = ensure(here("out"), null, 3);
+    assertThat(made.directory()).isEqualTo(here("out-world-3/checkpoint-3"));
     assertThat(made.notes()).anyMatch(note -> note.contains("checkpoint-6"));
   }
 
@@ -170,7 +145,7 @@ class EnsureInBucketsTest {
   void aBusyStoreIsAskedAgain() throws IOException {
     AtomicInteger requests = new AtomicInteger();
     proxy.decide(request -> requests.incrementAndGet() % 7 == 0 ? Fate.UNAVAILABLE : Fate.PASSES);
-    assertThat(ensure(gs("ckpt"), null, 3).directory()).isEqualTo(gs("ckpt-world-3"));
+    assertThat(ensure(here("ckpt"), null, 3).directory()).isEqualTo(here("ckpt-world-3"));
     proxy.decide(request -> Fate.PASSES);
     assertResharded(bucket.under(name + "/ckpt-world-3"), 3);
   }

@@ -15,47 +15,10 @@ import java.util.TreeMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import org.apache.beam.sdk.options.PipelineOptions;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
-import org.junit.jupiter.api.AfterAll;
-import org.junit.jupiter.api.BeforeAll;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.TestInfo;
-import org.junit.jupiter.api.io.TempDir;
 
 /** Exports in {@code gs://}, on an emulator with a proxy in front of it. */
-class ExportToBucketTest {
-  private static final String BUCKET = "checkpoints";
-  private static final String MANIFEST = "reshard-manifest.json";
-
-  private static FaultyProxy proxy;
-  private static GcsTree bucket;
-
-  @TempDir Path directory;
-  private String name;
-
-  @BeforeAll
-  static void start() throws IOException {
-    proxy = new FaultyProxy(Emulator.gcs().uri());
-    System.setProperty("reshard.gcs.endpoint", proxy.uri().toString());
-    bucket = new GcsTree(Emulator.gcs().uri(), BUCKET);
-  }
-
-  @AfterAll
-  static void stop() {
-    System.clearProperty("reshard.gcs.endpoint");
-    proxy.close();
-  }
-
-  @BeforeEach
-  void name(TestInfo test) {
-    proxy.decide(request -> Fate.PASSES);
-    name = test.getTestMethod().orElseThrow().getName() + "-" + System.nanoTime();
-  }
-
-  private static String gs(String path) {
-    return "gs://" + BUCKET + "/" + path;
-  }
-
+class ExportToBucketTest extends EmulatedBucketCase {
   private static ExportOptions options(String input, String output) {
     PipelineOptions of = Resharding.options(Path.of("in"), Path.of("out"), 1);
     PipelineOptionsFactory.register(ExportOptions.class);

@@ -12,7 +12,7 @@ import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
-import java.util.TreeMap;
+import java.util.SortedMap;
 import java.util.function.BiConsumer;
 import org.apache.beam.sdk.coders.KvCoder;
 import org.apache.beam.sdk.coders.VarIntCoder;
@@ -32,11 +32,6 @@ final class FinishFiles
     extends PTransform<
         PCollection<KV<Keyed<Integer>, Packed<EntryCrc>>>, PCollection<Keyed<Outcome>>> {
   private static final long serialVersionUID = 1L;
-
-  /**
-   * The {@code entry} of what says that there is a file, so that one without payload is finished.
-   */
-  private static final int NOTHING_WRITTEN = -1;
 
   private final Reshards reshards;
   private final PCollection<Keyed<PlanItem>> items;
@@ -111,7 +106,7 @@ final class FinishFiles
                 (key, packed) -> out.output(KV.of(new Keyed<>(item.reshard(), key), packed));
             packing.add(
                 planned.index().targetKey(file),
-                new EntryCrc(file, NOTHING_WRITTEN, new SliceCrc(0, 0, 0)),
+                new EntryCrc(file, EntryRuns.OF_NO_ENTRY, new SliceCrc(0, 0, 0)),
                 1,
                 emit);
             packing.finish(emit);
@@ -137,13 +132,12 @@ final class FinishFiles
       finder.run(
           reshard,
           planned -> {
-            Map<Integer, List<EntryCrc>> byFile = new TreeMap<>();
-            for (Packed<EntryCrc> packed : runs.getValue()) {
-              packed.forEach(
-                  Coders.ENTRY_CRC,
-                  run -> byFile.computeIfAbsent(run.file(), f -> new ArrayList<>()).add(run));
-            }
-            for (Map.Entry<Integer, List<EntryCrc>> file : byFile.entrySet()) {
+            SortedMap<Integer, List<List<SliceCrc>>> byFile =
+                EntryRuns.byFile(
+                    runs.getValue(),
+                    planned.index().targetsOf(runs.getKey().item()),
+                    file -> planned.plan().targets().get(file).entries().size());
+            for (Map.Entry<Integer, List<List<SliceCrc>>> file : byFile.entrySet()) {
               finish(planned, file.getKey(), file.getValue());
             }
             for (int file : byFile.keySet()) {
@@ -152,7 +146,7 @@ final class FinishFiles
           });
     }
 
-    private static void finish(PlannedReshard planned, int number, List<EntryCrc> runs)
+    private static void finish(PlannedReshard planned, int number, List<List<SliceCrc>> runs)
         throws IOException {
       ReshardPlan plan = planned.plan();
       SourceStore source = planned.reshard().source();
@@ -169,24 +163,12 @@ final class FinishFiles
     }
 
     /** The CRC-32 of each entry of {@code file}. */
-    private static List<Integer> crcs(TargetFile file, List<EntryCrc> runs) {
-      List<List<SliceCrc>> byEntry = new ArrayList<>();
-      file.entries().forEach(entry -> byEntry.add(new ArrayList<>()));
-      for (EntryCrc run : runs) {
-        if (run.entry() != NOTHING_WRITTEN) {
-          byEntry.get(run.entry()).add(run.crc());
-        }
-      }
+    private static List<Integer> crcs(TargetFile file, List<List<SliceCrc>> runs) {
       List<Integer> crcs = new ArrayList<>();
-      for (int e = 0; e < byEntry.size(); e++) {
+      for (int e = 0; e < runs.size(); e++) {
         TargetFile.Entry entry = file.entries().get(e);
-        SliceCrc.Sum sum = SliceCrc.sum(entry.offset(), entry.bytes(), byEntry.get(e));
-        if (sum instanceof SliceCrc.Sum.Broken broken) {
-          throw new IllegalStateException(
-              "%s, storage '%s': expected the next slice at byte %d, found it at %d; the plan is wrong"
-                  .formatted(file.path(), entry.key(), broken.expected(), broken.found()));
-        }
-        crcs.add(((SliceCrc.Sum.Whole) sum).crc32());
+        String where = "%s, storage '%s'".formatted(file.path(), entry.key());
+        crcs.add(EntryRuns.crc32(where, entry.offset(), entry.bytes(), runs.get(e)));
       }
       return crcs;
     }

@@ -7,10 +7,8 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.torch.TorchFile;
 import java.io.IOException;
-import java.util.ArrayList;
 import java.util.List;
-import java.util.Map;
-import java.util.TreeMap;
+import java.util.SortedMap;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
@@ -81,16 +79,11 @@ final class ProveSources
           reshard,
           planned -> {
             ReshardPlan plan = planned.plan();
-            Map<Integer, List<List<SliceCrc>>> byFile = new TreeMap<>();
-            for (int file : planned.index().sourcesOf(runs.getKey().item())) {
-              List<List<SliceCrc>> byEntry = new ArrayList<>();
-              plan.sources().get(file).entries().forEach(entry -> byEntry.add(new ArrayList<>()));
-              byFile.put(file, byEntry);
-            }
-            for (Packed<EntryCrc> packed : runs.getValue()) {
-              packed.forEach(
-                  Coders.ENTRY_CRC, run -> byFile.get(run.file()).get(run.entry()).add(run.crc()));
-            }
+            SortedMap<Integer, List<List<SliceCrc>>> byFile =
+                EntryRuns.byFile(
+                    runs.getValue(),
+                    planned.index().sourcesOf(runs.getKey().item()),
+                    file -> plan.sources().get(file).entries().size());
             byFile.forEach((file, byEntry) -> prove(plan, file, byEntry));
             for (int file : byFile.keySet()) {
               if (bytes(plan.sources().get(file)) > 0) {
@@ -109,14 +102,8 @@ final class ProveSources
     private static void prove(ReshardPlan plan, EntryId id, List<SliceCrc> runs) {
       SourceFile file = plan.sources().get(id.file());
       TorchFile.Entry entry = file.entries().get(id.entry());
-      SliceCrc.Sum sum = SliceCrc.sum(entry.payloadOffset(), entry.bytes(), runs);
       String where = file.stat().path() + ", entry " + entry.name();
-      if (sum instanceof SliceCrc.Sum.Broken broken) {
-        throw new IllegalStateException(
-            "%s: expected the next slice at byte %d, found it at %d; the plan is wrong"
-                .formatted(where, broken.expected(), broken.found()));
-      }
-      int crc = ((SliceCrc.Sum.Whole) sum).crc32();
+      int crc = EntryRuns.crc32(where, entry.payloadOffset(), entry.bytes(), runs);
       if (file.hasCrcs() && crc != entry.crc32()) {
         throw new RefusedException(
             where,

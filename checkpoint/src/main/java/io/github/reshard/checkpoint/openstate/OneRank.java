@@ -205,7 +205,7 @@ final class OneRank {
       DictBuilder common = new DictBuilder();
       for (Map.Entry<String, ?> value : group.state().entrySet()) {
         String at = state.path() + ", deepspeed.groups[" + g + "].state." + value.getKey();
-        Optional<Scalar> scalar = Scalar.of(at, value.getValue());
+        Optional<ScalarTensor> scalar = ScalarTensor.of(at, value.getValue());
         if (scalar.isPresent()) {
           String key = "group " + g + " " + value.getKey();
           storages.put(key, List.of(Piece.of(scalar.get().bytes())));

@@ -137,7 +137,7 @@ final class WholeState {
     group.stepOption().ifPresent(step -> said.add(step.doubleValue()));
     if (inState != null) {
       said.add(
-          Scalar.of(where, inState)
+          ScalarTensor.of(where, inState)
               .map(scalar -> scalar.number(where))
               .orElseGet(() -> inState instanceof Number step ? step.doubleValue() : Double.NaN));
     }

@@ -27,30 +27,17 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.SortedMap;
 
-/** Reads shards of ZeRO-1 and 2 that a user saved. */
-final class FlatUserShards {
-  private final DeepSpeedReading reading;
-  private final UserShards user;
-  private final UserHints hints;
-  private final UserConfig config;
-  private final ModelWeights model;
-
-  /**
-   * @param model a state dict of the model, or null
-   */
-  FlatUserShards(
-      DeepSpeedReading reading,
-      UserShards user,
-      UserHints hints,
-      UserConfig config,
-      ModelWeights model) {
-    this.reading = reading;
-    this.user = user;
-    this.hints = hints;
-    this.config = config;
-    this.model = model;
-  }
-
+/**
+ * Reads shards of ZeRO-1 and 2 that a user saved.
+ *
+ * @param model a state dict of the model, or null
+ */
+record FlatUserShards(
+    DeepSpeedReading reading,
+    UserShards user,
+    UserHints hints,
+    UserConfig config,
+    ModelWeights model) {
   void read(SortedMap<Integer, Shard> byRank) throws IOException {
     int ranks = ShardRanks.worldSize(user, ShardGroups.byRank(byRank));
     reading.setDataParallelRanks(user.shards().get(0), ranks);

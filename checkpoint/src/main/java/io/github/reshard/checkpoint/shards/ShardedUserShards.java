@@ -26,30 +26,17 @@ import java.util.Set;
 import java.util.SortedMap;
 import java.util.stream.Collectors;
 
-/** Reads shards of ZeRO-3 that a user saved. */
-final class ShardedUserShards {
-  private final DeepSpeedReading reading;
-  private final UserShards user;
-  private final UserHints hints;
-  private final UserConfig config;
-  private final ModelWeights model;
-
-  /**
-   * @param model a state dict of the model, or null
-   */
-  ShardedUserShards(
-      DeepSpeedReading reading,
-      UserShards user,
-      UserHints hints,
-      UserConfig config,
-      ModelWeights model) {
-    this.reading = reading;
-    this.user = user;
-    this.hints = hints;
-    this.config = config;
-    this.model = model;
-  }
-
+/**
+ * Reads shards of ZeRO-3 that a user saved.
+ *
+ * @param model a state dict of the model, or null
+ */
+record ShardedUserShards(
+    DeepSpeedReading reading,
+    UserShards user,
+    UserHints hints,
+    UserConfig config,
+    ModelWeights model) {
   /** Whether a shard that says {@code root} is of ZeRO-3. */
   static boolean are(PickledValue root) {
     return root.find(OptimizerFile.FLAT_GROUPS).isPresent()

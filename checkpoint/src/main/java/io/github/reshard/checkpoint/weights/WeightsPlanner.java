@@ -93,7 +93,7 @@ final class WeightsPlanner {
 
   private ReshardPlan plan(SourceStore store) throws IOException {
     if (request.optimizer()) {
-      OpenState.requireSupported(source, request);
+      OpenStateDraft.requireSupported(source, request);
     }
     Map<String, Parameter> parameters = parameters();
     Map<String, List<PlannedTensor>> byName = new LinkedHashMap<>();
@@ -161,7 +161,7 @@ final class WeightsPlanner {
     add(plan, stem, shards, byNewName);
     beside.forEach(plan::copyFile);
     if (request.optimizer()) {
-      OpenState state = new OpenState(source, tensors, names, paramGroups.get());
+      OpenStateDraft state = new OpenStateDraft(source, tensors, names, paramGroups.get());
       parameters.forEach((name, p) -> state.add(name, p.model(), p.index()));
       add(
           plan,

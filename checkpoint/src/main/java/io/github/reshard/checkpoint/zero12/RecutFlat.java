@@ -113,7 +113,7 @@ final class RecutFlat {
     ReadFile template = part.model().orElseThrow();
     requireNoFrozen(template);
     TorchRecipe recipe =
-        TensorRecipe.of(new RecutModelRecipe(template.source(), refs(of)), model, of);
+        TensorRecipe.of(new RecutFlatModelRecipe(template.source(), refs(of)), model, of);
     TorchTarget.Pickled content = draft.pickled(recipe, template);
     PlanDraft.Written written =
         draft.addFile(

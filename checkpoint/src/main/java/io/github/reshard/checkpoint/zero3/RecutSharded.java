@@ -110,7 +110,7 @@ final class RecutSharded {
       ReadFile file = saved.models().get(from);
       TorchRecipe recipe =
           TensorRecipe.of(
-              new RecutModelRecipe(file.source(), model, of.from(), of.to(), from == rank),
+              new RecutShardedModelRecipe(file.source(), model, of.from(), of.to(), from == rank),
               model,
               of);
       draft.addFile(path(part, file, rank), recipe, draft.pickled(recipe, file), file);
@@ -128,7 +128,9 @@ final class RecutSharded {
     ReadFile file = part.optimizers().get(part.templateOf(rank));
     TorchRecipe recipe =
         TensorRecipe.of(
-            new RecutOptimizerRecipe(file.source(), model, of.from(), of.to(), dsIds), model, of);
+            new RecutShardedOptimizerRecipe(file.source(), model, of.from(), of.to(), dsIds),
+            model,
+            of);
     TorchTarget.Pickled content = draft.pickled(recipe, file);
     PlanDraft.Written written = draft.addFile(path(part, file, rank), recipe, content, file);
     for (int s = 0; s < content.storages().size(); s++) {

@@ -8,8 +8,6 @@ import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.openstate.OpenStateSource;
 import io.github.reshard.testing.ReplacedFile;
 import java.io.IOException;
-import java.io.UncheckedIOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
@@ -28,20 +26,7 @@ class OpenStateFuzzTest {
       List.of("optimizer.json", "model.safetensors", "optimizer.safetensors");
 
   static Stream<byte[]> seeds() {
-    return Stream.iterate(0, place -> place + 1)
-        .limit(PLACES.size())
-        .map(
-            place -> {
-              try {
-                byte[] file = Files.readAllBytes(STATE.resolve(PLACES.get(place)));
-                byte[] seed = new byte[file.length + 1];
-                seed[0] = place.byteValue();
-                System.arraycopy(file, 0, seed, 1, file.length);
-                return seed;
-              } catch (IOException e) {
-                throw new UncheckedIOException(e);
-              }
-            });
+    return ReplacedFile.seeds(PLACES.stream().map(STATE::resolve).toList());
   }
 
   @MethodSource("seeds")

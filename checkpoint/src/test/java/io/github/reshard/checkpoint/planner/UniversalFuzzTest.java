@@ -11,8 +11,6 @@ import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.universal.UniversalSource;
 import io.github.reshard.testing.ReplacedFile;
 import java.io.IOException;
-import java.io.UncheckedIOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
@@ -41,24 +39,10 @@ class UniversalFuzzTest {
           List.of("z3-freeze-tie", "zero_pp_rank_1_mp_rank_00_model_states.pt"));
 
   static Stream<byte[]> seeds() {
-    return Stream.iterate(0, place -> place + 1)
-        .limit(PLACES.size())
-        .map(
-            place -> {
-              try {
-                byte[] file =
-                    Files.readAllBytes(
-                        UNIVERSAL
-                            .resolve(PLACES.get(place).get(0))
-                            .resolve(TAG + PLACES.get(place).get(1)));
-                byte[] seed = new byte[file.length + 1];
-                seed[0] = place.byteValue();
-                System.arraycopy(file, 0, seed, 1, file.length);
-                return seed;
-              } catch (IOException e) {
-                throw new UncheckedIOException(e);
-              }
-            });
+    return ReplacedFile.seeds(
+        PLACES.stream()
+            .map(place -> UNIVERSAL.resolve(place.get(0)).resolve(TAG + place.get(1)))
+            .toList());
   }
 
   @MethodSource("seeds")

@@ -23,7 +23,7 @@ import java.util.Map;
  * @param to the one that it is for
  * @param sharesParameters whether to keep {@code shared_params}
  */
-record RecutModelRecipe(int template, int model, int from, int to, boolean sharesParameters)
+record RecutShardedModelRecipe(int template, int model, int from, int to, boolean sharesParameters)
     implements TorchRecipe {
   @Override
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {

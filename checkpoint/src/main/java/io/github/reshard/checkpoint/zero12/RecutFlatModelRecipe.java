@@ -12,8 +12,8 @@ import java.util.List;
  * @param template the source's file of some tensor-parallel rank
  * @param groups for each param group of {@code param_shapes}, the partitioned group
  */
-record RecutModelRecipe(int template, List<GroupRef> groups) implements TorchRecipe {
-  RecutModelRecipe {
+record RecutFlatModelRecipe(int template, List<GroupRef> groups) implements TorchRecipe {
+  RecutFlatModelRecipe {
     groups = List.copyOf(groups);
   }
 

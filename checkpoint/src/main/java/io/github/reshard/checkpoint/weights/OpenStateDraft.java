@@ -22,7 +22,7 @@ import java.util.Optional;
  * The optimizer's states beside the weights: tensors as safetensors, one for each parameter and
  * state, and what is no tensor as JSON. docs/open-state.md is the format.
  */
-final class OpenState {
+final class OpenStateDraft {
   private final ReshardPlan source;
   private final Map<String, PlannedTensor> weights;
   private final Map<String, String> names;
@@ -36,7 +36,7 @@ final class OpenState {
    * @param names what each is called in the output
    * @param paramGroups hyper-parameters and step of each param group
    */
-  OpenState(
+  OpenStateDraft(
       ReshardPlan source,
       Map<String, PlannedTensor> weights,
       Map<String, String> names,

@@ -22,7 +22,7 @@ import java.util.Optional;
  * @param bytes of the element, little endian
  */
 @SuppressWarnings("ArrayRecordComponent") // Never compared.
-record Scalar(DType dtype, long[] shape, byte[] bytes) {
+record ScalarTensor(DType dtype, long[] shape, byte[] bytes) {
   private static final int MOST_DIMENSIONS = 8;
 
   /**
@@ -31,7 +31,7 @@ record Scalar(DType dtype, long[] shape, byte[] bytes) {
    * @param where it does, for messages
    * @throws RefusedException if it says one that is none
    */
-  static Optional<Scalar> of(String where, Object json) {
+  static Optional<ScalarTensor> of(String where, Object json) {
     if (!(json instanceof Map<?, ?> map) || !map.containsKey(OpenFormat.SCALAR)) {
       return Optional.empty();
     }
@@ -49,7 +49,7 @@ record Scalar(DType dtype, long[] shape, byte[] bytes) {
       Optional<DType> dtype = DType.ofTorchName(type);
       if (dtype.isPresent() && digits.length() == 2 * dtype.get().bytes()) {
         long[] shape = dimensions.stream().mapToLong(one -> 1).toArray();
-        return Optional.of(new Scalar(dtype.get(), shape, HexFormat.of().parseHex(digits)));
+        return Optional.of(new ScalarTensor(dtype.get(), shape, HexFormat.of().parseHex(digits)));
       }
     }
     throw new RefusedException(

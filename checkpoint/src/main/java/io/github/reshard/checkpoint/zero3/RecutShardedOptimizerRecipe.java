@@ -17,9 +17,9 @@ import java.util.Optional;
  * @param to the one that it is for
  * @param dsIds the {@code ds_id} of each sub-group of the target; empty if the source has none
  */
-record RecutOptimizerRecipe(int template, int model, int from, int to, List<String> dsIds)
+record RecutShardedOptimizerRecipe(int template, int model, int from, int to, List<String> dsIds)
     implements TorchRecipe {
-  RecutOptimizerRecipe {
+  RecutShardedOptimizerRecipe {
     dsIds = List.copyOf(dsIds);
   }
 
