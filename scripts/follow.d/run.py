@@ -48,6 +48,9 @@ def step(made, rank, world, number):
 def states(made):
     """Every state of every parameter, whole; all ranks take part."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    # DeepSpeed links the states to their parameters in a step, with those that are there then.
+    made.optimizer._hp_optimizer_states_linked = False
+    getattr(made.optimizer, "_lazy_init_hp_params_optimizer_state", lambda: None)()
     whole = {"global_steps": torch.tensor(made.global_steps)}
     for name, parameter in made.module.named_parameters():
         whole[name] = safe_get_full_fp32_param(parameter).clone()
@@ -83,8 +86,6 @@ def load(rank, world, directory, tag, want):
     made = engine(rank, world, stage)
     path, _ = made.load_checkpoint(directory, tag=tag)
     assert path, "nothing was loaded"
-    # DeepSpeed would link the states to their parameters in the next step.
-    getattr(made.optimizer, "_lazy_init_hp_params_optimizer_state", lambda: None)()
     found = states(made)
     wanted = torch.load(want)
     assert found.keys() == wanted.keys()

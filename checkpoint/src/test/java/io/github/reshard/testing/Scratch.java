@@ -62,6 +62,7 @@ public final class Scratch {
           bytes =
               new String(bytes, StandardCharsets.UTF_8)
                   .replaceFirst("\"seconds\" : .*", "")
+                  .replaceFirst("\\s*\"run\" : .*", "")
                   .getBytes(StandardCharsets.UTF_8);
         }
         CRC32 crc = new CRC32();

@@ -159,7 +159,8 @@ record FollowQueue(
             .next());
   }
 
-  private boolean isAsItWas(Look look) {
+  /** Whether it is so at this moment. */
+  boolean isAsItWas(Look look) {
     try {
       return saved.look(refused -> {}).stream()
           .anyMatch(

@@ -69,7 +69,12 @@ final class FollowedReshards implements Reshards {
 
   private static Reshard withKey(Reshard reshard, String key) {
     return new Reshard(
-        key, reshard.source(), reshard.target(), reshard.config(), reshard.planDigest());
+        key,
+        reshard.source(),
+        reshard.target(),
+        reshard.config(),
+        reshard.planDigest(),
+        reshard.manifest());
   }
 
   private static String digest(byte[] bytes) {

@@ -21,6 +21,7 @@ import java.io.UncheckedIOException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
+import java.util.Set;
 import java.util.SortedSet;
 import org.apache.beam.sdk.options.PipelineOptions;
 
@@ -28,6 +29,8 @@ import org.apache.beam.sdk.options.PipelineOptions;
 final class FollowedTargets {
   /** Part bytes are a multiple of this, so that a part of a file ends between two elements. */
   private static final long ALIGNMENT = 64;
+
+  private static final Set<String> UNSIZED = Set.of(Formats.DCP, Formats.UNIVERSAL);
 
   private final CommandOptions options;
   private final SourceStore store;
@@ -98,8 +101,15 @@ final class FollowedTargets {
         options.getTargetStage() == null
             ? Job.form(options)
             : Job.form(source(look, store), Job.stage(options));
+    // A format that is the same for all sizes says so, whatever size was asked for.
+    boolean anySize = UNSIZED.contains(String.valueOf(options.getOutputFormat()));
     return output(look, ranks)
-        .isMadeOf(look, outputTag(look.saved()), ranks, form, options.getTrustMasters());
+        .isMadeOf(
+            look,
+            outputTag(look.saved()),
+            anySize ? ReshardPlan.ANY_WORLD_SIZE : ranks,
+            form,
+            options.getTrustMasters());
   }
 
   private ReshardedOutput output(Look look, int ranks) {
@@ -183,7 +193,11 @@ final class FollowedTargets {
     try {
       JobConfig config =
           new JobConfig(
-              options.getTrustMasters(), job.form(), System.currentTimeMillis(), run(number));
+              options.getTrustMasters(),
+              job.form(),
+              System.currentTimeMillis(),
+              run(number),
+              false);
       return reshards.add(
           run, number, ranks, Reshard.keep("", job.plan(), job.source().store(), target, config));
     } catch (IOException | RuntimeException e) {

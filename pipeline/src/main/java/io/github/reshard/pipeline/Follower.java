@@ -249,7 +249,7 @@ final class Follower {
       end.ifPresent(found -> ends.put(target, found));
     }
     if (ends.size() == hand.targets().size()) {
-      FollowEnd end = FollowEnd.of(options, refusedFiles, step.state(), ends, asItWas(hand));
+      FollowEnd end = FollowEnd.of(options, refusedFiles, step.state(), ends, asItIs(hand, ends));
       end.events().forEach(step::say);
       end.latencyMillis().ifPresent(step::published);
       step.become(end.next().quietSince(now));
@@ -271,9 +271,12 @@ final class Follower {
     }
   }
 
-  private Optional<Look> asItWas(InHand hand) {
+  /** The checkpoint, if it is as it was; of one that is refused, at this very moment. */
+  private Optional<Look> asItIs(InHand hand, Map<Target, ReshardEnd> ends) {
+    boolean refused = ends.values().stream().anyMatch(end -> end.kind() == ReshardEnd.Kind.REFUSED);
     return Optional.ofNullable(looks.get(hand.of().saved()))
-        .filter(look -> look.fingerprint() == hand.of().fingerprint());
+        .filter(look -> look.fingerprint() == hand.of().fingerprint())
+        .filter(look -> !refused || queue.isAsItWas(look));
   }
 
   /** How a reshard ended; a worker may have died between the last thing it did and saying so. */

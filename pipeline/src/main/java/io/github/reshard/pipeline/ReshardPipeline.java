@@ -161,11 +161,12 @@ public final class ReshardPipeline {
       List<Reshard> reshards = new ArrayList<>();
       Map<String, ReshardPlan> plans = new LinkedHashMap<>();
       for (Placed one : placed) {
+        String key = newKey();
         JobConfig config =
-            new JobConfig(options.getTrustMasters(), one.job().form(), System.currentTimeMillis());
+            new JobConfig(
+                options.getTrustMasters(), one.job().form(), System.currentTimeMillis(), key, true);
         Reshard reshard =
-            Reshard.keep(
-                newKey(), one.job().plan(), one.job().source().store(), one.target(), config);
+            Reshard.keep(key, one.job().plan(), one.job().source().store(), one.target(), config);
         reshards.add(reshard);
         plans.put(reshard.key(), one.job().plan());
       }
@@ -179,7 +180,7 @@ public final class ReshardPipeline {
       double seconds = (System.nanoTime() - beginNanos) / 1e9;
       List<ReshardReport> reports = new ArrayList<>();
       for (int i = 0; i < placed.size(); i++) {
-        reports.add(report(placed.get(i).job(), reshards.get(i), result, seconds));
+        reports.add(report(placed.get(i), reshards.get(i), options, result, seconds));
       }
       return reports;
     } catch (JobStagedException e) {
@@ -245,13 +246,24 @@ public final class ReshardPipeline {
   }
 
   private static ReshardReport report(
-      Job job, Reshard reshard, PipelineResult result, double seconds) {
+      Placed placed, Reshard reshard, ReshardOptions options, PipelineResult result, double seconds)
+      throws IOException {
+    Job job = placed.job();
     ReshardPlan plan = job.plan();
     Proofs proofs = Proofs.of(plan);
     long disagreed = counter(result, Counters.of(reshard, Counters.PARAMETERS_DISAGREED));
     List<String> notes = new ArrayList<>(plan.notes());
+    boolean publishedBefore = counter(result, Counters.of(reshard, Counters.PUBLISHED_BEFORE)) > 0;
+    if (publishedBefore) {
+      // What the worker that died had counted is lost.
+      disagreed = new ReshardedOutput(job.output().orElseThrow(), options).disagreed(plan.tag());
+      placed.target().abandon();
+      notes.add(
+          "a worker died between publishing and the end of the job, which was started again and"
+              + " found its output whole");
+    }
     notes.addAll(proofs.notProven(disagreed));
-    if (counter(result, Counters.of(reshard, Counters.LEFT_BEHIND)) > 0) {
+    if (publishedBefore || counter(result, Counters.of(reshard, Counters.LEFT_BEHIND)) > 0) {
       notes.add(
           "the output is whole, but what it was made of could not all be removed; do so with: "
               + CommandName.typed()

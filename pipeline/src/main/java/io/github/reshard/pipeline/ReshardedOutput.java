@@ -132,6 +132,13 @@ final class ReshardedOutput {
     }
   }
 
+  /** Of how many parameters the masters were trusted when the tag was made. */
+  int disagreed(String tag) throws IOException {
+    return manifest(list(directory(tag)))
+        .map(found -> found.path("proofs").path("weights").path("disagreed").size())
+        .orElse(0);
+  }
+
   private boolean isHalfPublished(String tag) throws IOException {
     return list(output).files().stream()
         .anyMatch(file -> file.name().equals(Leftovers.name(tag, "publishing")));

@@ -119,6 +119,34 @@ class DataflowJobTest {
     assertThat(kinds).contains("GroupByKey", "ParallelDo").doesNotContain("CollectionToSingleton");
   }
 
+  /** The output waits for the job that is started from there. */
+  @Test
+  void aJobThatFollowsIsStreamingAndStagedAndHasItsOutput() throws IOException {
+    CommandOptions follow = options().as(CommandOptions.class);
+    follow.setInput("gs://" + BUCKET + "/followed/ckpt");
+    follow.setOutput("gs://" + BUCKET + "/followed/out");
+    follow.setTargetWorldSizes("3,4");
+    assertThatThrownBy(() -> FollowPipeline.run(follow, () -> false, event -> {}))
+        .isInstanceOf(JobStagedException.class);
+
+    Map<String, byte[]> all = bucket.under("");
+    JsonNode job = new ObjectMapper().readTree(all.get("job.json"));
+    assertThat(job.path("type").asText()).isEqualTo("JOB_TYPE_STREAMING");
+    assertThat(all.get("job.json").length).isLessThan((int) MOST_JOB_BYTES / 10);
+    List<String> kinds = new ArrayList<>();
+    List<String> names = new ArrayList<>();
+    for (JsonNode step : job.path("steps")) {
+      kinds.add(step.path("kind").asText());
+      names.add(step.path("properties").path("user_name").path("value").asText());
+    }
+    // What is grouped closes by the plan's count: only the source's own restriction is keyed.
+    assertThat(kinds).contains("SplittableProcessKeyed").doesNotContain("CollectionToSingleton");
+    assertThat(names)
+        .anyMatch(name -> name.startsWith("Follow/"))
+        .anyMatch(name -> name.contains("UntilWhole"));
+    assertThat(all.keySet()).contains("followed/out/.reshard-follow/lock");
+  }
+
   @Test
   void nothingInTheJobNamesALocalFile() throws IOException {
     JsonNode job = stage(GoldenCase.of("z1-bf16"), 3);

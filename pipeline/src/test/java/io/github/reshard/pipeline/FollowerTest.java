@@ -71,6 +71,18 @@ class FollowerTest extends SteppedFollower {
     assertThat(tagInHand()).isEqualTo("step1");
   }
 
+  /** It may be refused because half of it is gone, and no look has shown that yet. */
+  @Test
+  void oneThatIsRemovedWhileItIsReadIsNotRefused() throws IOException {
+    options.setPoll(3_600_000L);
+    saving.save("step1");
+    steps();
+    saving.delete("step1");
+    end(ReshardEnd.Kind.REFUSED, "a file is gone");
+    assertThat(steps()).containsExactly("GONE step1 changed");
+    assertThat(output.resolve("refused")).doesNotExist();
+  }
+
   @Test
   void oneThatIsRemovedBeforeItsTurnIsNoFault() throws IOException {
     saving.save("step1");

@@ -1,6 +1,7 @@
 package io.github.reshard.pipeline;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.github.reshard.checkpoint.OutputException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
@@ -13,6 +14,7 @@ import io.github.reshard.checkpoint.storage.LocalTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.testing.Scratch;
+import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
 import io.github.reshard.transforms.Keyed;
 import io.github.reshard.transforms.PlanItem;
@@ -31,10 +33,12 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.Random;
 import org.apache.beam.sdk.Pipeline;
+import org.apache.beam.sdk.PipelineResult;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PCollection;
 import org.junit.jupiter.api.RepeatedTest;
 import org.junit.jupiter.api.RepetitionInfo;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -64,6 +68,44 @@ class RepeatedBundlesTest {
     System.out.printf(
         "repeated bundles: every part, file and tag written %d times at once, identical output%s%n",
         TIMES, late ? " (a late one was turned away)" : "");
+  }
+
+  private static Pipeline job(Path output, Reshard reshard, ReshardPlan plan) {
+    Pipeline pipeline = Pipeline.create(Resharding.options(Scratch.source(), output, 4));
+    Reshards reshards = Reshards.of(List.of(reshard));
+    List<Keyed<PlanItem>> listed = new ArrayList<>();
+    PlanItem.allOf(plan).forEach(item -> listed.add(new Keyed<>(reshard.key(), item)));
+    ReshardPipeline.apply(pipeline.apply("Plan", PlanItems.of(listed)), reshards);
+    return pipeline;
+  }
+
+  /** As Flink starts a batch job again when a worker dies between publishing and its end. */
+  @Test
+  void aJobThatIsStartedAgainAfterItPublishedFindsThatAndNoOtherOne() throws IOException {
+    Path output = scratch.resolve("output");
+    SourceStore source = new LocalSourceStore();
+    CheckpointFiles files =
+        CheckpointFiles.discover(source, Scratch.source().toString(), Optional.empty());
+    ReshardPlan plan = ReshardPlanner.plan(source, files, 4, 2048);
+    TargetStore target = new LocalTargetStore(output.toString(), plan.tag(), false);
+    target.begin();
+    JobConfig config = new JobConfig(false, JobConfig.AS_SAVED, 0, "this one", true);
+    Reshard reshard = Reshard.keep("again", plan, source, target, config);
+    job(output, reshard, plan).run().waitUntilFinish();
+    Map<String, String> published = Scratch.contents(output);
+
+    PipelineResult again = job(output, reshard, plan).run();
+    again.waitUntilFinish();
+    assertThat(ReshardPipeline.counter(again, Counters.of(reshard, Counters.PUBLISHED_BEFORE)))
+        .isPositive();
+    assertThat(Scratch.contents(output)).isEqualTo(published);
+
+    JobConfig other = new JobConfig(false, JobConfig.AS_SAVED, 0, "another one", true);
+    Reshard replaced =
+        new Reshard("other", source, target, other, reshard.planDigest(), reshard.manifest());
+    assertThatThrownBy(() -> job(output, replaced, plan).run().waitUntilFinish())
+        .satisfies(e -> assertThat(Resharding.find(e, OutputException.class)).isPresent())
+        .hasStackTraceContaining("is gone, or this machine does not see it");
   }
 
   /** Whether a repetition came after publishing and was refused. */

@@ -18,6 +18,9 @@ public final class Counters {
   /** Tags that were published although something unpublished could not be removed. */
   public static final String LEFT_BEHIND = "leftBehind";
 
+  /** How often a worker found that its reshard was published, by a worker that died then. */
+  public static final String PUBLISHED_BEFORE = "publishedBefore";
+
   /**
    * A distribution: milliseconds from when a followed checkpoint was found whole to when it was
    * published.
@@ -38,7 +41,7 @@ public final class Counters {
   }
 
   static void inc(Reshard reshard, String name, long by) {
-    if (by > 0 && reshard.config().run().isEmpty()) {
+    if (by > 0 && reshard.config().counted()) {
       Metrics.counter(NAMESPACE, of(reshard, name)).inc(by);
     }
   }

@@ -105,6 +105,15 @@ public record Manifest(Map<String, Integer> digests) {
     }
   }
 
+  /** What a manifest says that its reshard was called; empty if it does not. */
+  static String run(byte[] manifest) {
+    try {
+      return JSON.readTree(manifest).path("run").asText();
+    } catch (IOException e) {
+      return ""; // not as this program writes it
+    }
+  }
+
   private static void addSource(ReshardPlan plan, ObjectNode source) {
     source.put("checkpoint", plan.checkpoint());
     source.put("dataParallelRanks", plan.sourceWorldSize());

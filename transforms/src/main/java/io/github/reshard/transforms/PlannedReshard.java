@@ -6,9 +6,11 @@ import io.github.reshard.checkpoint.plan.ReshardPlan;
 import java.io.ByteArrayInputStream;
 import java.io.IOException;
 import java.io.Serializable;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 
 /**
  * A reshard with its plan, as a worker has it in memory.
@@ -32,6 +34,9 @@ record PlannedReshard(Reshard reshard, ReshardPlan plan, PlanIndex index) {
           return size() > MOST_KEPT;
         }
       };
+
+  /** Keys of reshards that were found published; there are few, of workers that died. */
+  private static final Set<String> PUBLISHED = new HashSet<>();
 
   /** Reads plans one at a time: all threads of a worker want the same one first. */
   private static final Object READING = new Object();
@@ -83,7 +88,8 @@ record PlannedReshard(Reshard reshard, ReshardPlan plan, PlanIndex index) {
         try {
           bytes = reshard.get().target().kept();
         } catch (OutputException e) {
-          if (!reshards.failed(reshard.get(), tries, e)) {
+          // A worker that published it, and died before the runner knew, took the plan away.
+          if (isPublished(reshard.get()) || !reshards.failed(reshard.get(), tries, e)) {
             return null;
           }
         }
@@ -103,6 +109,19 @@ record PlannedReshard(Reshard reshard, ReshardPlan plan, PlanIndex index) {
         KEPT.put(key, planned);
       }
       return planned;
+    }
+
+    private static boolean isPublished(Reshard reshard) throws IOException {
+      synchronized (PUBLISHED) {
+        if (!PUBLISHED.contains(reshard.key())) {
+          if (!reshard.isPublished()) {
+            return false;
+          }
+          PUBLISHED.add(reshard.key());
+        }
+      }
+      Counters.inc(reshard, Counters.PUBLISHED_BEFORE, 1);
+      return true;
     }
 
     /** Does {@code work} for an element of {@code key}, unless that reshard is over. */

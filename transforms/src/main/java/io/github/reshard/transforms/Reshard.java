@@ -9,6 +9,7 @@ import java.io.Serializable;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
+import java.util.Optional;
 
 /**
  * One checkpoint on its way to one number of ranks. Its plan is kept beside the unpublished files
@@ -21,9 +22,15 @@ import java.util.HexFormat;
  * @param config how it was asked for
  * @param planDigest the SHA-256 of the kept plan, so that nothing else is ever taken for it; empty
  *     if the key alone has to do
+ * @param manifest where the target will have its manifest
  */
 public record Reshard(
-    String key, SourceStore source, TargetStore target, JobConfig config, String planDigest)
+    String key,
+    SourceStore source,
+    TargetStore target,
+    JobConfig config,
+    String planDigest,
+    String manifest)
     implements Serializable {
   /** Keeps {@code plan} in {@code target}, which has begun. */
   public static Reshard keep(
@@ -33,7 +40,17 @@ public record Reshard(
     PlanCoder.of().encode(plan, bytes);
     target.keep(bytes.toByteArray());
     PlansHere.add(key, plan);
-    return new Reshard(key, source, target, config, digest(bytes.toByteArray()));
+    return new Reshard(
+        key, source, target, config, digest(bytes.toByteArray()), Manifest.path(plan.tag()));
+  }
+
+  /** Whether this very reshard stands in the target, which says so last. */
+  boolean isPublished() throws IOException {
+    if (config.run().isEmpty()) {
+      return false;
+    }
+    Optional<byte[]> published = target.published(manifest);
+    return published.isPresent() && config.run().equals(Manifest.run(published.get()));
   }
 
   static String digest(byte[] bytes) {

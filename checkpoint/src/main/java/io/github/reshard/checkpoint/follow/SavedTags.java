@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.follow;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.Leftovers;
@@ -156,8 +157,13 @@ public final class SavedTags {
     }
   }
 
+  /** Whether one of DeepSpeed, or a distributed one, lies there: the latter is refused by name. */
   private static boolean isTag(SourceStore.Listing listing) {
-    return listing.files().stream().anyMatch(file -> CheckpointFiles.isTagFile(file.name()));
+    return listing.files().stream()
+        .anyMatch(
+            file ->
+                CheckpointFiles.isTagFile(file.name())
+                    || file.name().equals(DcpMetadata.FILE_NAME));
   }
 
   /** Empty if it is gone. */

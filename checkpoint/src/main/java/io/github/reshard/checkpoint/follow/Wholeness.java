@@ -1,10 +1,12 @@
 package io.github.reshard.checkpoint.follow;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.dcp.DcpMetadata;
 import io.github.reshard.checkpoint.deepspeed.SavedFiles;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
+import io.github.reshard.checkpoint.universal.UniversalFiles;
 import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -53,6 +55,7 @@ public final class Wholeness implements Watch.Judge {
    */
   @Override
   public List<String> missing(Look look, Predicate<FileStat> stale) throws IOException {
+    requireNative(look);
     List<String> missing = new ArrayList<>(saved.missing(look.tagDirectory(), look.files(), stale));
     int processes = saved.processes(look.files());
     if (TRAINER.matcher(look.saved().name()).matches()) {
@@ -67,6 +70,23 @@ public final class Wholeness implements Watch.Judge {
       addUnended(file, missing);
     }
     return missing;
+  }
+
+  /** Other formats take a main job each, with what only its user knows. */
+  private static void requireNative(Look look) {
+    if (find(look.files(), DcpMetadata.FILE_NAME).isPresent()) {
+      throw new RefusedException(
+          look.tagDirectory(),
+          "is a distributed checkpoint, which is not followed: files of DeepSpeed are made of it by"
+              + " the main job with --template, and any other loader cuts it for its own ranks.");
+    }
+    String states = look.tagDirectory() + "/" + UniversalFiles.FOLDER + "/";
+    if (look.deeper().stream().anyMatch(file -> file.path().startsWith(states))) {
+      throw new RefusedException(
+          look.tagDirectory(),
+          "is a Universal Checkpoint, which no run saves and which is not followed: make native"
+              + " files of it with the main job.");
+    }
   }
 
   private void addMissingOfTrainer(List<FileStat> beside, int processes, List<String> missing)

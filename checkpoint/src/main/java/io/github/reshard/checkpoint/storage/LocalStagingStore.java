@@ -242,6 +242,15 @@ abstract class LocalStagingStore implements TargetStore {
     }
   }
 
+  @Override
+  public Optional<byte[]> published(String path) throws IOException {
+    try {
+      return Optional.of(Files.readAllBytes(directory().resolve(path)));
+    } catch (NoSuchFileException e) {
+      return Optional.empty();
+    }
+  }
+
   private void requirePublished(List<String> paths) {
     firstMissing(directory(), paths)
         .ifPresent(

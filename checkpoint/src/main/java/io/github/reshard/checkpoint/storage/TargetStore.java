@@ -3,6 +3,7 @@ package io.github.reshard.checkpoint.storage;
 import java.io.IOException;
 import java.io.Serializable;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * Where a checkpoint is written. Nothing that is written is part of the output until it is
@@ -84,6 +85,11 @@ public interface TargetStore extends Serializable {
    *     is whole all the same, and {@link Leftovers} are what is left
    */
   boolean publish(List<String> paths, String manifest, byte[] content) throws IOException;
+
+  /** The content of a small file of the output; empty if it is not there. */
+  default Optional<byte[]> published(String path) throws IOException {
+    return Optional.empty();
+  }
 
   /**
    * Removes what is unpublished after a failure. What a crash in the middle of publishing left is

@@ -9,7 +9,9 @@ import java.nio.charset.StandardCharsets;
  * state.
  */
 public final class UniversalFiles {
-  static final String FOLDER = "zero";
+  /** In a tag: a directory for each parameter. */
+  public static final String FOLDER = "zero";
+
   static final String OPTIMIZER = "optimizer_state.pt";
   static final String SUFFIX = ".pt";
 

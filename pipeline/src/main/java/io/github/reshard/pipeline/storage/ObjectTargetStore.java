@@ -242,6 +242,12 @@ final class ObjectTargetStore implements TargetStore {
     return clear();
   }
 
+  @Override
+  public Optional<byte[]> published(String path) throws IOException {
+    Optional<Found> found = store.find(base + path);
+    return found.isEmpty() ? Optional.empty() : Optional.of(store.read(found.get()));
+  }
+
   private boolean hasPointer() {
     return !latest.equals(NO_POINTER);
   }
