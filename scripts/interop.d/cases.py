@@ -23,7 +23,9 @@ class Case:
     `reshard` are more options for the reshard command, and `resume` more of the script for the run
     that goes on, such as another stage. `convert` has DeepSpeed's own converter make a Universal
     Checkpoint first, which is then what is resharded. `opened` exports the open training state
-    first, safetensors and JSON, and that is resharded.
+    first, safetensors and JSON, and that is resharded. `resume_degree` is the degree of the run that
+    goes on, where that is another one: then states are not compared by name, which model-parallel
+    ranks share, but what DeepSpeed saves at once after the load with what it loaded.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Case:
     resume: str = ""
     convert: bool = False
     opened: bool = False
+    resume_degree: int = None
 
 
 def turned(name, source, targets, arguments, stage, **more):
@@ -56,6 +59,27 @@ def universal(name, source, targets, arguments, stage, **more):
     """A case whose run goes on with load_universal, at the ZeRO stage that is named."""
     return Case(name, source, targets, arguments, resume=f"--stage {stage} --universal",
                 reshard=("--outputFormat=universal", f"--targetStage={stage}"), **more)
+
+
+def grid(name, pipeline, tensor, data, to, dtype="fp32", small=False):
+    """A pipeline of layers that tensor-parallel ranks share, whose run goes on on another grid."""
+    stages, ranks, copies = to
+    return Case(name, data, () if small else (copies,), f"--pipeline {pipeline} --tensor {tensor} --dtype {dtype}",
+                small=(copies,) if small else (), script="../degrees/train_grid.py", dtype=dtype,
+                degree=pipeline * tensor, resume_degree=stages * ranks,
+                resume=f"--pipeline {stages} --tensor {ranks}",
+                reshard=(f"--targetPipelineParallelSize={stages}", f"--targetTensorParallelSize={ranks}",
+                         "--pipelineMethod=uniform", "--vocabularyMultiple=2",
+                         "--pipelineLayers=embed=Embed,Block*4,LayerNorm,embed=Embed"))
+
+
+def tensor(name, ranks, data, to, arguments, dtype="fp32", small=False, reshard=()):
+    """A run with automatic tensor parallelism that goes on with another number of such ranks."""
+    there, copies = to
+    return Case(name, data, () if small else (copies,), f"--tp {ranks} --dtype {dtype} {arguments}",
+                small=(copies,) if small else (), script="../tensor/train_tensor.py", dtype=dtype, degree=ranks,
+                resume_degree=there, resume=f"--tp {there}",
+                reshard=(f"--targetTensorParallelSize={there}", *reshard))
 
 
 ZERO3 = "../zero3/train_z3.py"
@@ -230,6 +254,15 @@ CASES = (
          dtype="bf16"),
     Case("tp2-z2-fp32", 3, (1, 2, 4), "--tp 2 --stage 2 --dtype fp32",
          script="train_tensor_parallel.py", degree=2),
+    grid("grid-2x2x2-to-8", 2, 2, 2, (1, 1, 8)),
+    grid("grid-3-to-2x2", 1, 1, 3, (2, 2, 1), small=True),
+    grid("grid-2x2-to-3", 2, 2, 1, (1, 1, 3), dtype="bf16"),
+    grid("grid-pp3-to-tp3", 3, 1, 1, (1, 3, 1), dtype="bf16"),
+    grid("grid-tp2-to-pp2", 1, 2, 2, (2, 1, 3)),
+    tensor("tp2-z1-to-4", 2, 2, (4, 1), "--stage 1", reshard=("--kvHeads=0",), small=True),
+    tensor("tp2-z2-to-1", 2, 2, (1, 3), "--stage 2 --dtype bf16", dtype="bf16"),
+    tensor("tp2-z3-to-4", 2, 2, (4, 1), "--stage 3", reshard=("--kvHeads=0",)),
+    tensor("tp2-llama-to-3", 2, 1, (3, 2), "--stage 1 --model llama", reshard=("--kvHeads=4",)),
     Case("accelerate-z2", 2, (1, 3), "--stage 2", small=(4,), script="train_accelerate.py"),
     # The snippets of docs/user-shards.md.
     Case("guide-z2", 4, (1, 3, 6), "--stage 2", small=(2,), script="train_guide.py", reshard=MODEL),

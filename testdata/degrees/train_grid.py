@@ -2,8 +2,8 @@
 ZeRO-1 on the CPU: PipelineModule with a PipeModelDataParallelTopology. The embedding is the output layer too, and its
 vocabulary is padded. See README.md.
 
-  train_grid.py --pipeline P --tensor T --data D --save DIR               three steps, then a checkpoint
-  train_grid.py --pipeline P --tensor T --data D --load DIR --save DIR    the checkpoint, loaded and saved again
+  train_grid.py --pipeline P --tensor T --world PxTxD --save DIR                       three steps, then a checkpoint
+  train_grid.py --pipeline P --tensor T --world PxTxD --steps 0 --load DIR --save DIR  loaded and saved again
 
 With --fill masters, moments and weights are replaced, before they are saved, by numbers that follow from the name and
 the place in the full tensor alone, so that what two grids save is one training state.
@@ -29,7 +29,8 @@ class Grid:
     """The rank's place: tensor-parallel ranks are neighbours, then come data-parallel ones, then stages."""
 
     def __init__(self, a, rank):
-        self.tensor, self.index, self.data = a.tensor, rank % a.tensor, rank // a.tensor % a.data
+        self.copies = dist.get_world_size() // a.tensor // a.pipeline
+        self.tensor, self.index, self.data = a.tensor, rank % a.tensor, rank // a.tensor % self.copies
         for first in range(0, dist.get_world_size(), a.tensor):
             group = dist.new_group(list(range(first, first + a.tensor)))
             if first <= rank < first + a.tensor:
@@ -166,9 +167,8 @@ def fill(engine):
         p.data.copy_(numbers(name, where, 0.2))
 
 
-def train(rank, a):
+def train(rank, world, a):
     global GRID
-    world = a.pipeline * a.tensor * a.data
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_SIZE=str(world),
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(a.port))
     import deepspeed
@@ -184,7 +184,8 @@ def train(rank, a):
     layers += [LayerSpec(nn.LayerNorm, WIDTH)]
     layers += [TiedLayerSpec("embed", Embed, forward_fn=scores, tied_weight_attr="weight")]
     model = PipelineModule(
-        layers=layers, topology=PipeModelDataParallelTopology(a.pipeline, a.tensor, a.data), partition_method=a.method,
+        layers=layers, topology=PipeModelDataParallelTopology(a.pipeline, a.tensor, GRID.copies),
+        partition_method="uniform",
         loss_fn=lambda out, want: nn.functional.cross_entropy(out.float().flatten(0, 1), want.flatten()))
     config = {"train_batch_size": BATCH, "gradient_accumulation_steps": 2, "zero_optimization": {"stage": 1},
               "zero_allow_untested_optimizer": True, "steps_per_print": 1000}
@@ -195,38 +196,35 @@ def train(rank, a):
     engine, _, _, _ = deepspeed.initialize(
         model=model, optimizer=torch.optim.AdamW(groups, lr=0.01), config=config)
     if a.load:
-        assert engine.load_checkpoint(a.load, tag=TAG)[0]
+        assert engine.load_checkpoint(a.load, tag=a.tag)[0]
     losses = []
 
     def steps(first, count):
         for step in range(first, first + count):
             random = torch.Generator().manual_seed(100 + step)
-            x = torch.randint(0, VOCABULARY, (BATCH, LENGTH), generator=random).chunk(a.data)[GRID.data]
-            y = torch.randint(0, VOCABULARY, (BATCH, LENGTH), generator=random).chunk(a.data)[GRID.data]
+            x = torch.randint(0, VOCABULARY, (BATCH, LENGTH), generator=random).chunk(GRID.copies)[GRID.data]
+            y = torch.randint(0, VOCABULARY, (BATCH, LENGTH), generator=random).chunk(GRID.copies)[GRID.data]
             losses.append(engine.train_batch(data_iter=zip(x.chunk(2), y.chunk(2))).item())
 
-    steps(0, 0 if a.load else 3)
+    steps(a.start, a.steps)
     if a.fill:
         fill(engine)
     if a.save:
         engine.save_checkpoint(a.save, tag=TAG, client_state=info(a.tensor))
-    steps(3, a.more)
+    steps(a.start + a.steps, a.more)
     if rank == 0:
         print("LOSS", json.dumps(losses))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    for option in ("pipeline", "tensor", "data"):
-        parser.add_argument("--" + option, type=int, required=True)
-    parser.add_argument("--more", type=int, default=0)
-    parser.add_argument("--port", type=int, default=29741)
-    parser.add_argument("--dtype", default="fp32")
-    parser.add_argument("--method", default="uniform")
-    parser.add_argument("--load")
-    parser.add_argument("--save")
+    for option, default in (("pipeline", 1), ("tensor", 1), ("world", 1), ("start", 0), ("steps", 3), ("more", 0),
+                            ("port", 29741)):
+        parser.add_argument("--" + option, type=int, default=default)
+    for option, default in (("dtype", "fp32"), ("load", None), ("save", None), ("tag", TAG)):
+        parser.add_argument("--" + option, default=default)
     parser.add_argument("--fill", action="store_true")
     parser.add_argument("--gad", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    multiprocessing.spawn(train, args=(arguments,), nprocs=arguments.pipeline * arguments.tensor * arguments.data)
+    multiprocessing.spawn(train, args=(arguments.world, arguments), nprocs=arguments.world)

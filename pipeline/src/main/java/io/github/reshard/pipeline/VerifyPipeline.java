@@ -10,6 +10,8 @@ import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
+import io.github.reshard.checkpoint.planner.TargetDegrees;
+import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
@@ -60,6 +62,36 @@ public final class VerifyPipeline {
           facts,
           state,
           source.found().writer().apply(ZeroStage.AS_SAVED).plan(state, target));
+    }
+
+    /** The same parameters, joined of the model-parallel ranks that have them. */
+    Side joined(CommandOptions options) throws IOException {
+      ModelParallelism saved = facts.parallelism();
+      boolean cut =
+          saved.tensorDegree() != 1
+              || facts.modelValues().keySet().stream().anyMatch(OfDegrees::isInfo);
+      boolean stages = saved.pipelineDegree() > 1;
+      if (source.isBare() || (!cut && !stages)) {
+        return this;
+      }
+      try {
+        return new Side(
+            source,
+            OfDegrees.without(facts),
+            state,
+            source.plan(
+                source.dataParallelRanks(),
+                ZeroStage.AS_SAVED,
+                TargetDegrees.joined(cut, stages),
+                options.getPartBytes()));
+      } catch (RefusedException e) {
+        throw new RefusedException(
+            plan.checkpoint(),
+            "the two are of different grids, and what model-parallel ranks of this one have cannot"
+                + " be joined to be compared: "
+                + e.getMessage(),
+            e);
+      }
     }
 
     /** With the frozen parameters that only {@code other} partitions, to be compared with them. */
@@ -187,7 +219,20 @@ public final class VerifyPipeline {
     Source.requireShards(options, first, second);
     Side input = Side.of(first, options);
     Side output = Side.of(second, options);
-    return new Sides(input.besides(output), output.besides(input), List.of(), List.of());
+    ModelParallelism one = input.facts().parallelism();
+    ModelParallelism other = output.facts().parallelism();
+    List<String> notes = new ArrayList<>();
+    if (one.modelRanks() != other.modelRanks()
+        || one.pipelineDegree() != other.pipelineDegree()
+        || one.tensorDegree() != other.tensorDegree()) {
+      input = input.joined(options);
+      output = output.joined(options);
+      notes.add(
+          "the two are of different grids, %s and %s: parameters were joined of their ranks; buffers in the files of layers were not compared"
+              .formatted(
+                  one.grid(first.dataParallelRanks()), other.grid(second.dataParallelRanks())));
+    }
+    return new Sides(input.besides(output), output.besides(input), List.of(), notes);
   }
 
   private static String what(Source foreign) {
@@ -335,14 +380,15 @@ public final class VerifyPipeline {
     Manifest manifest = Manifest.read(content, found.get().path());
     int checked = 0;
     for (TensorVerdict verdict : verdicts) {
-      Integer crc = manifest.digests().get(Manifest.key(verdict.parameter(), verdict.state()));
-      if (crc != null && verdict.problem().isEmpty()) {
+      Manifest.Digest said =
+          manifest.digests().get(Manifest.key(verdict.parameter(), verdict.state()));
+      if (said != null && verdict.problem().isEmpty() && said.bytes() == verdict.bytes()) {
         checked++;
         int read = first ? verdict.crcA() : verdict.crcB();
-        if (read != crc) {
+        if (read != said.crc32()) {
           differences.add(
               "%s: state '%s' of parameter %s has the CRC-32 %08x, its manifest says %08x"
-                  .formatted(side, verdict.state(), verdict.parameter(), read, crc));
+                  .formatted(side, verdict.state(), verdict.parameter(), read, said.crc32()));
         }
       }
     }

@@ -1,15 +1,18 @@
 package io.github.reshard.pipeline;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.junit.jupiter.params.provider.Arguments.arguments;
 
 import io.github.reshard.checkpoint.pickle.PyDict;
+import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.testing.CheckpointComparison;
 import io.github.reshard.testing.Scratch;
 import io.github.reshard.testing.TorchContent;
 import io.github.reshard.testing.TorchContentViews;
 import io.github.reshard.testing.WithoutBeam;
+import io.github.reshard.transforms.TensorVerdict;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -18,6 +21,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
 /** What {@code verify} holds to be the same, and what it finds. */
@@ -67,6 +71,64 @@ class VerifyTest {
       assertThat(report.equal()).isTrue();
       assertThat(report.verdicts()).hasSize(compared);
     }
+  }
+
+  private static Path grid(String name) {
+    return TESTDATA.resolve("degrees/grid").resolve(name);
+  }
+
+  /** Column and row parallel weights, a padded vocabulary, and tied copies among them. */
+  @ParameterizedTest
+  @CsvSource({"p2t2d2, p1t1d3", "p3t1d1, p1t3d1"})
+  void oneStateOnTwoGridsIsEqual(String one, String other) {
+    VerifyReport report = verify(grid(one), grid(other));
+
+    assertThat(report.valueDifferences()).isEmpty();
+    assertThat(report.verdicts()).allMatch(verdict -> verdict.equal());
+    assertThat(report.equal()).isTrue();
+    assertThat(report.verdicts().stream().map(TensorVerdict::parameter).distinct()).hasSize(31);
+  }
+
+  /** One of the second copy of a tied parameter, on the last stage. */
+  @Test
+  void aCopyThatDiffersIsFoundAcrossGrids() {
+    Path other = Scratch.copyOf(grid("p2t2d1"), temp.resolve("other"));
+    Scratch.change(
+        other.resolve(TAG).resolve("bf16_zero_pp_rank_0_mp_rank_03_optim_states.pt"),
+        "2",
+        bytes -> bytes.put(5, (byte) (bytes.get(5) ^ 1)));
+
+    VerifyReport report = verify(grid("p1t1d3"), other);
+
+    assertThat(report.equal()).isFalse();
+    assertThat(report.verdicts().stream().filter(verdict -> !verdict.equal()).toList())
+        .singleElement()
+        .satisfies(
+            verdict -> {
+              assertThat(verdict.parameter().name())
+                  .isEqualTo("tied_modules.embed.word_embeddings.weight");
+              assertThat(verdict.state()).endsWith("of --output");
+            });
+  }
+
+  @Test
+  void ranksThatNothingSaysHowToJoinAreNotCompared() {
+    Path other =
+        Scratch.copyOf(TESTDATA.resolve("tensor/columns-z1/tp2dp2"), temp.resolve("other"));
+    for (int rank = 0; rank < 2; rank++) {
+      Scratch.edit(
+          other.resolve(TAG).resolve("mp_rank_0%d_model_states.pt".formatted(rank)),
+          root ->
+              ((PyDict) root)
+                  .entries()
+                  .list()
+                  .removeIf(
+                      entry -> ((PyStr) entry.key()).value().equals("universal_checkpoint_info")));
+    }
+
+    assertThatThrownBy(() -> verify(other, TESTDATA.resolve("tensor/columns-z1/tp4dp1")))
+        .hasMessageContaining("the two are of different grids")
+        .hasMessageContaining("nothing in it says how its parameters are cut");
   }
 
   @Test

@@ -1,5 +1,6 @@
 package io.github.reshard.transforms;
 
+import io.github.reshard.checkpoint.plan.FullOrder;
 import io.github.reshard.checkpoint.plan.ParameterTensor;
 import io.github.reshard.checkpoint.plan.ParameterTensor.Piece;
 import io.github.reshard.checkpoint.plan.RankSlice;
@@ -80,8 +81,13 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
         .setCoder(SerializableCoder.of(TensorVerdict.class));
   }
 
-  /** A full tensor of one of the two checkpoints. */
-  record Side(int side, ParameterTensor tensor) implements java.io.Serializable {}
+  /**
+   * A full tensor of one of the two checkpoints.
+   *
+   * @param alike for each state the other copies of all of it that model-parallel ranks have
+   */
+  record Side(int side, ParameterTensor tensor, Map<String, List<List<Piece>>> alike)
+      implements java.io.Serializable {}
 
   /** What came of a run. */
   record Compared(
@@ -122,13 +128,25 @@ public final class CompareTensors extends PTransform<PBegin, PCollection<TensorV
             List.of(
                 new Piece(0, tensor.elements(), RankSlice.WHOLE, weight.dtype(), weight.source())));
       }
+      Map<String, List<List<Piece>>> alike = new LinkedHashMap<>();
+      if (model.source().holders() > 1) {
+        for (Map.Entry<String, List<Piece>> state : states.entrySet()) {
+          List<List<Piece>> copies = FullOrder.of(model, place.parameter(), state.getValue());
+          state.setValue(copies.isEmpty() ? List.of() : copies.get(0));
+          if (copies.size() > 1) {
+            alike.put(state.getKey(), new ArrayList<>(copies.subList(1, copies.size())));
+          }
+        }
+      }
       ParamId id = tensor.id();
       ParamId inBoth = new ParamId("", id.mpRank(), id.name());
       out.output(
           KV.of(
               inBoth,
               new Side(
-                  side, new ParameterTensor(inBoth, tensor.elements(), states, tensor.copies()))));
+                  side,
+                  new ParameterTensor(inBoth, tensor.elements(), states, tensor.copies()),
+                  alike)));
     }
   }
 

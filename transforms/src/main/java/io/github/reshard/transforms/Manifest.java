@@ -37,10 +37,18 @@ import java.util.TreeMap;
  * {@code TAG/reshard-manifest.json}: what a tag was made from, what it holds and what was proven of
  * it. docs/manifest.md has the schema.
  *
- * @param digests the CRC-32 of each full tensor by {@code name}, model-parallel rank,
- *     expert-parallel rank and state, see {@link #key}
+ * @param digests that of each full tensor by {@code name}, model-parallel rank, expert-parallel
+ *     rank and state, see {@link #key}
  */
-public record Manifest(Map<String, Integer> digests) {
+public record Manifest(Map<String, Digest> digests) {
+  /**
+   * The digest of a tensor.
+   *
+   * @param crc32 its CRC-32
+   * @param bytes how many it has: model-parallel ranks may call parts of it by the same name
+   */
+  public record Digest(int crc32, long bytes) {}
+
   /** A tensor of 0 elements has no entry in its file. */
   private static final int CRC_OF_NOTHING = 0;
 
@@ -256,17 +264,25 @@ public record Manifest(Map<String, Integer> digests) {
           "expected manifestVersion 1 to %d, found %s. Delete it, or use the version of Reshard that wrote it."
               .formatted(VERSION, root.path("manifestVersion")));
     }
-    Map<String, Integer> digests = new TreeMap<>();
+    Map<String, Digest> digests = new TreeMap<>();
     for (JsonNode parameter : root.path("parameters")) {
       ParamId id =
           new ParamId("", parameter.path("mpRank").asInt(), parameter.path("name").asText());
+      long[] elements = {1};
+      parameter.path("shape").forEach(size -> elements[0] *= size.asLong());
       parameter
           .path("states")
           .fields()
           .forEachRemaining(
               state ->
                   digests.put(
-                      key(id, state.getKey()), crc32(state.getValue().path("crc32"), where)));
+                      key(id, state.getKey()),
+                      new Digest(
+                          crc32(state.getValue().path("crc32"), where),
+                          elements[0]
+                              * DType.ofTorchName(state.getValue().path("dtype").asText())
+                                  .map(DType::bytes)
+                                  .orElse(0))));
     }
     return new Manifest(digests);
   }

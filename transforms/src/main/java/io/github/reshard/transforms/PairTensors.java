@@ -9,6 +9,7 @@ import io.github.reshard.transforms.CompareTensors.Side;
 import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.values.KV;
@@ -26,11 +27,15 @@ final class PairTensors extends DoFn<KV<ParamId, Iterable<Side>>, RunPair> {
   public void process(@Element KV<ParamId, Iterable<Side>> sides, OutputReceiver<RunPair> out) {
     ParameterTensor a = null;
     ParameterTensor b = null;
+    Map<String, List<List<Piece>>> alikeA = Map.of();
+    Map<String, List<List<Piece>>> alikeB = Map.of();
     for (Side side : sides.getValue()) {
       if (side.side() == CompareTensors.A) {
         a = side.tensor();
+        alikeA = side.alike();
       } else {
         b = side.tensor();
+        alikeB = side.alike();
       }
     }
     Set<String> states = new LinkedHashSet<>();
@@ -61,6 +66,12 @@ final class PairTensors extends DoFn<KV<ParamId, Iterable<Side>>, RunPair> {
       }
       for (Piece copy : b.copies().getOrDefault(state, List.of())) {
         compare(copyOf(id, copy, "--output"), a.elements(), ofA, List.of(copy), out);
+      }
+      for (List<Piece> copy : alikeA.getOrDefault(state, List.of())) {
+        compare(copyOf(id, copy.get(0), "--input"), a.elements(), copy, ofB, out);
+      }
+      for (List<Piece> copy : alikeB.getOrDefault(state, List.of())) {
+        compare(copyOf(id, copy.get(0), "--output"), a.elements(), ofA, copy, out);
       }
     }
   }

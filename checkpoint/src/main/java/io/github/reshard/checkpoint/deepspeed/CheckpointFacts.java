@@ -7,6 +7,8 @@ import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.function.Predicate;
 
 /**
  * What a checkpoint says of itself beside its partitioned tensors, read leniently from the first
@@ -72,7 +74,19 @@ public record CheckpointFacts(
     return with(tensors, oddities);
   }
 
+  /** The same without the values of the model file that {@code isOne} names. */
+  public CheckpointFacts withoutValues(Predicate<String> isOne) {
+    SortedMap<String, String> others = new TreeMap<>(modelValues);
+    others.keySet().removeIf(isOne);
+    return with(others, moduleTensors, oddities);
+  }
+
   private CheckpointFacts with(SortedMap<String, String> tensors, List<String> unusual) {
+    return with(modelValues, tensors, unusual);
+  }
+
+  private CheckpointFacts with(
+      SortedMap<String, String> values, SortedMap<String, String> tensors, List<String> unusual) {
     return new CheckpointFacts(
         stage,
         wrapper,
@@ -83,7 +97,7 @@ public record CheckpointFacts(
         parallelism,
         buffers,
         frozen,
-        modelValues,
+        values,
         optimizerValues,
         tensors,
         unusual);

@@ -112,7 +112,8 @@ public final class TensorChange {
             found,
             division(found, request.heads()),
             request.ranks(),
-            request.vocabularyMultiple());
+            request.vocabularyMultiple(),
+            request.strips());
     int stages = parts.size() / savedRanks;
     List<ModelPart> changed = new ArrayList<>();
     List<ParameterSet> joined = new ArrayList<>();

@@ -31,6 +31,7 @@ import java.util.OptionalInt;
  * @param savedRanks tensor-parallel ranks of the source
  * @param division how they cut
  * @param vocabularyMultiple of a padded vocabulary, or 0
+ * @param strips whether rows behind the end of a vocabulary go nowhere
  */
 public record TensorRecipe(
     TorchRecipe of,
@@ -41,7 +42,8 @@ public record TensorRecipe(
     int mpRanks,
     int savedRanks,
     Division division,
-    int vocabularyMultiple)
+    int vocabularyMultiple,
+    boolean strips)
     implements TorchRecipe {
 
   /** The file of a rank that {@code parts} describes, where no pipeline has stages. */
@@ -61,7 +63,8 @@ public record TensorRecipe(
         degree.ranks() * stages,
         parts.sources().size(),
         degree.division(),
-        degree.vocabularyMultiple().orElse(0));
+        degree.vocabularyMultiple().orElse(0),
+        degree.strips());
   }
 
   @Override
@@ -124,7 +127,8 @@ public record TensorRecipe(
             TensorRules.ofCheckpoint(info),
             division,
             ranks,
-            vocabularyMultiple == 0 ? OptionalInt.empty() : OptionalInt.of(vocabularyMultiple));
+            vocabularyMultiple == 0 ? OptionalInt.empty() : OptionalInt.of(vocabularyMultiple),
+            strips);
     ZeroLayout source = partitioned.source();
     Map<String, Recut> recuts = new HashMap<>();
     for (int p = 0; p < source.parameters().size(); p++) {

@@ -13,6 +13,11 @@ import java.util.OptionalInt;
  * @param rules how parameters are cut, for a checkpoint that says nothing
  * @param heads the key-value heads of the model
  * @param vocabularyMultiple {@code make_vocab_size_divisible_by} of Megatron
+ * @param strips whether rows behind the end of a vocabulary go nowhere
  */
 public record TensorRequest(
-    int ranks, Optional<RuleFile> rules, Division.Heads heads, OptionalInt vocabularyMultiple) {}
+    int ranks,
+    Optional<RuleFile> rules,
+    Division.Heads heads,
+    OptionalInt vocabularyMultiple,
+    boolean strips) {}

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.planner;
 
 import io.github.reshard.checkpoint.parallel.ExpertTarget;
+import io.github.reshard.checkpoint.parallel.PipelineScript;
 import io.github.reshard.checkpoint.parallel.PipelineTarget;
 import java.util.ArrayList;
 import java.util.List;
@@ -24,6 +25,20 @@ public record TargetDegrees(
   /** All but the tensor-parallel one as saved. */
   public TargetDegrees(Optional<TensorHints> tensor) {
     this(tensor, Optional.empty(), Optional.empty());
+  }
+
+  /** One model-parallel rank that has all, to be compared with another one. */
+  public static TargetDegrees joined(boolean tensor, boolean pipeline) {
+    return new TargetDegrees(
+        tensor
+            ? Optional.of(
+                new TensorHints(
+                    1, Optional.empty(), OptionalInt.empty(), OptionalInt.empty(), true))
+            : Optional.empty(),
+        Optional.empty(),
+        pipeline
+            ? Optional.of(new PipelineTarget(1, Optional.empty(), PipelineScript.NOT_SAID))
+            : Optional.empty());
   }
 
   /** Whether all stay as saved. */

@@ -24,10 +24,21 @@ import java.util.stream.Stream;
  * @param rules a file of rules, or the name of one that comes with the program
  * @param heads the key-value heads of the model; 0 if its configuration says none
  * @param vocabularyMultiple {@code make_vocab_size_divisible_by} of Megatron
+ * @param strips whether rows behind the end of a vocabulary go nowhere
  */
 public record TensorHints(
-    int ranks, Optional<String> rules, OptionalInt heads, OptionalInt vocabularyMultiple) {
+    int ranks,
+    Optional<String> rules,
+    OptionalInt heads,
+    OptionalInt vocabularyMultiple,
+    boolean strips) {
   private static final long MOST_BYTES = 16L << 20;
+
+  /** Ranks of a run, whose vocabulary is padded as the run pads it. */
+  public TensorHints(
+      int ranks, Optional<String> rules, OptionalInt heads, OptionalInt vocabularyMultiple) {
+    this(ranks, rules, heads, vocabularyMultiple, false);
+  }
 
   /** What is asked for, with what the files beside the checkpoint say. */
   TensorRequest request(SourceStore store, CheckpointFiles files) throws IOException {
@@ -45,7 +56,8 @@ public record TensorHints(
         ranks,
         read,
         said.isPresent() ? Division.Heads.of(said.getAsInt()) : headsBeside(store, files),
-        multiple);
+        multiple,
+        strips);
   }
 
   private static RuleFile rules(SourceStore store, CheckpointFiles files, String named)
