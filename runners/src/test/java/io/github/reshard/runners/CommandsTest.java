@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.LocalSourceStore;
 import io.github.reshard.checkpoint.storage.RangedFile;
@@ -130,7 +131,9 @@ class CommandsTest {
     int code = run("inspect", "--input=" + TESTDATA.resolve(name).resolve("source"), "--json");
 
     assertThat(code).isEqualTo(0);
-    JsonNode json = new ObjectMapper().readTree(printed());
+    ObjectNode json = (ObjectNode) new ObjectMapper().readTree(printed());
+    boolean isGrid = json.get("modelParallelRanks").asInt() > 1;
+    assertThat(json.remove("gpus") != null).as("the page draws a grid").isEqualTo(isGrid);
     assertThat(json.fieldNames())
         .toIterable()
         .containsExactly(
