@@ -353,7 +353,7 @@ public final class DcpDraft {
       weights.add(
           weight == null || weight.source() == null
               ? null
-              : new ModuleWeight(weight.dtype(), weight.source(), null));
+              : new ModuleWeight(weight.dtype(), weight.sources(), List.of()));
     }
     return new PartitionedModel(
         read.mpRank(),

@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
 import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
+import io.github.reshard.checkpoint.deepspeed.TensorChange;
 import io.github.reshard.checkpoint.format.CheckpointWriter;
 import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.Target;
@@ -41,6 +42,7 @@ public final class DcpWriter implements CheckpointWriter {
           "dp_world_size",
           "mp_world_size",
           "checkpoint_parallel_dimensions",
+          TensorChange.INFO,
           "num_experts",
           "ds_config",
           "ds_version");
@@ -69,12 +71,13 @@ public final class DcpWriter implements CheckpointWriter {
    */
   @Override
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
-    requireOneModel(files, state.checkpoint());
+    requireNames(files, state.checkpoint());
     int ranks = state.dataParallelRanks();
-    ReshardPlan read = PlanDraft.ofNothing(state, target);
+    TrainingState one = JoinedRanks.of(state);
+    ReshardPlan read = PlanDraft.ofNothing(one, target);
     DcpDraft.requireElementwise(read);
     List<String> left = new ArrayList<>();
-    DcpContent content = content(state, files, read, left);
+    DcpContent content = content(one, files, read, left);
     ReshardPlan plan =
         DcpDraft.plan(read, content, dialect, filesPerCheckpoint == 0 ? ranks : filesPerCheckpoint);
     if (left.isEmpty()) {
@@ -97,38 +100,45 @@ public final class DcpWriter implements CheckpointWriter {
    *     parallelism
    */
   static void requireOneModel(CheckpointFiles files, String where) {
-    String problem =
-        !files.experts().isEmpty()
-            ? "a mixture of experts, whose parameters have the same names on different ranks"
-            : !files.layers().isEmpty()
-                ? "a pipeline, whose parameters are named after its layers"
-                : files.models().size() + files.rankModels().size() > 1
-                    ? "more than one model-parallel rank"
-                    : null;
-    if (problem != null) {
-      throw new RefusedException(
-          where,
-          "it has %s, and no FSDP model has such parameters. Only checkpoints of plain data parallelism are taken to a distributed checkpoint or made of one."
-              .formatted(problem));
+    requireNames(files, where);
+    if (files.models().size() + files.rankModels().size() > 1) {
+      throw refused(where, "more than one model-parallel rank");
     }
+  }
+
+  /**
+   * @throws RefusedException if the parameters have names that no FSDP model has
+   */
+  private static void requireNames(CheckpointFiles files, String where) {
+    if (!files.experts().isEmpty()) {
+      throw refused(
+          where, "a mixture of experts, whose parameters have the same names on different ranks");
+    }
+    if (!files.layers().isEmpty()) {
+      throw refused(where, "a pipeline, whose parameters are named after its layers");
+    }
+  }
+
+  private static RefusedException refused(String where, String problem) {
+    return new RefusedException(
+        where,
+        "it has %s, and no FSDP model has such parameters. Only checkpoints of plain data parallelism are compared with a distributed checkpoint or made of one; to one go those of tensor-parallel ranks, too."
+            .formatted(problem));
   }
 
   private static DcpContent content(
       TrainingState state, CheckpointFiles files, ReshardPlan read, List<String> left)
       throws IOException {
     List<DcpContent.Tensor> tensors = new ArrayList<>();
-    Map<String, String> tied = new LinkedHashMap<>();
-    for (SavedModule module : SavedModule.of(read, state.store(), files)) {
-      for (SavedModule.SavedTensor tensor : module.tensors()) {
-        if (tensor.address() != null) {
-          tensors.add(
-              new DcpContent.Tensor(
-                  tensor.name(), tensor.dtype(), tensor.shape(), tensor.address()));
-        }
+    SavedModule module = SavedModule.ofFirstRank(read, state.store(), files);
+    for (SavedModule.SavedTensor tensor : module.tensors()) {
+      if (tensor.address() != null) {
+        tensors.add(
+            new DcpContent.Tensor(tensor.name(), tensor.dtype(), tensor.shape(), tensor.address()));
       }
-      tied.putAll(module.tied());
     }
-    return new DcpContent(SavedOptimizer.of(state).groups(), tensors, tied, objects(state, left));
+    return new DcpContent(
+        SavedOptimizer.of(state).groups(), tensors, module.tied(), objects(state, left));
   }
 
   /** The counters, the scheduler and the client's state; what cannot go along is added to left. */

@@ -95,10 +95,8 @@ public record SavedModule(
       modules.add(reading.ofModelFile(false));
       buffers.addAll(new ModelStates(reading.root).bufferNames());
     }
-    for (Map.Entry<Integer, ? extends Map<Integer, FileStat>> ranks :
-        files.rankModels().entrySet()) {
-      FileStat first = ranks.getValue().values().iterator().next();
-      modules.add(new Reading(plan, store, first, ranks.getKey()).ofModelFile(true));
+    for (int rank : files.rankModels().keySet()) {
+      modules.add(sharded(plan, store, files, rank));
     }
     for (FileStat stat : files.layers()) {
       CheckpointFiles.LayerName layer = CheckpointFiles.LayerName.parse(stat.name());
@@ -113,6 +111,26 @@ public record SavedModule(
       }
     }
     return modules;
+  }
+
+  /**
+   * Reads that of the first model-parallel rank.
+   *
+   * @param plan a plan in which it has the parameters of all ranks
+   */
+  public static SavedModule ofFirstRank(ReshardPlan plan, SourceStore store, CheckpointFiles files)
+      throws IOException {
+    if (files.models().isEmpty()) {
+      return sharded(plan, store, files, files.rankModels().firstKey());
+    }
+    int first = files.models().firstKey();
+    return new Reading(plan, store, files.models().get(first), first).ofModelFile(false);
+  }
+
+  private static SavedModule sharded(
+      ReshardPlan plan, SourceStore store, CheckpointFiles files, int mpRank) throws IOException {
+    FileStat first = files.rankModels().get(mpRank).values().iterator().next();
+    return new Reading(plan, store, first, mpRank).ofModelFile(true);
   }
 
   /** One file of a module. */

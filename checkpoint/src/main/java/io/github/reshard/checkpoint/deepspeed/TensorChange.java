@@ -43,7 +43,8 @@ public final class TensorChange {
   /** Of how many elements of a parameter the ranks are compared. */
   private static final long COMPARED_ELEMENTS = 4096;
 
-  private static final String AS_SAVED = "Leave --targetTensorParallelSize out.";
+  /** What to do instead of it. */
+  public static final String AS_SAVED = "Leave --targetTensorParallelSize out.";
 
   private final TrainingState state;
   private final List<ModelPart> parts;

@@ -22,12 +22,14 @@ public final class UncutTensors {
    *
    * @param files of each rank
    * @param tensors of a file by name
+   * @param instead what to do where they have not, a sentence
    * @throws RefusedException if not
    */
   public static void requireAlike(
       TrainingState state,
       List<ReadFile> files,
-      Function<ReadFile, Map<String, TensorNode>> tensors)
+      Function<ReadFile, Map<String, TensorNode>> tensors,
+      String instead)
       throws IOException {
     ReadFile firstFile = files.get(0);
     Map<String, TensorNode> first = tensors.apply(firstFile);
@@ -46,8 +48,8 @@ public final class UncutTensors {
             || !content(state, firstFile, one.getValue()).equals(content(state, file, other))) {
           throw new RefusedException(
               file.file().path(),
-              "%s is not what %s has. No rule says how tensor-parallel ranks share it, so it has to be the same on each. Leave --targetTensorParallelSize out."
-                  .formatted(one.getKey(), firstFile.file().path()));
+              "%s is not what %s has. No rule says how tensor-parallel ranks share it, so it has to be the same on each. %s"
+                  .formatted(one.getKey(), firstFile.file().path(), instead));
         }
       }
     }

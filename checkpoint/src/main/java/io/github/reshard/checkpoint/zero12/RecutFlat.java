@@ -3,6 +3,7 @@ package io.github.reshard.checkpoint.zero12;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
+import io.github.reshard.checkpoint.deepspeed.TensorChange;
 import io.github.reshard.checkpoint.deepspeed.TensorParts;
 import io.github.reshard.checkpoint.deepspeed.TensorRecipe;
 import io.github.reshard.checkpoint.deepspeed.UncutTensors;
@@ -80,7 +81,8 @@ final class RecutFlat {
     UncutTensors.requireAlike(
         draft.state(),
         origin.sources().stream().map(of -> of.model().orElseThrow()).toList(),
-        RecutFlat::buffers);
+        RecutFlat::buffers,
+        TensorChange.AS_SAVED);
     if (saved.roundRobin() && !AlignedShards.haveRightMappings(saved, ranks)) {
       draft.note(FlatWriter.ROUND_ROBIN_NOTE);
     }

@@ -3,6 +3,7 @@ package io.github.reshard.checkpoint.zero12;
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.LayerFiles;
 import io.github.reshard.checkpoint.deepspeed.MissingWeights;
+import io.github.reshard.checkpoint.deepspeed.TensorChange;
 import io.github.reshard.checkpoint.deepspeed.UncutTensors;
 import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.ReadFile;
@@ -63,7 +64,8 @@ final class RecutLayers {
       for (int rank = 0; rank < savedRanks; rank++) {
         files.add(file(layer, rank));
       }
-      UncutTensors.requireAlike(draft.state(), files, file -> uncut(layer, file));
+      UncutTensors.requireAlike(
+          draft.state(), files, file -> uncut(layer, file), TensorChange.AS_SAVED);
       for (int rank = 0; rank < ranks; rank++) {
         add(layer, files.get(rank < savedRanks ? rank : 0), rank);
       }
