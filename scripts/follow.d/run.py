@@ -11,6 +11,7 @@ import sys
 import time
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+import deepspeed.comm.torch
 import torch
 import torch.multiprocessing as mp
 import torch.nn as nn
@@ -22,8 +23,6 @@ def engine(rank, world, stage):
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_SIZE=str(world),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ["FOLLOW_PORT"])
-    import deepspeed
-    import deepspeed.comm.torch
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # it would be compiled here
     deepspeed.init_distributed("gloo")
     torch.manual_seed(1)
@@ -95,10 +94,14 @@ def load(rank, world, directory, tag, want):
     made.destroy()
 
 
+def start(function, ranks, *args):
+    """Forked, so that PyTorch and DeepSpeed, which take seconds, are imported once."""
+    mp.start_processes(function, args=(ranks, *args), nprocs=ranks, start_method="fork")
+
+
 if __name__ == "__main__":
     what, directory, *rest = sys.argv[1:]
     if what == "train":
-        mp.spawn(train, args=(2, directory, int(rest[0]), int(rest[1])), nprocs=2)
+        start(train, 2, directory, int(rest[0]), int(rest[1]))
     else:
-        ranks = int(rest[2])
-        mp.spawn(load, args=(ranks, directory, rest[0], rest[1]), nprocs=ranks)
+        start(load, int(rest[2]), directory, rest[0], rest[1])

@@ -32,6 +32,7 @@ import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.storage.TargetStore;
 import io.github.reshard.checkpoint.torch.ByteSegment;
+import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.universal.UniversalSource;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -106,6 +107,18 @@ public final class WithoutBeam {
 
   /** Makes a Universal Checkpoint of {@code input}; what was planned. */
   public static ReshardPlan toUniversal(Path input, Path output) {
+    return toUniversal(input, output, request("universal", Optional.empty(), OptionalInt.empty()));
+  }
+
+  /** The same for a run of that stage and, if they are said, that many ranks. */
+  public static ReshardPlan toUniversal(Path input, Path output, int stage, OptionalInt ranks) {
+    return toUniversal(
+        input,
+        output,
+        new Request("universal", ranks, stage, Optional.empty(), OptionalInt.empty(), PART_BYTES));
+  }
+
+  private static ReshardPlan toUniversal(Path input, Path output, Request request) {
     return run(
         source ->
             Formats.plan(
@@ -113,7 +126,7 @@ public final class WithoutBeam {
                         source,
                         CheckpointFiles.discover(source, input.toString(), Optional.empty())),
                     1,
-                    request("universal", Optional.empty(), OptionalInt.empty()))
+                    request)
                 .plan(),
         output);
   }
@@ -128,7 +141,9 @@ public final class WithoutBeam {
       Path input, Path output, int worldSize, int stage, TargetDegrees degrees) {
     try {
       LocalSourceStore below = new LocalSourceStore();
-      String tag = Files.readString(input.resolve(TargetStore.LATEST_UNIVERSAL));
+      // The converter of DeepSpeed writes no pointer where it was not asked to.
+      Path pointer = input.resolve(TargetStore.LATEST_UNIVERSAL);
+      String tag = Files.exists(pointer) ? Files.readString(pointer) : Scratch.TAG + "_universal";
       UniversalSource source =
           UniversalSource.of(
               below, CheckpointFiles.discover(below, input.toString(), Optional.of(tag)));
@@ -190,6 +205,11 @@ public final class WithoutBeam {
 
   /** Exports {@code input} with its optimizer; what was planned. */
   public static ReshardPlan toOpenState(Path input, Path output) {
+    return export(input, output, Optional.empty());
+  }
+
+  /** The same with the weights as {@code dtype}; what was planned. */
+  public static ReshardPlan export(Path input, Path output, Optional<DType> dtype) {
     return run(
         source -> {
           CheckpointFiles files =
@@ -199,7 +219,7 @@ public final class WithoutBeam {
               Formats.zero(source, files),
               ranks,
               new ExportRequest(
-                  Optional.empty(),
+                  dtype,
                   ExportRequest.DEFAULT_SHARD_BYTES,
                   Optional.empty(),
                   Optional.empty(),

@@ -31,7 +31,7 @@ abstract class BucketsCase extends EmulatedBucketCase {
     ReshardOptions options = Resharding.options(Path.of("in"), Path.of("out"), worldSize);
     options.setInput(input);
     options.setOutput(output);
-    options.setPartBytes(1000);
+    options.setPartBytes(4000);
     return options;
   }
 

@@ -38,7 +38,7 @@ class DcpPipelineTest {
     options.setDialect(DcpDialect.ACCELERATE.optionName());
     options.setFilesPerCheckpoint(2);
     options.setPartBytes(777);
-    ReshardReport report = Resharding.run(options);
+    ReshardReport report = Resharding.run(Resharding.checked(options));
 
     assertThat(report.targetWorldSize()).isZero();
     Path loop = scratch.resolve("loop");
@@ -49,7 +49,7 @@ class DcpPipelineTest {
     options = Resharding.options(out.resolve(golden.tag()), back, 3);
     options.setTemplate(golden.source().toString());
     options.setPartBytes(1001);
-    report = Resharding.run(options);
+    report = Resharding.run(Resharding.checked(options));
 
     assertThat(report.sourceWorldSize()).isZero();
     assertThat(report.proven())

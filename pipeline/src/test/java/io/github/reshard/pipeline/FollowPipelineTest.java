@@ -37,7 +37,9 @@ class FollowPipelineTest {
     saving = new SavingRun(scratch.resolve("ckpt"));
     Files.createDirectory(saving.directory);
     output = scratch.resolve("out");
-    options = Resharding.options(saving.directory, output, 4).as(CommandOptions.class);
+    options =
+        Resharding.checked(Resharding.options(saving.directory, output, 4))
+            .as(CommandOptions.class);
     options.as(DirectOptions.class).setBlockOnRun(false);
     options.setPoll(100L);
     options.setUntil(1_000L);

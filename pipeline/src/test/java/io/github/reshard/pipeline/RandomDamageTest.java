@@ -18,7 +18,6 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
-import org.apache.beam.runners.direct.DirectOptions;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -93,10 +92,7 @@ class RandomDamageTest {
   }
 
   private static void reshard(Path input, Path output) {
-    var options = Resharding.options(input, output, WORLD_SIZE);
-    options.as(DirectOptions.class).setEnforceImmutability(false);
-    options.as(DirectOptions.class).setEnforceEncodability(false);
-    Resharding.run(options);
+    Resharding.run(Resharding.options(input, output, WORLD_SIZE));
   }
 
   /** All files but the manifest, which says when its source was last changed. */

@@ -47,7 +47,7 @@ class UserShardsTest {
         default -> throw new IllegalArgumentException(option);
       }
     }
-    return Resharding.run(options);
+    return Resharding.run(Resharding.checked(options));
   }
 
   private static String shard(int rank) {

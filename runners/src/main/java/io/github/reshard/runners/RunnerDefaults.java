@@ -77,8 +77,8 @@ final class RunnerDefaults {
   }
 
   private static void direct(DirectOptions options, CommandLine given) {
-    // Both encode every element again and again to catch mistakes of a transform's author; the
-    // tests have them on.
+    // Both encode every element again and again to catch mistakes of a transform's author; tests
+    // of each kind of job have them on.
     if (!given.has("enforceImmutability")) {
       options.setEnforceImmutability(false);
     }

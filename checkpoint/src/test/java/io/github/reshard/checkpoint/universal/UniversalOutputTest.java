@@ -1,22 +1,23 @@
-package io.github.reshard.pipeline;
+package io.github.reshard.checkpoint.universal;
 
 import static org.assertj.core.api.Assertions.assertThat;
-import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.catchThrowableOfType;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
-import io.github.reshard.checkpoint.planner.Formats;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.testing.Reassembly;
 import io.github.reshard.testing.TorchContent;
 import io.github.reshard.testing.UniversalContent;
 import io.github.reshard.testing.WithoutBeam;
-import java.io.IOException;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.OptionalInt;
 import java.util.TreeMap;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
@@ -119,7 +120,7 @@ class UniversalOutputTest {
     Map<String, byte[]> theirs = tensors(UNIVERSAL.resolve("0.19.8/z2-roundrobin"));
 
     assertThat(tensors(made("z2-roundrobin")).entrySet())
-        .anyMatch(state -> !java.util.Arrays.equals(state.getValue(), theirs.get(state.getKey())));
+        .anyMatch(state -> !Arrays.equals(state.getValue(), theirs.get(state.getKey())));
   }
 
   @Test
@@ -181,47 +182,25 @@ class UniversalOutputTest {
     assertThat(emptied.bytes().length).isLessThan(12_000);
   }
 
-  @Test
-  void theGraphWritesTheSameAndNamesTheTag() throws IOException {
-    Path output = temp.resolve("graph");
-    ReshardOptions options =
-        Resharding.options(GoldenCase.of("z2-fp32-twogroups").source(), output, 4);
-    options.setTargetWorldSize(null);
-    options.setOutputFormat(Formats.UNIVERSAL);
-    ReshardReport report = Resharding.run(options);
-
-    assertThat(report.targetWorldSize()).isZero();
-    assertThat(output.resolve("latest_universal")).hasContent(TAG);
-    assertThat(output.resolve("latest")).doesNotExist();
-    Path loop = made("z2-fp32-twogroups");
-    for (Path state : states(loop)) {
-      assertThat(zero(output).resolve(state)).hasSameBinaryContentAs(zero(loop).resolve(state));
-    }
-    assertThat(output.resolve(TAG).resolve("mp_rank_00_model_states.pt"))
-        .hasSameBinaryContentAs(loop.resolve(TAG).resolve("mp_rank_00_model_states.pt"));
-  }
-
-  private RefusedException refusal(String name, Integer stage, Integer ranks) {
-    ReshardOptions options = Resharding.options(GoldenCase.of(name).source(), temp.resolve("o"), 1);
-    options.setOutputFormat(Formats.UNIVERSAL);
-    options.setTargetStage(stage);
-    options.setTargetWorldSize(ranks);
-    RefusedException[] refused = new RefusedException[1];
-    assertThatThrownBy(() -> Resharding.run(options))
-        .isInstanceOfSatisfying(RefusedException.class, e -> refused[0] = e);
-    assertThat(temp.resolve("o")).doesNotExist();
-    return refused[0];
+  private String refusal(String name, int stage, OptionalInt ranks) {
+    Path output = temp.resolve("refused");
+    RefusedException refused =
+        catchThrowableOfType(
+            RefusedException.class,
+            () -> WithoutBeam.toUniversal(GoldenCase.of(name).source(), output, stage, ranks));
+    assertThat(output).doesNotExist();
+    return refused.getMessage();
   }
 
   @Test
   void whatDeepSpeedCannotLoadAtTheStageIsRefused() {
-    assertThat(refusal("z2-fp32-twogroups", 3, null)).hasMessageContaining("weight_decay");
-    assertThat(refusal("z2-adagrad", 3, null))
-        .hasMessageContaining("param group 0 has [sum, fp32]");
-    assertThat(refusal("z2-fp32-twogroups", 2, 12))
-        .hasMessageContaining("on 12 ranks one holds nothing of param group 1");
-    assertThat(refusal("z3-bf16-subgroups", 3, 4)).hasMessageContaining("weight_decay");
-    assertThat(refusal("moe-z2-ep2", null, null)).hasMessageContaining("mixture of experts");
+    OptionalInt any = OptionalInt.empty();
+    assertThat(refusal("z2-fp32-twogroups", 3, any)).contains("weight_decay");
+    assertThat(refusal("z2-adagrad", 3, any)).contains("param group 0 has [sum, fp32]");
+    assertThat(refusal("z2-fp32-twogroups", 2, OptionalInt.of(12)))
+        .contains("on 12 ranks one holds nothing of param group 1");
+    assertThat(refusal("z3-bf16-subgroups", 3, OptionalInt.of(4))).contains("weight_decay");
+    assertThat(refusal("moe-z2-ep2", ZeroStage.AS_SAVED, any)).contains("mixture of experts");
   }
 
   @Test
