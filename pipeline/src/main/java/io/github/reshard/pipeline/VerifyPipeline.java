@@ -2,21 +2,11 @@ package io.github.reshard.pipeline;
 
 import com.fasterxml.jackson.core.type.TypeReference;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFacts;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
-import io.github.reshard.checkpoint.deepspeed.FrozenWeights;
-import io.github.reshard.checkpoint.deepspeed.ZeroStage;
-import io.github.reshard.checkpoint.format.Target;
-import io.github.reshard.checkpoint.format.TrainingState;
-import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.planner.TargetDegrees;
-import io.github.reshard.checkpoint.state.ModelParallelism;
 import io.github.reshard.checkpoint.storage.FileStat;
 import io.github.reshard.checkpoint.storage.NoTargetStore;
 import io.github.reshard.checkpoint.storage.SourceStore;
-import io.github.reshard.checkpoint.template.Comparison;
-import io.github.reshard.pipeline.storage.Stores;
 import io.github.reshard.transforms.CompareTensors;
 import io.github.reshard.transforms.Counters;
 import io.github.reshard.transforms.JobConfig;
@@ -52,61 +42,6 @@ public final class VerifyPipeline {
 
   private VerifyPipeline() {}
 
-  private record Side(Source source, CheckpointFacts facts, TrainingState state, ReshardPlan plan) {
-    static Side of(Source source, CommandOptions options) throws IOException {
-      CheckpointFacts facts = CheckpointFacts.readWhole(source.store(), source.files());
-      Target target = new Target(source.dataParallelRanks(), options.getPartBytes());
-      TrainingState state = source.found().reader().read(target.worldSize());
-      return new Side(
-          source,
-          facts,
-          state,
-          source.found().writer().apply(ZeroStage.AS_SAVED).plan(state, target));
-    }
-
-    /** The same parameters, joined of the model-parallel ranks that have them. */
-    Side joined(CommandOptions options) throws IOException {
-      ModelParallelism saved = facts.parallelism();
-      boolean cut =
-          saved.tensorDegree() != 1
-              || facts.modelValues().keySet().stream().anyMatch(OfDegrees::isInfo);
-      boolean stages = saved.pipelineDegree() > 1;
-      if (source.isBare() || (!cut && !stages)) {
-        return this;
-      }
-      try {
-        return new Side(
-            source,
-            OfDegrees.without(facts),
-            state,
-            source.plan(
-                source.dataParallelRanks(),
-                ZeroStage.AS_SAVED,
-                TargetDegrees.joined(cut, stages),
-                options.getPartBytes()));
-      } catch (RefusedException e) {
-        throw new RefusedException(
-            plan.checkpoint(),
-            "the two are of different grids, and what model-parallel ranks of this one have cannot"
-                + " be joined to be compared: "
-                + e.getMessage(),
-            e);
-      }
-    }
-
-    /** With the frozen parameters that only {@code other} partitions, to be compared with them. */
-    Side besides(Side other) throws IOException {
-      List<String> frozen = FrozenWeights.names(other.plan);
-      if (!FrozenWeights.names(plan).isEmpty() || frozen.isEmpty()) {
-        return this;
-      }
-      ReshardPlan added = FrozenWeights.added(plan, other.plan, source.store(), source.files());
-      SortedMap<String, String> rest = new TreeMap<>(facts.moduleTensors());
-      rest.keySet().removeAll(frozen);
-      return new Side(source, facts.withModuleTensors(rest), state, added);
-    }
-  }
-
   /**
    * Compares {@code --input} with {@code --output}.
    *
@@ -116,9 +51,9 @@ public final class VerifyPipeline {
     long begin = System.nanoTime();
     progress.phase("reading headers", 0);
     try {
-      Sides sides = sides(options);
-      Side a = sides.a();
-      Side b = sides.b();
+      ComparedSides sides = ComparedSides.of(options);
+      ComparedSide a = sides.a();
+      ComparedSide b = sides.b();
       progress.phase("comparing", 0);
       Path report = reportFile(options);
       Pipeline pipeline = Pipeline.create(options);
@@ -180,93 +115,13 @@ public final class VerifyPipeline {
     }
   }
 
-  /**
-   * Both sides.
-   *
-   * @param differences what is known to differ before tensors are compared
-   * @param notes what could not be compared
-   */
-  private record Sides(Side a, Side b, List<String> differences, List<String> notes) {}
-
-  private static Sides sides(CommandOptions options) throws IOException {
-    Optional<Source> foreignA = Source.foreign(options.getInput(), options.getTag(), options);
-    Optional<Source> foreignB =
-        Source.foreign(options.getOutput(), options.getOutputTag(), options);
-    if (foreignA.isPresent() && foreignB.isPresent()) {
-      throw new RefusedException(
-          options.getInput(),
-          "this is %s, and --output is %s. One of the two has to be a checkpoint of DeepSpeed, whose names say what is what."
-              .formatted(what(foreignA.get()), what(foreignB.get())));
-    }
-    if ((foreignA.isPresent() || foreignB.isPresent())
-        && Stores.isLocal(options.getInput()) != Stores.isLocal(options.getOutput())) {
-      Source foreign = foreignA.or(() -> foreignB).orElseThrow();
-      throw new RefusedException(
-          options.getInput(),
-          "one is local and the other one is not, and %s is read with the store of the other side. Copy one of the two."
-              .formatted(what(foreign)));
-    }
-    if (foreignA.isPresent()) {
-      Side b = Side.of(Source.find(options.getOutput(), options.getOutputTag(), options), options);
-      return besides(foreignA.get(), b, true);
-    }
-    if (foreignB.isPresent()) {
-      Side a = Side.of(Source.find(options.getInput(), options.getTag(), options), options);
-      return besides(foreignB.get(), a, false);
-    }
-    Source first = Source.find(options.getInput(), options.getTag(), options);
-    Source second = Source.find(options.getOutput(), options.getOutputTag(), options);
-    Source.requireShards(options, first, second);
-    Side input = Side.of(first, options);
-    Side output = Side.of(second, options);
-    ModelParallelism one = input.facts().parallelism();
-    ModelParallelism other = output.facts().parallelism();
-    List<String> notes = new ArrayList<>();
-    if (one.modelRanks() != other.modelRanks()
-        || one.pipelineDegree() != other.pipelineDegree()
-        || one.tensorDegree() != other.tensorDegree()) {
-      input = input.joined(options);
-      output = output.joined(options);
-      notes.add(
-          "the two are of different grids, %s and %s: parameters were joined of their ranks; buffers in the files of layers were not compared"
-              .formatted(
-                  one.grid(first.dataParallelRanks()), other.grid(second.dataParallelRanks())));
-    }
-    return new Sides(input.besides(output), output.besides(input), List.of(), notes);
-  }
-
-  private static String what(Source foreign) {
-    return foreign.found().foreign().orElseThrow().what();
-  }
-
-  /**
-   * A checkpoint of another trainer and one of DeepSpeed, whose shared values are compared here.
-   */
-  private static Sides besides(Source foreign, Side zero, boolean first) throws IOException {
-    if (zero.source().isBare()) {
-      throw new RefusedException(
-          zero.source().location(),
-          "shards that were saved one by one are not compared with %s.".formatted(what(foreign)));
-    }
-    Comparison compared =
-        foreign
-            .found()
-            .foreign()
-            .orElseThrow()
-            .compare(zero.state(), zero.plan(), zero.source().files());
-    Side other = new Side(foreign, zero.facts(), zero.state(), compared.plan());
-    return first
-        ? new Sides(other, zero, compared.differences(), compared.notes())
-        : new Sides(zero, other, compared.differences(), compared.notes());
-  }
-
   /** The ranks that saved it, or none for one of another trainer. */
-  private static int ranks(Side side) {
+  private static int ranks(ComparedSide side) {
     return side.plan().savedRanks();
   }
 
   /** Puts the plan where the report goes, which every worker sees. */
-  private static Reshard keep(Side side, Path directory) throws IOException {
+  private static Reshard keep(ComparedSide side, Path directory) throws IOException {
     return Reshard.keep(
         ReshardPipeline.newKey(),
         side.plan(),
@@ -354,7 +209,7 @@ public final class VerifyPipeline {
     }
   }
 
-  private static void addNotes(String side, Side checkpoint, List<String> notes) {
+  private static void addNotes(String side, ComparedSide checkpoint, List<String> notes) {
     if (checkpoint.source().isBare()) {
       checkpoint.plan().notes().forEach(note -> notes.add(side + ": " + note));
     }
@@ -362,7 +217,7 @@ public final class VerifyPipeline {
 
   private static void check(
       String side,
-      Side checkpoint,
+      ComparedSide checkpoint,
       List<TensorVerdict> verdicts,
       boolean first,
       List<String> differences,

@@ -1,30 +1,27 @@
 package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
-import io.github.reshard.checkpoint.dcp.DcpMetadata.Chunk;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
 import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
 import io.github.reshard.checkpoint.deepspeed.Scalar;
+import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.Address;
-import io.github.reshard.checkpoint.state.Box;
-import io.github.reshard.checkpoint.state.DegreeChange;
+import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
-import io.github.reshard.checkpoint.storage.RangedFile;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.template.Comparison;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
 import java.io.IOException;
-import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -36,7 +33,6 @@ import java.util.Set;
 
 /** A distributed checkpoint beside a checkpoint of DeepSpeed of the same training state. */
 final class DcpComparison {
-  private static final long MOST_BYTES = 64L << 20;
   private static final int PROTOCOL = 2;
   private static final String STEP = "step";
 
@@ -52,8 +48,13 @@ final class DcpComparison {
   static Comparison of(
       DcpCheckpoint dcp, TrainingState state, ReshardPlan zero, CheckpointFiles files)
       throws IOException {
-    DcpWriter.requireOneModel(files, zero.checkpoint());
-    return new Reading(dcp, state, zero, files).read();
+    DcpWriter.requireNames(files, zero.checkpoint());
+    TrainingState one = JoinedRanks.of(state, "Compare what is made of each with --template.");
+    ReshardPlan joined =
+        state.parts().size() == 1
+            ? zero
+            : PlanDraft.ofNothing(one, new Target(zero.targetWorldSize(), zero.partBytes()));
+    return new Reading(dcp, one, joined, files).read();
   }
 
   private static final class Reading {
@@ -79,118 +80,80 @@ final class DcpComparison {
     }
 
     Comparison read() throws IOException {
-      List<SavedModule.SavedTensor> beside = new ArrayList<>();
-      for (SavedModule module : SavedModule.of(zero, store, files)) {
-        module.tensors().stream().filter(t -> t.address() != null).forEach(beside::add);
-      }
+      List<SavedModule.SavedTensor> beside =
+          SavedModule.ofFirstRank(zero, store, files).tensors().stream()
+              .filter(tensor -> tensor.address() != null)
+              .toList();
       Set<String> needed = new LinkedHashSet<>();
       for (PartitionedModel model : zero.models()) {
         for (int p = 0; p < model.parameters().size(); p++) {
-          String name = model.parameters().get(p).name();
+          Parameter parameter = model.parameters().get(p);
           for (String state : model.statesOf(p).keySet()) {
-            needed.add(keys.weightOrState(name, state));
+            String key = keys.weightOrState(parameter.name(), state);
+            DcpTypes.requireShape(keys, key, parameter.shape());
+            needed.add(key);
           }
         }
       }
       beside.forEach(tensor -> needed.add(keys.model(tensor.name())));
       needed.forEach(keys::requireTensor);
       DcpSources sources = DcpSources.read(store, dcp, needed, 0);
-      for (SavedModule.SavedTensor tensor : beside) {
-        compare(tensor, sources);
+      List<PartitionedModel> ofDcp = new ArrayList<>();
+      List<PartitionedModel> ofZero = new ArrayList<>(zero.models());
+      for (PartitionedModel model : zero.models()) {
+        ofDcp.add(inChunks(model, sources));
       }
+      LooseTensors looseOfDcp = new LooseTensors();
+      LooseTensors looseOfZero = new LooseTensors();
+      for (SavedModule.SavedTensor tensor : beside) {
+        if (isComparable(tensor)) {
+          String key = keys.model(tensor.name());
+          looseOfDcp.add(tensor.name(), keys.requireTensor(key), key, sources);
+          looseOfZero.add(tensor.name(), tensor.dtype(), tensor.shape(), tensor.address());
+        }
+      }
+      looseOfDcp.chunks().ifPresent(ofDcp::add);
+      looseOfZero.whole().ifPresent(ofZero::add);
       compareGroups();
       compareValues();
-      return new Comparison(plan(sources), differences, notes);
+      return new Comparison(
+          LooseTensors.plan(dcp.path(), sources.files(), ofDcp, zero.partBytes()),
+          zero.with(ofZero),
+          differences,
+          notes);
     }
 
-    private ReshardPlan plan(DcpSources sources) {
-      List<PartitionedModel> models = new ArrayList<>();
-      for (PartitionedModel model : zero.models()) {
-        Map<Partition, Address> partitions = new HashMap<>();
-        DcpLayout source = sources.layout(model, keys, partitions);
-        if (!source.isOfRuns()) {
-          throw new RefusedException(
-              dcp.path(),
-              "some of its parameters are cut along another dimension than the first, which is not"
-                  + " compared. Take it to DeepSpeed's files with --template and compare these.");
-        }
-        models.add(
-            new PartitionedModel(
-                model.mpRank(),
-                model.expertRank(),
-                source,
-                model.target(),
-                model.states(),
-                partitions,
-                Map.of(),
-                new ArrayList<ModuleWeight>(Collections.nCopies(model.parameters().size(), null)),
-                model.whole()));
-      }
-      return new ReshardPlan(
-          dcp.path(),
-          zero.tag(),
-          models.stream().mapToInt(m -> m.source().worldSize()).max().orElse(1),
-          zero.targetWorldSize(),
-          DegreeChange.NONE,
-          sources.files(),
-          List.of(),
-          models,
-          List.of(),
-          List.of(),
-          List.of(),
-          List.of(),
-          zero.partBytes());
+    private PartitionedModel inChunks(PartitionedModel model, DcpSources sources) {
+      Map<Partition, Address> partitions = new HashMap<>();
+      return new PartitionedModel(
+          model.mpRank(),
+          model.expertRank(),
+          sources.layout(model, keys, partitions),
+          model.target(),
+          DcpTypes.of(model, keys).states(),
+          partitions,
+          Map.of(),
+          new ArrayList<ModuleWeight>(Collections.nCopies(model.parameters().size(), null)),
+          model.whole());
     }
 
-    private void compare(SavedModule.SavedTensor tensor, DcpSources sources) throws IOException {
-      String key = keys.model(tensor.name());
-      DcpMetadata.Tensor other = keys.requireTensor(key);
+    /** Whether its elements can be held against each other; if not, that is said. */
+    private boolean isComparable(SavedModule.SavedTensor tensor) {
+      DcpMetadata.Tensor other = keys.requireTensor(keys.model(tensor.name()));
       String what = "module: " + tensor.name();
       if (!other.shape().equals(tensor.shape())) {
         differences.add(
             "%s is of shape %s in one and %s in the other"
                 .formatted(what, tensor.shape(), other.shape()));
-        return;
+        return false;
       }
-      long bytes = tensor.elements() * tensor.dtype().bytes();
-      if (other.dtype() != tensor.dtype() || bytes > MOST_BYTES) {
+      if (other.dtype() != tensor.dtype()) {
         notes.add(
-            what
-                + (bytes > MOST_BYTES
-                    ? " is larger than 64 MiB; not compared"
-                    : " is %s in one and %s in the other; not compared"
-                        .formatted(tensor.dtype().torchName(), other.dtype().torchName())));
-        return;
+            "%s is %s in one and %s in the other; not compared"
+                .formatted(what, tensor.dtype().torchName(), other.dtype().torchName()));
+        return false;
       }
-      if (bytes == 0) {
-        return;
-      }
-      byte[] one = read(zero.sources(), tensor.address(), (int) bytes);
-      byte[] two = new byte[(int) bytes];
-      for (int c = 0; c < other.chunks().size(); c++) {
-        Chunk chunk = other.chunks().get(c);
-        long start =
-            DcpLayout.start(other.shape(), new Box(chunk.offsets(), chunk.sizes())).orElse(-1);
-        if (start < 0) {
-          notes.add(what + " is cut along another dimension than the first; not compared");
-          return;
-        }
-        int width = tensor.dtype().bytes();
-        int length = Math.toIntExact(chunk.elements() * width);
-        byte[] of = read(sources.files(), sources.address(key, c), length);
-        System.arraycopy(of, 0, two, Math.toIntExact(start * width), length);
-      }
-      if (!Arrays.equals(one, two)) {
-        differences.add(what + " is another one");
-      }
-    }
-
-    private byte[] read(List<SourceFile> sources, Address at, int length) throws IOException {
-      ByteBuffer bytes = ByteBuffer.allocate(length);
-      try (RangedFile file = store.open(sources.get(at.file()).stat())) {
-        file.readFully(at.offset(), bytes);
-      }
-      return bytes.array();
+      return tensor.elements() > 0;
     }
 
     private void compareGroups() throws IOException {

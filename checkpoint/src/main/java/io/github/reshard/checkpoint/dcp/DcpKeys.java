@@ -168,7 +168,7 @@ public final class DcpKeys {
 
   /** The key of a state of a parameter, which the model has if it is the weight itself. */
   public String weightOrState(String parameter, String state) {
-    return state.equals(States.MASTER) || state.equals(States.FROZEN)
+    return state.equals(States.MASTER) || state.equals(States.FROZEN) || state.equals(States.MODULE)
         ? model(parameter)
         : state(parameter, state);
   }

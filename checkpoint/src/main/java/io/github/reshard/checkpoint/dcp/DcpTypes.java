@@ -77,6 +77,19 @@ record DcpTypes(List<Map<String, DType>> states, Map<ParameterState, DType> cast
     }
   }
 
+  /**
+   * @throws RefusedException if the tensor {@code key} is of another shape
+   */
+  static void requireShape(DcpKeys keys, String key, List<Long> shape) {
+    List<Long> found = keys.requireTensor(key).shape();
+    if (!found.equals(shape)) {
+      throw new RefusedException(
+          keys.where(),
+          "'%s' is of shape %s, and the checkpoint of DeepSpeed has it of shape %s. They are of different models."
+              .formatted(key, found, shape));
+    }
+  }
+
   /** What the user should know of what becomes wider. */
   static List<String> notes(List<PartitionedModel> models) {
     int wider = models.stream().mapToInt(model -> model.casts().size()).sum();

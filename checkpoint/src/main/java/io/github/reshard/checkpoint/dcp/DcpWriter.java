@@ -73,7 +73,7 @@ public final class DcpWriter implements CheckpointWriter {
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
     requireNames(files, state.checkpoint());
     int ranks = state.dataParallelRanks();
-    TrainingState one = JoinedRanks.of(state);
+    TrainingState one = JoinedRanks.of(state, "Leave --outputFormat out.");
     ReshardPlan read = PlanDraft.ofNothing(one, target);
     DcpDraft.requireElementwise(read);
     List<String> left = new ArrayList<>();
@@ -109,7 +109,7 @@ public final class DcpWriter implements CheckpointWriter {
   /**
    * @throws RefusedException if the parameters have names that no FSDP model has
    */
-  private static void requireNames(CheckpointFiles files, String where) {
+  static void requireNames(CheckpointFiles files, String where) {
     if (!files.experts().isEmpty()) {
       throw refused(
           where, "a mixture of experts, whose parameters have the same names on different ranks");
@@ -122,7 +122,7 @@ public final class DcpWriter implements CheckpointWriter {
   private static RefusedException refused(String where, String problem) {
     return new RefusedException(
         where,
-        "it has %s, and no FSDP model has such parameters. Only checkpoints of plain data parallelism are compared with a distributed checkpoint or made of one; to one go those of tensor-parallel ranks, too."
+        "it has %s, and no FSDP model has such parameters. Only checkpoints of plain data parallelism are made of a distributed checkpoint; to one go those of tensor-parallel ranks, too, and are compared with one."
             .formatted(problem));
   }
 

@@ -89,4 +89,16 @@ public record DistributedCheckpoint(SourceStore store, DcpCheckpoint dcp) implem
       throws IOException {
     return DcpComparison.of(dcp, other, plan, files);
   }
+
+  @Override
+  public Comparison compare(Foreign other) throws IOException {
+    if (!(other instanceof DistributedCheckpoint second)) {
+      throw new RefusedException(
+          dcp.path(),
+          "this is %s, and the other one is %s: their tensors have no names in common."
+              .formatted(what(), other.what()));
+    }
+    return DcpPair.compare(
+        new DcpPair.Side(store, dcp), new DcpPair.Side(second.store, second.dcp));
+  }
 }

@@ -28,39 +28,40 @@ import java.util.TreeMap;
  * that is not cut has to be the same on every rank.
  */
 final class JoinedRanks {
-  private static final String INSTEAD = "Leave --outputFormat out.";
-
   private final TrainingState state;
+  private final String instead;
 
-  private JoinedRanks(TrainingState state) {
+  private JoinedRanks(TrainingState state, String instead) {
     this.state = state;
+    this.instead = instead;
   }
 
   /**
    * Joins them.
    *
+   * @param instead what to do if that is refused
    * @throws RefusedException if it cannot be told how a parameter is cut, or the ranks do not
    *     belong together
    */
-  static TrainingState of(TrainingState state) throws IOException {
-    return state.parts().size() == 1 ? state : new JoinedRanks(state).joined();
+  static TrainingState of(TrainingState state, String instead) throws IOException {
+    return state.parts().size() == 1 ? state : new JoinedRanks(state, instead).joined();
   }
 
   private TrainingState joined() throws IOException {
     List<ModelPart> parts = state.parts();
-    TensorChange.Joined joined = TensorChange.join(state, parts, INSTEAD);
+    TensorChange.Joined joined = TensorChange.join(state, parts, instead);
     if (parts.stream().anyMatch(part -> part.frozen().isPresent())) {
       throw new RefusedException(
           state.checkpoint(),
           "its tensor-parallel ranks have frozen parameters in pieces, and how they are cut is not"
               + " known. "
-              + INSTEAD);
+              + instead);
     }
     UncutTensors.requireAlike(
         state,
         parts.stream().map(part -> part.model().orElseThrow()).toList(),
         this::uncut,
-        INSTEAD);
+        instead);
     SavedOptimizer first = optimizer(parts.get(0));
     for (ModelPart part : parts.subList(1, parts.size())) {
       requireSame(first, optimizer(part));
@@ -128,6 +129,6 @@ final class JoinedRanks {
     return new RefusedException(
         first.groups().get(group).where(),
         "the optimizer of another tensor-parallel rank %s: these are files of different runs, or of different steps. %s"
-            .formatted(problem, INSTEAD));
+            .formatted(problem, instead));
   }
 }

@@ -45,6 +45,23 @@ public record CheckpointFacts(
     SortedMap<String, String> optimizerValues,
     SortedMap<String, String> moduleTensors,
     List<String> oddities) {
+  /** Of a checkpoint that says nothing in DeepSpeed's words. */
+  public static final CheckpointFacts NONE =
+      new CheckpointFacts(
+          0,
+          "",
+          "",
+          "",
+          "",
+          0,
+          ModelParallelism.NONE,
+          0,
+          0,
+          new TreeMap<>(),
+          new TreeMap<>(),
+          new TreeMap<>(),
+          List.of());
+
   private static final int LARGEST_TENSOR = 1 << 26;
 
   /**

@@ -63,20 +63,7 @@ public final class FrozenWeights {
         ofModule(plan, frozen, store, stat).ifPresent(models::add);
       }
     }
-    return new ReshardPlan(
-        plan.checkpoint(),
-        plan.tag(),
-        plan.sourceWorldSize(),
-        plan.targetWorldSize(),
-        plan.parallelism(),
-        plan.sources(),
-        plan.targets(),
-        models,
-        plan.carried(),
-        plan.padding(),
-        plan.evidence(),
-        plan.notes(),
-        plan.partBytes());
+    return plan.with(models);
   }
 
   private static Optional<PartitionedModel> ofModule(

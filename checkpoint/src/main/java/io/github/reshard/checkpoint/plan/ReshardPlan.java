@@ -121,6 +121,24 @@ public record ReshardPlan(
         partBytes);
   }
 
+  /** The same with these models, whose pieces lie in the same sources. */
+  public ReshardPlan with(List<PartitionedModel> others) {
+    return new ReshardPlan(
+        checkpoint,
+        tag,
+        sourceWorldSize,
+        targetWorldSize,
+        parallelism,
+        sources,
+        targets,
+        others,
+        carried,
+        padding,
+        evidence,
+        notes,
+        partBytes);
+  }
+
   /** The same with these notes. */
   public ReshardPlan withNotes(List<String> others) {
     return new ReshardPlan(

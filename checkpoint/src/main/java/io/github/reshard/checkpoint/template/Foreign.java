@@ -38,4 +38,11 @@ public interface Foreign {
    */
   Comparison compare(TrainingState other, ReshardPlan plan, CheckpointFiles files)
       throws IOException;
+
+  /**
+   * Looks at this checkpoint beside another one of another trainer.
+   *
+   * @throws RefusedException if the two are of different kinds or models, or one is not sound
+   */
+  Comparison compare(Foreign other) throws IOException;
 }
