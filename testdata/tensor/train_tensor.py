@@ -51,11 +51,18 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    def __init__(self, inner, fused):
+    # What `frozen` does not train: whole on each rank, cut along rows, and along columns.
+    FROZEN = ("emb.weight", "blocks.0.ln.bias", "blocks.0.fc.weight", "blocks.0.fc.bias", "blocks.1.out.weight")
+
+    def __init__(self, inner, fused, frozen=False):
         super().__init__()
         self.emb = nn.Embedding(VOCABULARY, WIDTH)
         self.blocks = nn.ModuleList([Block(inner, fused) for _ in range(2)])
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        if frozen:
+            self.register_buffer("seen", torch.arange(3.0))
+            for name in self.FROZEN:
+                self.get_parameter(name).requires_grad_(False)
 
     def forward(self, input_ids, labels):
         h = self.emb(input_ids)
@@ -134,7 +141,7 @@ def model(a, tensor_rank):
     if a.model == "cut":
         return Cut(tensor_rank, a.tp)
     if not a.model.startswith("llama"):
-        return Net(a.inner, a.model == "qkv")
+        return Net(a.inner, a.model == "qkv", a.model == "frozen")
     from transformers import LlamaConfig, LlamaForCausalLM
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=24, intermediate_size=22, num_hidden_layers=2, num_attention_heads=8,
@@ -202,12 +209,14 @@ def fill(engine, known, data_rank):
             own[:part.numel()] = part
             return own
 
+        (p.ds_tensor if sharded else p).data.copy_(value("fp32"))
+        if not p.requires_grad:
+            continue
         set_state = safe_set_local_optimizer_state if sharded else safe_set_full_optimizer_state
         set_master = safe_set_local_fp32_param if sharded else safe_set_full_fp32_param
         for state in ("exp_avg", "exp_avg_sq"):
             set_state(p, value(state), state)
         set_master(p, value("fp32"))
-        (p.ds_tensor if sharded else p).data.copy_(value("fp32"))
 
 
 def run(rank, world, a):

@@ -92,13 +92,7 @@ public final class WithoutBeam {
 
   /** Reshards {@code input} into {@code output} for another ZeRO stage; what was planned. */
   public static ReshardPlan reshard(Path input, Path output, int worldSize, int stage) {
-    return run(
-        source -> {
-          CheckpointFiles files =
-              CheckpointFiles.discover(source, input.toString(), Optional.empty());
-          return ReshardPlanner.plan(source, files, worldSize, stage, PART_BYTES);
-        },
-        output);
+    return reshard(input, output, worldSize, stage, TargetDegrees.AS_SAVED);
   }
 
   private static Request request(String format, Optional<String> dialect, OptionalInt files) {
@@ -251,13 +245,19 @@ public final class WithoutBeam {
 
   /** Reshards {@code input} to other degrees of parallelism; what was planned. */
   public static ReshardPlan reshard(Path input, Path output, int worldSize, TargetDegrees degrees) {
+    return reshard(input, output, worldSize, ZeroStage.AS_SAVED, degrees);
+  }
+
+  /** The same for another ZeRO stage as well. */
+  public static ReshardPlan reshard(
+      Path input, Path output, int worldSize, int stage, TargetDegrees degrees) {
     return run(
         source ->
             ReshardPlanner.plan(
                 source,
                 CheckpointFiles.discover(source, input.toString(), Optional.empty()),
                 worldSize,
-                ZeroStage.AS_SAVED,
+                stage,
                 degrees,
                 PART_BYTES),
         output);

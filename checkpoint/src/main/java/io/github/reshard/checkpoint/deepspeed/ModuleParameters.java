@@ -216,7 +216,7 @@ public record ModuleParameters(
     return name.substring(0, name.lastIndexOf('.') + 1) + last;
   }
 
-  private static boolean isFloating(DType dtype) {
+  static boolean isFloating(DType dtype) {
     return dtype.torchName().startsWith("float") || dtype == DType.BFLOAT16;
   }
 

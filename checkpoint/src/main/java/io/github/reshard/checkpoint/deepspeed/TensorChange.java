@@ -21,6 +21,7 @@ import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.state.TensorParallelLayout;
 import io.github.reshard.checkpoint.state.ZeroLayout;
+import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -118,10 +119,17 @@ public final class TensorChange {
     int stages = parts.size() / savedRanks;
     List<ModelPart> changed = new ArrayList<>();
     List<ParameterSet> joined = new ArrayList<>();
+    List<ParameterSet> frozen = new ArrayList<>();
     for (int stage = 0; stage < stages; stage++) {
       List<ModelPart> ofStage = parts.subList(stage * savedRanks, (stage + 1) * savedRanks);
       List<ParameterSet> sets = ofStage.stream().map(state::trained).toList();
       joined.add(joined(stage, sets, recuts(degree, sets), request.ranks()));
+      List<ParameterSet> untrained = FrozenSets.ofRanks(state, ofStage);
+      OptionalInt index = OptionalInt.empty();
+      if (!untrained.isEmpty()) {
+        index = OptionalInt.of(stages + frozen.size());
+        frozen.add(joined(stage, untrained, recuts(degree, untrained), request.ranks()));
+      }
       for (int to = 0; to < request.ranks(); to++) {
         int from = to < savedRanks ? to : 0;
         ModelPart template = ofStage.get(from);
@@ -132,10 +140,11 @@ public final class TensorChange {
                 template.optimizers(),
                 template.reading(),
                 List.of(stage),
-                OptionalInt.empty(),
+                index,
                 Optional.of(new TensorParts(ofStage, sets, degree, from, to))));
       }
     }
+    joined.addAll(frozen);
     return state.with(ModelParallelism.of(stages, request.ranks()), changed, joined);
   }
 
@@ -275,9 +284,11 @@ public final class TensorChange {
         return;
       }
       Extent begin = extents.get(0);
-      width = set.statesOf(parameter).get(States.MASTER).bytes();
+      Map<String, DType> states = set.statesOf(parameter);
+      String compared = states.containsKey(States.MASTER) ? States.MASTER : States.FROZEN;
+      width = states.get(compared).bytes();
       Address partition =
-          set.partitions().get(new Partition(begin.rank(), begin.bucket(), States.MASTER));
+          set.partitions().get(new Partition(begin.rank(), begin.bucket(), compared));
       long elements = Math.min(begin.elements(), COMPARED_ELEMENTS);
       ByteBuffer content =
           state
@@ -322,9 +333,8 @@ public final class TensorChange {
     TensorParallelLayout layout =
         new TensorParallelLayout(full, locals, sets.stream().map(ParameterSet::layout).toList());
     Map<Partition, Address> partitions = new HashMap<>();
-    int ranks = state.dataParallelRanks();
     for (int rank = 0; rank < sets.size(); rank++) {
-      int before = rank * ranks;
+      int before = rank * sets.get(0).layout().worldSize();
       sets.get(rank)
           .partitions()
           .forEach(

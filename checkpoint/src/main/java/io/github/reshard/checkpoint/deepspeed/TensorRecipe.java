@@ -7,7 +7,9 @@ import io.github.reshard.checkpoint.parallel.InfoRewrite;
 import io.github.reshard.checkpoint.parallel.Recut;
 import io.github.reshard.checkpoint.parallel.TensorDegree;
 import io.github.reshard.checkpoint.parallel.TensorRules;
+import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.pickle.PyTuple;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.ZeroLayout;
 import io.github.reshard.checkpoint.torch.PickledValue;
@@ -24,6 +26,7 @@ import java.util.OptionalInt;
  *
  * @param of that recipe
  * @param model index into {@link io.github.reshard.checkpoint.plan.ReshardPlan#models()}
+ * @param frozen the same of the frozen parameters, or {@link #NONE_FROZEN}
  * @param from the source rank whose file the template is
  * @param to the rank that it is for
  * @param ranks how many there are
@@ -36,6 +39,7 @@ import java.util.OptionalInt;
 public record TensorRecipe(
     TorchRecipe of,
     int model,
+    int frozen,
     int from,
     int to,
     int ranks,
@@ -46,17 +50,26 @@ public record TensorRecipe(
     boolean strips)
     implements TorchRecipe {
 
+  /** The {@code frozen} of a file without frozen parameters. */
+  public static final int NONE_FROZEN = -1;
+
   /** The file of a rank that {@code parts} describes, where no pipeline has stages. */
-  public static TensorRecipe of(TorchRecipe recipe, int model, TensorParts parts) {
-    return of(recipe, model, parts, 1);
+  public static TensorRecipe of(TorchRecipe recipe, int model, int frozen, TensorParts parts) {
+    return of(recipe, model, frozen, parts, 1);
   }
 
-  /** The file of a rank that {@code parts} describes. */
-  public static TensorRecipe of(TorchRecipe recipe, int model, TensorParts parts, int stages) {
+  /** The file of a rank of one of several stages that {@code parts} describes. */
+  public static TensorRecipe ofStage(TorchRecipe recipe, int model, TensorParts parts, int stages) {
+    return of(recipe, model, NONE_FROZEN, parts, stages);
+  }
+
+  private static TensorRecipe of(
+      TorchRecipe recipe, int model, int frozen, TensorParts parts, int stages) {
     TensorDegree degree = parts.degree();
     return new TensorRecipe(
         recipe,
         model,
+        frozen,
         parts.from(),
         parts.to(),
         degree.ranks(),
@@ -88,10 +101,38 @@ public record TensorRecipe(
           .filter(PickledValue::isDict)
           .ifPresent(shared -> shared.entries().list().clear());
     }
+    List<PartitionedModel> partitioned = new ArrayList<>(List.of(models.get(model)));
+    if (frozen != NONE_FROZEN) {
+      partitioned.add(models.get(frozen));
+    }
     root.findPresent(TensorChange.INFO)
         .filter(PickledValue::isDict)
-        .ifPresent(info -> InfoRewrite.rewrite(info, recuts(template, info, models.get(model))));
+        .ifPresent(info -> InfoRewrite.rewrite(info, recuts(template, info, partitioned)));
+    if (mpRanks == ranks) {
+      setShapes(root, partitioned);
+    }
     return rewritten;
+  }
+
+  /** A stage of a pipeline lists its own, see {@code StageModelRecipe}. */
+  private void setShapes(PickledValue root, List<PartitionedModel> partitioned) {
+    Map<String, List<Long>> shapes = new HashMap<>();
+    for (PartitionedModel of : partitioned) {
+      for (int p = 0; p < of.parameters().size(); p++) {
+        shapes.put(of.parameters().get(p).name(), of.target().localTensor(to, p).shape());
+      }
+    }
+    List<PickledValue> lists = new ArrayList<>();
+    root.findPresent(ModelStates.PARAM_SHAPES).ifPresent(groups -> lists.addAll(groups.items()));
+    root.findPresent(ModelStates.FROZEN_SHAPES).ifPresent(lists::add);
+    for (PickledValue list : lists) {
+      for (PickledValue.Entry entry : list.children()) {
+        List<Long> shape = shapes.get(entry.key());
+        if (shape != null && entry.value().node() instanceof PyInstance size) {
+          size.setArgs(PyTuple.of(new PyTuple(shape.stream().map(PyInt::of).toList())));
+        }
+      }
+    }
   }
 
   /**
@@ -120,7 +161,7 @@ public record TensorRecipe(
   }
 
   private Map<String, Recut> recuts(
-      TorchFile template, PickledValue info, PartitionedModel partitioned) {
+      TorchFile template, PickledValue info, List<PartitionedModel> partitioned) {
     TensorDegree degree =
         new TensorDegree(
             template.path(),
@@ -129,8 +170,14 @@ public record TensorRecipe(
             ranks,
             vocabularyMultiple == 0 ? OptionalInt.empty() : OptionalInt.of(vocabularyMultiple),
             strips);
-    ZeroLayout source = partitioned.source();
     Map<String, Recut> recuts = new HashMap<>();
+    for (PartitionedModel of : partitioned) {
+      add(degree, of.source(), recuts);
+    }
+    return recuts;
+  }
+
+  private void add(TensorDegree degree, ZeroLayout source, Map<String, Recut> recuts) {
     for (int p = 0; p < source.parameters().size(); p++) {
       String name = source.parameters().get(p).name();
       int first = 0;
@@ -143,6 +190,5 @@ public record TensorRecipe(
       }
       recuts.put(name, degree.recut(name, shapes));
     }
-    return recuts;
   }
 }

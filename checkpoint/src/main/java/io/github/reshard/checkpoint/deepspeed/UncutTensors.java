@@ -11,11 +11,32 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.TreeMap;
 import java.util.function.Function;
 
 /** Tensors beside the trained weights, such as buffers, of which only some ranks' go on. */
 public final class UncutTensors {
   private UncutTensors() {}
+
+  /**
+   * Checks that tensor-parallel ranks have the same buffers in their model files.
+   *
+   * @throws RefusedException if not
+   */
+  public static void requireBuffersAlike(TrainingState state, TensorParts of) throws IOException {
+    requireAlike(
+        state,
+        of.sources().stream().map(part -> part.model().orElseThrow()).toList(),
+        UncutTensors::buffers,
+        TensorChange.AS_SAVED);
+  }
+
+  private static Map<String, TensorNode> buffers(ReadFile file) {
+    ModelStates model = new ModelStates(file.root());
+    Map<String, TensorNode> buffers = new TreeMap<>(model.module());
+    buffers.keySet().retainAll(model.bufferNames());
+    return buffers;
+  }
 
   /**
    * Checks that tensor-parallel ranks have the same of them, bit for bit.

@@ -2,6 +2,7 @@ package io.github.reshard.checkpoint.format;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -69,6 +70,17 @@ public record OptimizerValues(
         ModelPart part,
         Target target,
         Function<String, RefusedException> refusal)
+        throws IOException;
+
+    /**
+     * Checks that model-parallel ranks say the same of all that they do not partition, where only
+     * what one of them says goes on.
+     *
+     * @param ranks as they were read
+     * @param sets the trained parameters of each
+     * @throws RefusedException if they do not
+     */
+    void requireAlike(PlanDraft draft, List<ModelPart> ranks, List<ParameterSet> sets)
         throws IOException;
   }
 

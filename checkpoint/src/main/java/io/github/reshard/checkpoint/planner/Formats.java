@@ -6,7 +6,6 @@ import io.github.reshard.checkpoint.dcp.DcpWriter;
 import io.github.reshard.checkpoint.dcp.DistributedCheckpoint;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.KnownKind;
-import io.github.reshard.checkpoint.deepspeed.TensorParts;
 import io.github.reshard.checkpoint.deepspeed.UserHints;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.CheckpointReader;
@@ -144,16 +143,7 @@ public final class Formats {
   /** It is read as ZeRO-2's where it is ZeRO-3's. */
   private static CheckpointWriter openStateWriter(OpenStateSource state, int stage) {
     boolean sharded = stage == ZeroStage.AS_SAVED && state.stage() == 3;
-    CheckpointWriter writer = zeroWriter(state.files(), sharded ? 3 : stage);
-    return (read, target) -> {
-      if (sharded && read.parts().get(0).origin().orElse(null) instanceof TensorParts) {
-        throw new RefusedException(
-            read.checkpoint(),
-            "of an open state of ZeRO-3, files of other tensor-parallel ranks are not made at once."
-                + " Leave --targetTensorParallelSize out, and change what comes out.");
-      }
-      return writer.plan(read, target);
-    };
+    return zeroWriter(state.files(), sharded ? 3 : stage);
   }
 
   private static Optional<Found> shards(Place place) throws IOException {

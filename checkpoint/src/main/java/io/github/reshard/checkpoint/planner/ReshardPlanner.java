@@ -87,12 +87,6 @@ public final class ReshardPlanner {
   private static void requirePossible(
       CheckpointFiles files, int targetStage, TargetDegrees degrees) {
     String where = files.directory() + "/" + files.tag();
-    if (degrees.tensor().isPresent() && targetStage != ZeroStage.AS_SAVED) {
-      throw new RefusedException(
-          where,
-          "the tensor-parallel size and the ZeRO stage cannot change at once yet. Change one"
-              + " after the other.");
-    }
     if (degrees.tensor().isPresent() && degrees.experts().isPresent()) {
       throw new RefusedException(
           where,

@@ -18,7 +18,6 @@ import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.state.WholeTensors;
-import io.github.reshard.checkpoint.state.ZeroLayout;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.StorageSize;
 import io.github.reshard.checkpoint.torch.TorchFile;
@@ -28,11 +27,9 @@ import io.github.reshard.checkpoint.zero12.FlatModelRewrite;
 import io.github.reshard.checkpoint.zero12.MuonMomentum;
 import io.github.reshard.checkpoint.zero12.ParamGroups;
 import io.github.reshard.checkpoint.zero12.SavedFlat;
-import io.github.reshard.checkpoint.zero12.SharedStates;
 import io.github.reshard.checkpoint.zero3.SavedSharded;
 import io.github.reshard.checkpoint.zero3.ShardedLayout;
 import io.github.reshard.checkpoint.zero3.ShardedModelRewrite;
-import io.github.reshard.checkpoint.zero3.ShardedReplicas;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -221,15 +218,10 @@ final class UniversalDraft {
   /** There is one {@code optimizer_state.pt} for all model-parallel ranks. */
   private void requireAlike() throws IOException {
     List<ModelPart> parts = draft.state().parts();
-    ZeroLayout layout = draft.state().trained(parts.get(0)).layout();
-    if (layout instanceof ShardedLayout sharded) {
-      ShardedReplicas.requireAlike(draft, parts, sharded);
-    } else {
-      SharedStates.requireAlike(
-          draft,
-          FlatLayout.of(layout),
-          parts.stream().map(part -> part.optimizers().get(0)).toList());
-    }
+    parts
+        .get(0)
+        .reading()
+        .requireAlike(draft, parts, parts.stream().map(draft.state()::trained).toList());
   }
 
   /**

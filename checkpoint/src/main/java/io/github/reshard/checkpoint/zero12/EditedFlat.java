@@ -12,6 +12,7 @@ import io.github.reshard.checkpoint.parallel.ExpertTarget;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
 import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.state.ParamId;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -99,6 +100,15 @@ public final class EditedFlat {
     for (FlatLayout.Run run : layout.flatPadding(group)) {
       draft.carry(
           SliceCopy.padding(begin.plus(run.start() * width), run.elements() * width, 0, width));
+    }
+  }
+
+  /** The zeros of a weight in the rows behind the end of a vocabulary. */
+  static void addRowsBehind(PlanDraft draft, LocalTensor local, DType dtype, Address begin) {
+    int width = dtype.bytes();
+    for (LocalTensor.Run rows : local.padding()) {
+      draft.carry(
+          SliceCopy.padding(begin.plus(rows.start() * width), rows.elements() * width, 0, width));
     }
   }
 

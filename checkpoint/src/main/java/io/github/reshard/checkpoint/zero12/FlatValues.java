@@ -4,13 +4,16 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.StateTensors;
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.OptimizerValues;
+import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PyObject;
+import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -72,5 +75,14 @@ record FlatValues() implements OptimizerValues.Reading {
           "it was saved with elastic_checkpoint, which neither ZeRO-3 nor BF16_Optimizer has");
     }
     MuonMomentum.requireNoneToConvert(states);
+  }
+
+  @Override
+  public void requireAlike(PlanDraft draft, List<ModelPart> ranks, List<ParameterSet> sets)
+      throws IOException {
+    SharedStates.requireAlike(
+        draft,
+        FlatLayout.of(sets.get(0).layout()),
+        ranks.stream().map(rank -> rank.optimizers().get(0)).toList());
   }
 }

@@ -52,7 +52,9 @@ public final class FlatWriter implements CheckpointWriter {
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
     PlanDraft draft = new PlanDraft(state, target);
     boolean recut = state.parts().get(0).origin().orElse(null) instanceof TensorParts;
-    if (pipeline.isPresent() || (recut && Conversions.hasLayers(state))) {
+    ModelPart first = Conversions.sources(state.parts().get(0)).get(0);
+    boolean ownStage = first.origin().orElse(null) instanceof SavedFlat saved && saved.is(stage);
+    if (pipeline.isPresent() || (recut && ownStage && Conversions.hasLayers(state))) {
       new RestagedFlat(draft, pipeline).add();
       state.carried().stream()
           .filter(file -> !recut || !LayerFiles.isOne(file))
@@ -60,14 +62,14 @@ public final class FlatWriter implements CheckpointWriter {
       return draft.plan();
     }
     NewFlatCheckpoint anew = new NewFlatCheckpoint(draft, target, stage);
-    if (recut) {
-      new RecutFlat(draft).add();
+    if (recut && first.origin().orElse(null) instanceof SavedFlat) {
+      new RecutFlat(draft, ownStage ? ZeroStage.AS_SAVED : stage).add();
       draft.carryFiles();
       return draft.plan();
     }
     for (ModelPart part : state.parts()) {
       if (part.origin().orElse(null) instanceof SavedFlat saved) {
-        int to = saved.stage() == stage ? ZeroStage.AS_SAVED : stage;
+        int to = saved.is(stage) ? ZeroStage.AS_SAVED : stage;
         if (to != ZeroStage.AS_SAVED) {
           FlatConversion.requireConvertible(draft, part, saved, to);
         }

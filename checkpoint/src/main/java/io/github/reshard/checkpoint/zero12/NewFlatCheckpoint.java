@@ -16,6 +16,7 @@ import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
 import io.github.reshard.checkpoint.state.Address;
+import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -37,6 +38,7 @@ final class NewFlatCheckpoint {
   private final Target target;
   private final int stage;
   private final Map<Integer, Integer> models = new HashMap<>();
+  private final Map<Integer, Integer> frozenModels = new HashMap<>();
   private boolean derives;
 
   NewFlatCheckpoint(PlanDraft draft, Target target, int stage) {
@@ -52,9 +54,7 @@ final class NewFlatCheckpoint {
     ParameterSet set = draft.state().trained(part);
     OptimizerValues values = part.reading().read(part.optimizers().get(0).file(), set.states());
     requireConvertible(model, values, set);
-    if (part.origin().isPresent()) {
-      part.reading().requireShared(draft.state(), part, target, this::refused);
-    }
+    Conversions.requireShared(draft, part, target, this::refused);
     int share = set.shareOf(part.mpRank());
     int trained =
         models.computeIfAbsent(
@@ -68,15 +68,21 @@ final class NewFlatCheckpoint {
                             .toList())));
     int frozen = NewFlatModelRecipe.NONE_FROZEN;
     if (part.frozen().isPresent()) {
-      ParameterSet pieces = draft.state().parameters().get(part.frozen().getAsInt());
-      frozen = draft.addModel(pieces, new WholeTensors(pieces.parameters()));
+      frozen =
+          frozenModels.computeIfAbsent(
+              part.frozen().getAsInt(),
+              index -> addFrozen(draft, draft.state().parameters().get(index)));
     }
     addModelFile(part, modelFile, model, trained, share, frozen);
     for (int rank = 0; rank < draft.worldSize(); rank++) {
       ReadFile template = part.optimizers().get(part.templateOf(rank));
       TorchRecipe recipe =
-          new NewFlatOptimizerRecipe(
-              template.source(), rank, trained, share, stage, part.reading());
+          Conversions.form(
+              new NewFlatOptimizerRecipe(
+                  template.source(), rank, trained, share, stage, part.reading()),
+              trained,
+              frozen,
+              part);
       String name = draft.state().sources().get(template.source()).stat().name();
       draft.addRankFile(
           draft.inTag(CheckpointFiles.nameOf(name, rank, part.mpRank())),
@@ -86,6 +92,14 @@ final class NewFlatCheckpoint {
           share * draft.worldSize() + rank,
           trained);
     }
+  }
+
+  /** Registers frozen parameters, which ZeRO-1 and 2 have whole on each model-parallel rank. */
+  static int addFrozen(PlanDraft draft, ParameterSet set) {
+    return draft.addModel(
+        set,
+        set.target(
+            set.shares().stream().map(share -> new WholeTensors(set.local(share))).toList()));
   }
 
   /** Whether weights were made of the masters, because no file has them. */
@@ -143,7 +157,12 @@ final class NewFlatCheckpoint {
 
   private void addModelFile(
       ModelPart part, ReadFile template, ModelStates model, int trained, int share, int frozen) {
-    TorchRecipe recipe = new NewFlatModelRecipe(template.source(), trained, share, frozen, stage);
+    TorchRecipe recipe =
+        Conversions.form(
+            new NewFlatModelRecipe(template.source(), trained, share, frozen, stage),
+            trained,
+            frozen,
+            part);
     TorchTarget.Pickled content = draft.pickled(recipe, template);
     PlanDraft.Written written =
         draft.addFile(
@@ -158,7 +177,8 @@ final class NewFlatCheckpoint {
       Rewritten.Storage storage = content.storages().get(e);
       Address begin = written.storages().get(e);
       if (storage.content() instanceof Rewritten.Content.PartitionOf piece) {
-        draft.place(frozen, new Partition(0, piece.group(), piece.state()), begin);
+        int own = draft.state().parameters().get(part.frozen().getAsInt()).shareOf(part.mpRank());
+        draft.place(frozen, new Partition(own, piece.group(), piece.state()), begin);
       } else if (storage.content() instanceof Rewritten.Content.FlatWeights weights) {
         int group = weights.group();
         flat.put(group, begin);
@@ -188,6 +208,8 @@ final class NewFlatCheckpoint {
       }
       Address begin = flat.get(parameter.group()).plus(layout.flatStart(p) * dtype.bytes());
       placeWeight(trained, p, dtype, begin);
+      LocalTensor local = partitioned.target().localTensor(share, p);
+      EditedFlat.addRowsBehind(draft, local, dtype, begin);
     }
   }
 

@@ -26,7 +26,9 @@ record NewFlatModelRecipe(int template, int model, int share, int frozen, int st
     return NewFlatFiles.model(
         template,
         FlatLayout.of(models.get(model).target().ofHolder(share)),
-        frozen == NONE_FROZEN ? List.of() : models.get(frozen).parameters(),
+        frozen == NONE_FROZEN
+            ? List.of()
+            : models.get(frozen).target().ofHolder(share).parameters(),
         stage);
   }
 

@@ -2,8 +2,6 @@ package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
-import io.github.reshard.checkpoint.deepspeed.ModelStates;
-import io.github.reshard.checkpoint.deepspeed.TensorChange;
 import io.github.reshard.checkpoint.deepspeed.TensorParts;
 import io.github.reshard.checkpoint.deepspeed.TensorRecipe;
 import io.github.reshard.checkpoint.deepspeed.UncutTensors;
@@ -14,20 +12,16 @@ import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
-import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.state.Address;
 import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
-import io.github.reshard.checkpoint.torch.TensorNode;
+import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
-import java.util.TreeMap;
-import java.util.TreeSet;
 
 /**
  * Files of ZeRO-1 and 2 of other tensor-parallel ranks, made of the source's own. What is not cut
@@ -40,15 +34,21 @@ final class RecutFlat {
   private final ParameterSet set;
   private final ParamGroups saved;
   private final int ranks;
+  private final int stage;
   private int model;
+  private int frozen = TensorRecipe.NONE_FROZEN;
 
-  RecutFlat(PlanDraft draft) {
+  /**
+   * @param stage of the target, or {@link ZeroStage#AS_SAVED}
+   */
+  RecutFlat(PlanDraft draft, int stage) {
     this.draft = draft;
     this.parts = draft.state().parts();
     this.origin = origin(parts.get(0));
     this.set = draft.state().trained(parts.get(0));
     this.saved = flat(origin.sources().get(0)).sets().groups();
     this.ranks = draft.worldSize();
+    this.stage = stage;
   }
 
   private static TensorParts origin(ModelPart part) {
@@ -62,11 +62,17 @@ final class RecutFlat {
   /** Adds the files of all tensor-parallel ranks. */
   void add() throws IOException {
     requireOneKind();
+    ParamGroups groups = TargetSets.atStage(origin.sources().get(0), stage);
     List<FlatLayout> layouts = new ArrayList<>();
     for (ParameterSet.Share share : set.shares()) {
-      layouts.add(saved.withParameters(set.local(share)).layout(ranks, ParamGroups.DENSE, 0));
+      layouts.add(groups.withParameters(set.local(share)).layout(ranks, ParamGroups.DENSE, 0));
     }
     model = draft.addModel(set, set.target(layouts));
+    if (parts.get(0).frozen().isPresent()) {
+      frozen =
+          NewFlatCheckpoint.addFrozen(
+              draft, draft.state().parameters().get(parts.get(0).frozen().getAsInt()));
+    }
     List<Map<Integer, Address>> weights = new ArrayList<>();
     for (ModelPart part : parts) {
       weights.add(addModelFile(part));
@@ -78,18 +84,17 @@ final class RecutFlat {
     EditedFlat.addPadding(draft, Map.of(model, set));
     SharedStates.requireAlike(
         draft, model, origin.sources().stream().map(of -> of.optimizers().get(0)).toList());
-    UncutTensors.requireAlike(
-        draft.state(),
-        origin.sources().stream().map(of -> of.model().orElseThrow()).toList(),
-        RecutFlat::buffers,
-        TensorChange.AS_SAVED);
-    if (saved.roundRobin() && !AlignedShards.haveRightMappings(saved, ranks)) {
+    UncutTensors.requireBuffersAlike(draft.state(), origin);
+    if (groups.roundRobin() && !AlignedShards.haveRightMappings(groups, ranks)) {
       draft.note(FlatWriter.ROUND_ROBIN_NOTE);
     }
   }
 
   private void requireOneKind() {
     for (ModelPart source : origin.sources()) {
+      if (stage != ZeroStage.AS_SAVED) {
+        FlatConversion.requireConvertible(draft, source, flat(source), stage);
+      }
       ParamGroups groups = flat(source).sets().groups();
       if (groups.roundRobin() != saved.roundRobin()
           || !groups.paddings().equals(saved.paddings())) {
@@ -113,9 +118,12 @@ final class RecutFlat {
   private Map<Integer, Address> addModelFile(ModelPart part) {
     TensorParts of = origin(part);
     ReadFile template = part.model().orElseThrow();
-    requireNoFrozen(template);
     TorchRecipe recipe =
-        TensorRecipe.of(new RecutFlatModelRecipe(template.source(), refs(of)), model, of);
+        TensorRecipe.of(
+            new RecutFlatModelRecipe(template.source(), refs(of), frozen, stage),
+            model,
+            frozen,
+            of);
     TorchTarget.Pickled content = draft.pickled(recipe, template);
     PlanDraft.Written written =
         draft.addFile(
@@ -137,37 +145,11 @@ final class RecutFlat {
         EditedFlat.addFlatPadding(draft, layout, group, width, begin);
       } else if (storage.content() instanceof Rewritten.Content.Weight weight) {
         begins.put(weight.parameter(), begin);
+      } else if (storage.content() instanceof Rewritten.Content.PartitionOf piece) {
+        draft.place(frozen, new Partition(of.to(), piece.group(), piece.state()), begin);
       }
     }
     return begins;
-  }
-
-  private void requireNoFrozen(ReadFile file) {
-    ModelStates model = new ModelStates(file.root());
-    Set<String> others = new TreeSet<>(model.module().keySet());
-    others.removeAll(model.bufferNames());
-    set.parameters().forEach(parameter -> others.remove(parameter.name()));
-    Map<String, TensorNode> module = model.module();
-    Set<String> trained = new TreeSet<>();
-    set.parameters().forEach(p -> trained.add(place(module.get(p.name()))));
-    others.removeIf(name -> trained.contains(place(module.get(name))));
-    if (!others.isEmpty()) {
-      throw new RefusedException(
-          file.file().path(),
-          "%s are not trained, and how frozen weights are cut among other tensor-parallel ranks is not supported yet. Leave --targetTensorParallelSize out."
-              .formatted(others));
-    }
-  }
-
-  private static String place(TensorNode tensor) {
-    return tensor == null ? "" : tensor.storageKey() + "@" + tensor.storageOffset();
-  }
-
-  private static Map<String, TensorNode> buffers(ReadFile file) {
-    ModelStates model = new ModelStates(file.root());
-    Map<String, TensorNode> buffers = new TreeMap<>(model.module());
-    buffers.keySet().retainAll(model.bufferNames());
-    return buffers;
   }
 
   private void addOptimizerFile(ModelPart part, int rank) {
@@ -175,9 +157,7 @@ final class RecutFlat {
     ReadFile template = part.optimizers().get(part.templateOf(rank));
     TorchRecipe recipe =
         TensorRecipe.of(
-            new FlatOptimizerRecipe(template.source(), rank, refs(of), ZeroStage.AS_SAVED),
-            model,
-            of);
+            new FlatOptimizerRecipe(template.source(), rank, refs(of), stage), model, frozen, of);
     String name = draft.state().sources().get(template.source()).stat().name();
     draft.addRankFile(
         draft.inTag(CheckpointFiles.nameOf(name, rank, part.mpRank())),
@@ -199,12 +179,7 @@ final class RecutFlat {
         Address begin = begins.get(rank).get(p);
         targets.add(begin);
         LocalTensor local = set.shares().get(rank).tensors().get(p);
-        int width = weight.dtype().bytes();
-        for (LocalTensor.Run padding : local.padding()) {
-          draft.carry(
-              SliceCopy.padding(
-                  begin.plus(padding.start() * width), padding.elements() * width, 0, width));
-        }
+        EditedFlat.addRowsBehind(draft, local, weight.dtype(), begin);
       }
       draft.placeWeight(model, p, new ModuleWeight(weight.dtype(), weight.sources(), targets));
     }

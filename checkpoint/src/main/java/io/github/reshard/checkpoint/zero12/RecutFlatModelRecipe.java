@@ -1,5 +1,7 @@
 package io.github.reshard.checkpoint.zero12;
 
+import io.github.reshard.checkpoint.deepspeed.TensorRecipe;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.state.PartitionedModel;
@@ -11,8 +13,12 @@ import java.util.List;
  *
  * @param template the source's file of some tensor-parallel rank
  * @param groups for each param group of {@code param_shapes}, the partitioned group
+ * @param frozen index into {@link io.github.reshard.checkpoint.plan.ReshardPlan#models()} of the
+ *     frozen parameters, or {@link TensorRecipe#NONE_FROZEN}
+ * @param stage the ZeRO stage that it is for, 1 or 2, or {@link ZeroStage#AS_SAVED}
  */
-record RecutFlatModelRecipe(int template, List<GroupRef> groups) implements TorchRecipe {
+record RecutFlatModelRecipe(int template, List<GroupRef> groups, int frozen, int stage)
+    implements TorchRecipe {
   RecutFlatModelRecipe {
     groups = List.copyOf(groups);
   }
@@ -26,6 +32,10 @@ record RecutFlatModelRecipe(int template, List<GroupRef> groups) implements Torc
                 ref ->
                     new FlatModelRewrite.Group(ref.source(models), ref.target(models), ref.group()))
             .toList(),
-        targetWorldSize);
+        frozen == TensorRecipe.NONE_FROZEN
+            ? List.of()
+            : models.get(frozen).target().ofHolder(groups.get(0).to()).parameters(),
+        targetWorldSize,
+        stage);
   }
 }

@@ -10,9 +10,7 @@ import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
-import io.github.reshard.checkpoint.plan.SliceCopy;
 import io.github.reshard.checkpoint.state.Address;
-import io.github.reshard.checkpoint.state.LocalTensor;
 import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.state.PartitionedModel.ModuleWeight;
 import io.github.reshard.checkpoint.torch.PickledValue;
@@ -167,10 +165,10 @@ final class RecutLayers {
             parameter,
             p -> new ArrayList<>(Collections.nCopies(model.target().holders(), (Address) null)))
         .set(holder, begin);
-    int width = model.weights().get(parameter).dtype().bytes();
-    for (LocalTensor.Run rows : model.target().localTensor(holder, parameter).padding()) {
-      draft.carry(
-          SliceCopy.padding(begin.plus(rows.start() * width), rows.elements() * width, 0, width));
-    }
+    EditedFlat.addRowsBehind(
+        draft,
+        model.target().localTensor(holder, parameter),
+        model.weights().get(parameter).dtype(),
+        begin);
   }
 }

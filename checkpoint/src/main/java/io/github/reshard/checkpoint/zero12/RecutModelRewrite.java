@@ -2,6 +2,8 @@ package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
+import io.github.reshard.checkpoint.deepspeed.ModuleParameters;
+import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.Rewritten;
 import io.github.reshard.checkpoint.format.StorageList;
 import io.github.reshard.checkpoint.pickle.PyEntries;
@@ -12,12 +14,14 @@ import io.github.reshard.checkpoint.pickle.PyPersistentId;
 import io.github.reshard.checkpoint.pickle.PyStr;
 import io.github.reshard.checkpoint.pickle.PyTuple;
 import io.github.reshard.checkpoint.state.Parameter;
+import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.torch.PathTo;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
 import io.github.reshard.checkpoint.torch.StorageNode;
 import io.github.reshard.checkpoint.torch.TensorNode;
 import io.github.reshard.checkpoint.torch.TorchFile;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
@@ -60,9 +64,15 @@ final class RecutModelRewrite {
    * What the file says.
    *
    * @param groups the param groups of the file, in the layouts of the two ranks
+   * @param frozen the frozen parameters with their shapes in the target
+   * @param stage of the target, or {@link ZeroStage#AS_SAVED}
    */
   static Rewritten rewrite(
-      TorchFile template, List<FlatModelRewrite.Group> groups, int targetWorldSize) {
+      TorchFile template,
+      List<FlatModelRewrite.Group> groups,
+      List<Parameter> frozen,
+      int targetWorldSize,
+      int stage) {
     RecutModelRewrite rewrite = new RecutModelRewrite(template);
     rewrite.states.root().entries().replace(ModelStates.DP_WORLD_SIZE, PyInt.of(targetWorldSize));
     Map<String, TensorNode> module = rewrite.states.module();
@@ -70,7 +80,11 @@ final class RecutModelRewrite {
       rewrite.place(module, g, groups.get(g));
       rewrite.shapes(g, groups.get(g));
     }
+    rewrite.placeFrozen(frozen);
     rewrite.moveAll();
+    if (stage != ZeroStage.AS_SAVED) {
+      FlatStage.set(rewrite.states, stage);
+    }
     return StorageList.of(template, rewrite.root, rewrite.moved);
   }
 
@@ -94,6 +108,34 @@ final class RecutModelRewrite {
       Rewritten.Content content =
           flat ? new Rewritten.Content.FlatWeights(g) : new Rewritten.Content.Weight(p);
       moved.put(key, new Rewritten.Storage(key, elements * weight.dtype().bytes(), content));
+      if (weight.numel() == 0) {
+        move(weight, place);
+        continue;
+      }
+      storages.add(weight.storageKey());
+      places.put(weight.storageKey() + "@" + weight.storageOffset(), place);
+    }
+  }
+
+  private void placeFrozen(List<Parameter> frozen) {
+    if (frozen.isEmpty()) {
+      return;
+    }
+    Map<String, TensorNode> weights = ModuleParameters.of(states).frozen();
+    for (int p = 0; p < frozen.size(); p++) {
+      Parameter own = frozen.get(p);
+      TensorNode weight = weights.get(own.name());
+      List<Long> shape = Arrays.stream(weight.shape()).boxed().toList();
+      String key = "frozen " + p;
+      Place place =
+          new Place(
+              new Parameter(own.name(), shape, own.group()), key, own.elements(), 0, own.shape());
+      moved.put(
+          key,
+          new Rewritten.Storage(
+              key,
+              own.elements() * weight.dtype().bytes(),
+              new Rewritten.Content.PartitionOf(p, States.FROZEN)));
       if (weight.numel() == 0) {
         move(weight, place);
         continue;

@@ -284,7 +284,7 @@ final class RestagedFlat {
 
   private TorchRecipe form(TorchRecipe recipe, ModelPart template, int model, int stages) {
     return template.origin().orElse(null) instanceof TensorParts of
-        ? TensorRecipe.of(recipe, model, of, stages)
+        ? TensorRecipe.ofStage(recipe, model, of, stages)
         : recipe;
   }
 }

@@ -35,7 +35,7 @@ record TargetSets(
    */
   static TargetSets add(
       PlanDraft draft, ModelPart part, SavedFlat saved, int stage, Optional<ExpertTarget> experts) {
-    ParamGroups groups = atStage(part, saved, stage);
+    ParamGroups groups = atStage(part, stage);
     Optional<ExpertDegree> degree = degree(draft, groups, saved, experts);
     ParamGroups turned = degree.map(ExpertDegree::groups).orElse(groups);
     Map<Integer, List<Integer>> indices = new HashMap<>();
@@ -74,7 +74,9 @@ record TargetSets(
         new FlatSets(turned, indices), models, degree.map(d -> regrouping(d, experts)));
   }
 
-  private static ParamGroups atStage(ModelPart part, SavedFlat saved, int stage) {
+  /** The groups of a part that was read, as they lie at a stage. */
+  static ParamGroups atStage(ModelPart part, int stage) {
+    SavedFlat saved = (SavedFlat) part.origin().orElseThrow();
     ParamGroups groups = saved.sets().groups();
     if (stage == ZeroStage.AS_SAVED) {
       return groups;

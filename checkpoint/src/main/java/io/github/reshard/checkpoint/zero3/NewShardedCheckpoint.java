@@ -4,28 +4,20 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.Conversions;
 import io.github.reshard.checkpoint.deepspeed.DsConfig;
+import io.github.reshard.checkpoint.deepspeed.FrozenSets;
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.ModuleParameters;
 import io.github.reshard.checkpoint.deepspeed.OptimizerFile;
-import io.github.reshard.checkpoint.format.Addresses;
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TorchRecipe;
 import io.github.reshard.checkpoint.format.TorchTarget;
-import io.github.reshard.checkpoint.plan.SourceFile;
 import io.github.reshard.checkpoint.state.ParamId;
-import io.github.reshard.checkpoint.state.Parameter;
 import io.github.reshard.checkpoint.state.ParameterSet;
-import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
-import io.github.reshard.checkpoint.state.States;
-import io.github.reshard.checkpoint.state.WholeTensors;
 import io.github.reshard.checkpoint.torch.PickledValue;
-import io.github.reshard.checkpoint.torch.TensorNode;
 import java.io.IOException;
-import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -37,6 +29,7 @@ final class NewShardedCheckpoint {
   private final PlanDraft draft;
   private final Target target;
   private final Map<Integer, Integer> models = new HashMap<>();
+  private final Map<Integer, Integer> frozenModels = new HashMap<>();
 
   NewShardedCheckpoint(PlanDraft draft, Target target) {
     this.draft = draft;
@@ -48,16 +41,14 @@ final class NewShardedCheckpoint {
     ReadFile modelFile = part.model().orElseThrow();
     ModelStates model = new ModelStates(modelFile.root());
     requireConvertible(part, model);
-    if (part.origin().isPresent()) {
-      part.reading().requireShared(draft.state(), part, target, this::refused);
-    }
+    Conversions.requireShared(draft, part, target, this::refused);
     ParameterSet set = draft.state().trained(part);
     int share = set.shareOf(part.mpRank());
     long subGroupSize = DsConfig.of(model.root()).subGroupSize();
     int trained =
         models.computeIfAbsent(part.trained().get(0), index -> addModel(set, subGroupSize));
     ShardedLayout layout = ShardedLayout.of(draft.models().get(trained).target().ofHolder(share));
-    int frozen = addFrozen(part, modelFile, model);
+    int frozen = frozenOf(part);
     ModuleParameters named = ModuleParameters.of(model);
     List<String> dsIds =
         ParameterIds.labels(
@@ -67,7 +58,11 @@ final class NewShardedCheckpoint {
     TorchTarget.Pickled ofOthers = null;
     for (int rank = 0; rank < draft.worldSize(); rank++) {
       TorchRecipe recipe =
-          new NewShardedModelRecipe(modelFile.source(), rank, trained, share, frozen);
+          Conversions.form(
+              new NewShardedModelRecipe(modelFile.source(), rank, trained, share, frozen),
+              trained,
+              frozen,
+              part);
       TorchTarget.Pickled content = rank > 1 ? ofOthers : draft.pickled(recipe, modelFile);
       ofOthers = content;
       draft.addRankFile(
@@ -76,11 +71,16 @@ final class NewShardedCheckpoint {
           recipe,
           content,
           modelFile,
-          rank,
+          (part.frozen().isPresent() ? share : 0) * draft.worldSize() + rank,
           frozen);
       ReadFile optimizer = part.optimizers().get(part.templateOf(rank));
       TorchRecipe ofOptimizer =
-          new NewShardedOptimizerRecipe(optimizer.source(), trained, share, dsIds, part.reading());
+          Conversions.form(
+              new NewShardedOptimizerRecipe(
+                  optimizer.source(), trained, share, dsIds, part.reading()),
+              trained,
+              frozen,
+              part);
       String name = draft.state().sources().get(optimizer.source()).stat().name();
       draft.addRankFile(
           draft.inTag(CheckpointFiles.nameOf(name, rank, part.mpRank())),
@@ -161,35 +161,25 @@ final class NewShardedCheckpoint {
             });
   }
 
-  /** The frozen parameters, which are whole in the model file. */
-  private int addFrozen(ModelPart part, ReadFile file, ModelStates model) {
-    List<Parameter> parameters = new ArrayList<>();
-    for (Map.Entry<String, TensorNode> weight : ModuleParameters.of(model).frozen().entrySet()) {
-      parameters.add(
-          new Parameter(
-              weight.getKey(),
-              Arrays.stream(weight.getValue().shape()).boxed().toList(),
-              parameters.size()));
+  /** The frozen parameters, which are whole in the model file or were joined. */
+  private int frozenOf(ModelPart part) {
+    if (part.frozen().isPresent()) {
+      return frozenModels.computeIfAbsent(
+          part.frozen().getAsInt(),
+          index -> addFrozen(draft, draft.state().parameters().get(index)));
     }
-    if (parameters.isEmpty()) {
-      return ShardedModelRecipe.NONE_FROZEN;
-    }
-    ParameterSet set =
-        ParameterSet.begin(part.mpRank(), ParamId.NO_EXPERT, new WholeTensors(parameters));
-    SourceFile source = draft.state().sources().get(file.source());
-    int p = 0;
-    for (Map.Entry<String, TensorNode> weight : ModuleParameters.of(model).frozen().entrySet()) {
-      String where = file.file().path() + ", module." + weight.getKey();
-      if (!weight.getValue().isContiguous()) {
-        throw new RefusedException(where, "the frozen weight is not contiguous.");
-      }
-      set.states().add(Map.of(States.FROZEN, weight.getValue().dtype()));
-      set.weights().add(null);
-      set.partitions()
-          .put(
-              new Partition(0, p++, States.FROZEN),
-              Addresses.of(source, file.source(), file.file(), where, weight.getValue()));
-    }
-    return draft.addModel(set.read(), new ShardedLayout(draft.worldSize(), parameters, 0));
+    return FrozenSets.ofModule(draft.state(), part)
+        .map(set -> addFrozen(draft, set))
+        .orElse(ShardedModelRecipe.NONE_FROZEN);
+  }
+
+  /** Registers frozen parameters, of which data-parallel ranks have pieces. */
+  static int addFrozen(PlanDraft draft, ParameterSet set) {
+    return draft.addModel(
+        set,
+        set.target(
+            set.shares().stream()
+                .map(share -> new ShardedLayout(draft.worldSize(), set.local(share), 0))
+                .toList()));
   }
 }

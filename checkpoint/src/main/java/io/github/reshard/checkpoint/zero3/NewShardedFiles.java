@@ -152,7 +152,12 @@ final class NewShardedFiles {
               elements * tensor.dtype().bytes(),
               new Rewritten.Content.PartitionOf(p, States.FROZEN)));
       PyStr label = new PyStr(name);
-      shapes.dictItems().add(label, TensorNode.size(weight.shape()));
+      shapes
+          .dictItems()
+          .add(
+              label,
+              TensorNode.size(
+                  frozen.parameters().get(p).shape().stream().mapToLong(s -> s).toArray()));
       fragments.dictItems().add(label, fragment);
     }
     if (!lists && !excluded) {

@@ -23,7 +23,7 @@ record NewShardedModelRecipe(int template, int rank, int model, int share, int f
     return NewShardedFiles.model(
         template,
         ShardedLayout.of(models.get(model).target().ofHolder(share)),
-        ShardedModelRecipe.frozen(models, frozen, 1),
+        ShardedModelRecipe.frozen(models, frozen, share, 1),
         rank == 0);
   }
 

@@ -4,6 +4,7 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.TensorParts;
 import io.github.reshard.checkpoint.deepspeed.TensorRecipe;
+import io.github.reshard.checkpoint.deepspeed.UncutTensors;
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.ReadFile;
@@ -27,6 +28,7 @@ final class RecutSharded {
   private final ParameterSet set;
   private final int ranks;
   private int model;
+  private int frozen = TensorRecipe.NONE_FROZEN;
 
   RecutSharded(PlanDraft draft) {
     this.draft = draft;
@@ -53,10 +55,16 @@ final class RecutSharded {
     }
     requireOneKind(layouts, subGroupSize);
     model = draft.addModel(set, set.target(layouts));
+    if (parts.get(0).frozen().isPresent()) {
+      frozen =
+          NewShardedCheckpoint.addFrozen(
+              draft, draft.state().parameters().get(parts.get(0).frozen().getAsInt()));
+    }
     for (ModelPart part : parts) {
       add(part, layouts.get(origin(part).to()));
     }
     ShardedReplicas.requireAlike(draft, origin.sources(), layouts.get(0));
+    UncutTensors.requireBuffersAlike(draft.state(), origin);
   }
 
   /**
@@ -67,11 +75,6 @@ final class RecutSharded {
   private void requireOneKind(List<ShardedLayout> layouts, long subGroupSize) throws IOException {
     ShardedLayout first = saved(origin.sources().get(0)).layout();
     for (ModelPart source : origin.sources()) {
-      if (source.frozen().isPresent()) {
-        throw refused(
-            "it has frozen parameters, and how these are cut among other tensor-parallel ranks is"
-                + " not supported yet");
-      }
       if (saved(source).subGroupSize() != subGroupSize
           || !saved(source).layout().hasBoundariesOf(first)) {
         throw refused("its tensor-parallel ranks have sub-groups of different parameters");
@@ -110,10 +113,18 @@ final class RecutSharded {
       ReadFile file = saved.models().get(from);
       TorchRecipe recipe =
           TensorRecipe.of(
-              new RecutShardedModelRecipe(file.source(), model, of.from(), of.to(), from == rank),
+              new RecutShardedModelRecipe(
+                  file.source(), model, frozen, of.from(), of.to(), from == rank),
               model,
+              frozen,
               of);
-      draft.addFile(path(part, file, rank), recipe, draft.pickled(recipe, file), file);
+      draft.addRankFile(
+          path(part, file, rank),
+          recipe,
+          draft.pickled(recipe, file),
+          file,
+          of.to() * ranks + rank,
+          frozen);
       addOptimizerFile(part, rank, dsIds);
     }
   }
@@ -130,6 +141,7 @@ final class RecutSharded {
         TensorRecipe.of(
             new RecutShardedOptimizerRecipe(file.source(), model, of.from(), of.to(), dsIds),
             model,
+            frozen,
             of);
     TorchTarget.Pickled content = draft.pickled(recipe, file);
     PlanDraft.Written written = draft.addFile(path(part, file, rank), recipe, content, file);

@@ -30,14 +30,14 @@ public record ShardedModelRecipe(
         template,
         ShardedLayout.of(partitioned.source()),
         ShardedLayout.of(partitioned.target()),
-        frozen(models, frozen, targetWorldSize),
+        frozen(models, frozen, 0, targetWorldSize),
         sharesParameters);
   }
 
-  /** The target's layout of the frozen parameters, of which there may be none. */
-  public static ShardedLayout frozen(List<PartitionedModel> models, int frozen, int worldSize) {
+  /** The layout of the frozen parameters of a target's share, of which there may be none. */
+  static ShardedLayout frozen(List<PartitionedModel> models, int frozen, int share, int worldSize) {
     return frozen == NONE_FROZEN
         ? new ShardedLayout(worldSize, List.of(), 0)
-        : ShardedLayout.of(models.get(frozen).target());
+        : ShardedLayout.of(models.get(frozen).target().ofHolder(share));
   }
 }

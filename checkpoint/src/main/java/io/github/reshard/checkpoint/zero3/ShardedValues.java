@@ -4,12 +4,14 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.StateTensors;
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.OptimizerValues;
+import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PyInstance;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.pickle.PyTuple;
+import io.github.reshard.checkpoint.state.ParameterSet;
 import io.github.reshard.checkpoint.state.States;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
@@ -73,6 +75,12 @@ record ShardedValues() implements OptimizerValues.Reading {
       Function<String, RefusedException> refusal)
       throws IOException {
     SubGroupStates.requireAgree(state, part, target.worldSize());
+  }
+
+  @Override
+  public void requireAlike(PlanDraft draft, List<ModelPart> ranks, List<ParameterSet> sets)
+      throws IOException {
+    ShardedReplicas.requireAlike(draft, ranks, ShardedLayout.of(sets.get(0).layout()));
   }
 
   /** The tensor without the attributes that ZeRO-3 gives it. */

@@ -18,7 +18,8 @@ public final class ShardedWriter implements CheckpointWriter {
   @Override
   public ReshardPlan plan(TrainingState state, Target target) throws IOException {
     PlanDraft draft = new PlanDraft(state, target);
-    if (state.parts().get(0).origin().orElse(null) instanceof TensorParts) {
+    if (state.parts().get(0).origin().orElse(null) instanceof TensorParts of
+        && of.sources().get(0).origin().orElse(null) instanceof SavedSharded) {
       new RecutSharded(draft).add();
       draft.carryFiles();
       return draft.plan();

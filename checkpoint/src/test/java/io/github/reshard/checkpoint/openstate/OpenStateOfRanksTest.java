@@ -1,9 +1,7 @@
 package io.github.reshard.checkpoint.openstate;
 
 import static org.assertj.core.api.Assertions.assertThat;
-import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.planner.TargetDegrees;
 import io.github.reshard.checkpoint.planner.TensorHints;
@@ -14,7 +12,6 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Optional;
 import java.util.OptionalInt;
-import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -71,6 +68,8 @@ class OpenStateOfRanksTest {
     "llama-z1/tp2dp1, llama-z1/tp3dp1, 3, 1, 4",
     "llama-tied-z2/tp2dp1, llama-tied-z2/tp4dp1, 4, 1, 4",
     "qkv-z2/tp2dp1, qkv-z2/tp5dp1, 5, 1, 0",
+    "columns-z3/tp3dp1, columns-z3/tp2dp2, 2, 2, 0",
+    "llama-z3/tp2dp1, llama-z3/tp3dp1, 3, 1, 4",
   })
   void tensorParallelRanksAreMadeOfIt(
       String saved, String expected, int tensor, int ranks, int heads) throws IOException {
@@ -81,17 +80,5 @@ class OpenStateOfRanksTest {
     return new TargetDegrees(
         Optional.of(
             new TensorHints(tensor, Optional.empty(), OptionalInt.of(heads), OptionalInt.empty())));
-  }
-
-  @Test
-  void ofZero3TheyAreMadeOfWhatOneRankGives() throws IOException {
-    assertThatThrownBy(() -> back("columns-z3/tp3dp1", 2, degrees(2, 0)))
-        .isInstanceOf(RefusedException.class)
-        .hasMessageContaining("Leave --targetTensorParallelSize out, and change what comes out");
-    WithoutBeam.fromOpenState(temp.resolve("open"), temp.resolve("one"), 1, ZeroStage.AS_SAVED);
-
-    WithoutBeam.reshard(temp.resolve("one"), temp.resolve("two"), 2, degrees(2, 0));
-
-    assertSameState(temp.resolve("two"), TENSOR.resolve("columns-z3/tp2dp2"));
   }
 }

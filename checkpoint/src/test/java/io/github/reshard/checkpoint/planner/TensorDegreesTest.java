@@ -79,6 +79,10 @@ class TensorDegreesTest {
     "qkv-z2, 5, 1, 2, 1, 0",
     "cut-z1, 2, 1, 4, 1, -1",
     "cut-z1, 4, 1, 2, 1, -1",
+    "frozen-z1, 2, 2, 3, 1, 0",
+    "frozen-z2, 3, 1, 2, 2, 0",
+    "frozen-z3, 2, 2, 3, 1, 0",
+    "frozen-z3, 3, 1, 2, 2, 0",
   })
   void theFilesAreThoseThatDeepSpeedSavesThere(
       String name, int tensor, int data, int otherTensor, int otherData, int heads) {
@@ -87,7 +91,9 @@ class TensorDegreesTest {
     Path output = turned(saved(name, tensor, data), "turned", otherTensor, otherData, heads);
 
     assertThat(
-            CheckpointComparison.withSource(expected, saved(name, tensor, data))
+            (name.startsWith("frozen")
+                    ? CheckpointComparison.withSizesOf(saved(name, tensor, data), expected)
+                    : CheckpointComparison.withSource(expected, saved(name, tensor, data)))
                 .firstDifference(output))
         .isEmpty();
   }
@@ -110,6 +116,9 @@ class TensorDegreesTest {
     "llama-z3, 3, 1, 2, 4",
     "qkv-z3, 2, 2, 3, 0",
     "cut-z3, 2, 1, 2, -1",
+    "frozen-z1, 3, 1, 3, 0",
+    "frozen-z2, 2, 2, 3, 0",
+    "frozen-z3, 3, 1, 3, 0",
   })
   void oneRankHasWhatDeepSpeedSavesThere(String name, int tensor, int data, int ranks, int heads) {
     Reassembly expected = Reassembly.of(saved(name, 1, ranks), TAG);
@@ -144,6 +153,9 @@ class TensorDegreesTest {
     "llama-z3, 3, 1, 4",
     "qkv-z3, 2, 2, 0",
     "cut-z3, 2, 1, -1",
+    "frozen-z1, 2, 2, 0",
+    "frozen-z2, 3, 1, 0",
+    "frozen-z3, 2, 2, 0",
   })
   void thereAndBackIsTheSource(String name, int tensor, int data, int heads) {
     Path source = saved(name, tensor, data);
@@ -167,6 +179,8 @@ class TensorDegreesTest {
     "llama-z3, llama-z1, 3, 1",
     "cut-z1, cut-z3, 2, 1",
     "cut-z3, cut-z1, 2, 1",
+    "frozen-z1, frozen-z3, 2, 2",
+    "frozen-z3, frozen-z2, 3, 1",
   })
   void anotherStageHasWhatDeepSpeedSavesThere(String name, String other, int tensor, int data) {
     Path expected = saved(other, tensor, data);
@@ -176,6 +190,62 @@ class TensorDegreesTest {
 
     assertThat(CheckpointComparison.with(expected).firstDifference(temp.resolve("there")))
         .isEmpty();
+  }
+
+  /** Both change at once. */
+  @ParameterizedTest
+  @CsvSource({
+    "columns-z1, 2, 2, columns-z2, 4, 1, 0",
+    "columns-z2, 3, 1, columns-z1, 2, 2, 0",
+    "columns-z1, 4, 1, columns-z3, 2, 2, 0",
+    "columns-z2, 2, 2, columns-z3, 3, 1, 0",
+    "columns-z3, 2, 2, columns-z1, 4, 1, 0",
+    "columns-z3, 4, 1, columns-z2, 2, 2, 0",
+    "llama-z1, 4, 1, llama-z3, 3, 1, 4",
+    "llama-z3, 2, 1, llama-z1, 3, 1, 4",
+    "cut-z1, 4, 1, cut-z3, 2, 1, -1",
+    "cut-z3, 2, 1, cut-z1, 4, 1, -1",
+    "frozen-z1, 2, 2, frozen-z2, 3, 1, 0",
+    "frozen-z2, 3, 1, frozen-z1, 2, 2, 0",
+    "frozen-z2, 2, 2, frozen-z3, 3, 1, 0",
+    "frozen-z3, 2, 2, frozen-z1, 3, 1, 0",
+    "frozen-z3, 3, 1, frozen-z2, 2, 2, 0",
+  })
+  void anotherStageAndOtherRanksAtOnce(
+      String name, int tensor, int data, String other, int otherTensor, int otherData, int heads) {
+    Path expected = saved(other, otherTensor, otherData);
+    int stage = other.charAt(other.length() - 1) - '0';
+
+    WithoutBeam.reshard(
+        saved(name, tensor, data),
+        temp.resolve("there"),
+        otherData,
+        stage,
+        degrees(otherTensor, heads));
+
+    assertThat(
+            CheckpointComparison.withSizesOf(saved(name, tensor, data), expected)
+                .firstDifference(temp.resolve("there")))
+        .isEmpty();
+  }
+
+  /** Only one rank's buffers go on. */
+  @ParameterizedTest
+  @CsvSource({"frozen-z3, 3", "frozen-z3, 1", "frozen-z1, 1", "frozen-z1, 3"})
+  void buffersThatDifferAreRefused(String name, int stage) throws IOException {
+    Path copy = copyOf(name, 2, 2);
+    Path file =
+        copy.resolve(TAG)
+            .resolve((name.endsWith("3") ? "zero_pp_rank_0_" : "") + "mp_rank_01_model_states.pt");
+    EditedTorchFile model = new EditedTorchFile(file);
+    PickledValue buffer = model.root().get("module").get("seen");
+    model.storage(buffer.tensor().storageKey()).put(0, (byte) 77);
+    model.write();
+
+    assertThatThrownBy(
+            () -> WithoutBeam.reshard(copy, temp.resolve("turned"), 1, stage, degrees(1, 0)))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("seen is not what");
   }
 
   private Path copyOf(String name, int tensor, int data) throws IOException {
