@@ -116,11 +116,22 @@ final class FollowedTargets {
     return new ReshardedOutput(directory(look, ranks), options);
   }
 
-  /** Whether the reshard that {@code target} is of was published. */
-  boolean isPublished(SavedTag saved, Target target) throws IOException {
-    return new ReshardedOutput(target.directory(), options)
-        .run(outputTag(saved))
-        .equals(Optional.of(run(FollowedReshards.number(target.key()))));
+  /**
+   * How the reshard that {@code target} is of ended, if it was published by a worker that died
+   * before it could say so.
+   */
+  Optional<ReshardEnd> published(SavedTag saved, Target target) throws IOException {
+    ReshardedOutput output = new ReshardedOutput(target.directory(), options);
+    String tag = outputTag(saved);
+    String run = run(FollowedReshards.number(target.key()));
+    if (!output.run(tag).equals(Optional.of(run))) {
+      return Optional.empty();
+    }
+    return Optional.of(
+        output.isMade(tag)
+            ? ReshardEnd.of(ReshardEnd.Kind.PUBLISHED, "")
+            : ReshardEnd.of(
+                ReshardEnd.Kind.FAILED, target.directory() + ": " + ReshardedOutput.DAMAGED));
   }
 
   private Source source(Look look, SourceStore from) throws IOException {
@@ -153,7 +164,7 @@ final class FollowedTargets {
     List<Target> targets = new ArrayList<>();
     List<Keyed<PlanItem>> items = new ArrayList<>();
     try {
-      Source source = source(look, from);
+      Source source = source(look, from).readOnce();
       for (int ranks : TargetSizes.of(options)) {
         if (isMade(look, ranks)) {
           continue;

@@ -282,11 +282,12 @@ final class Follower {
   /** How a reshard ended; a worker may have died between the last thing it did and saying so. */
   private Optional<ReshardEnd> end(InHand hand, Target target, long now) throws IOException {
     Optional<ReshardEnd> end = reshards.end(target.key());
-    if (end.isEmpty()
-        && now - renewedMillis < busyMillis
-        && targets.isPublished(hand.of().saved(), target)) {
-      reshards.end(target.key(), ReshardEnd.of(ReshardEnd.Kind.PUBLISHED, ""));
-      return reshards.end(target.key());
+    if (end.isPresent() || now - renewedMillis >= busyMillis) {
+      return end;
+    }
+    end = targets.published(hand.of().saved(), target);
+    if (end.isPresent()) {
+      reshards.end(target.key(), end.get());
     }
     return end;
   }

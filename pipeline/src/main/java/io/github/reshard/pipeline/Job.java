@@ -75,17 +75,12 @@ record Job(Source source, ReshardPlan plan, String form, String latest, Optional
           options.getTemplate(), "--template is for one --targetWorldSize at a time.");
     }
     Source source = Source.ofInput(options);
+    Source once = source.readOnce();
     List<Job> jobs = new ArrayList<>();
     for (int ranks : TargetSizes.of(asked)) {
-      jobs.add(
-          of(
-              source,
-              ranks,
-              stage(options),
-              options.getOutput() == null
-                  ? Optional.empty()
-                  : Optional.of(TargetSizes.output(asked, ranks)),
-              options.getPartBytes()));
+      Optional<String> output =
+          Optional.ofNullable(options.getOutput()).map(to -> TargetSizes.output(asked, ranks));
+      jobs.add(of(once, options, OptionalInt.of(ranks), output).of(source));
     }
     return jobs;
   }
@@ -95,33 +90,49 @@ record Job(Source source, ReshardPlan plan, String form, String latest, Optional
     return options.getTargetStage() == null ? ZeroStage.AS_SAVED : options.getTargetStage();
   }
 
+  /** The same job of what was found without what planning it kept in memory. */
+  private Job of(Source found) {
+    return new Job(found, plan, form, latest, output);
+  }
+
   /** The job that {@code options} ask for, of {@code source}. */
   static Job of(Source source, ReshardOptions options) throws IOException {
+    boolean ranksAreSaid =
+        options.getTargetWorldSize() != null || options.as(CommandOptions.class).getGpus() != null;
+    return of(
+        source,
+        options,
+        ranksAreSaid ? OptionalInt.of(ranks(source, options)) : OptionalInt.empty(),
+        Optional.ofNullable(options.getOutput()));
+  }
+
+  /**
+   * What {@code options} ask for besides.
+   *
+   * @param ranks data-parallel ranks that will load, if they are said
+   */
+  private static Job of(
+      Source source, ReshardOptions options, OptionalInt ranks, Optional<String> output)
+      throws IOException {
     Formats.requireMeant(
         options.getInput(),
         Optional.ofNullable(options.getOutputFormat()),
         options.getDialect() != null || options.getFilesPerCheckpoint() != null,
-        options.getTargetWorldSize() != null || options.getTargetStage() != null);
+        ranks.isPresent() || options.getTargetStage() != null);
     if (options.getOutputFormat() != null) {
-      return inOtherFormat(source, options);
+      return inOtherFormat(source, options, ranks, output);
     }
     return of(
-        source,
-        ranks(source, options),
-        stage(options),
-        degrees(options),
-        Optional.ofNullable(options.getOutput()),
-        options.getPartBytes());
+        source, ranks.getAsInt(), stage(options), degrees(options), output, options.getPartBytes());
   }
 
   /** The job of a format that was asked for by its name. */
-  private static Job inOtherFormat(Source source, ReshardOptions options) throws IOException {
-    Optional<String> output = Optional.ofNullable(options.getOutput());
+  private static Job inOtherFormat(
+      Source source, ReshardOptions options, OptionalInt ranks, Optional<String> output)
+      throws IOException {
     if (output.isPresent()) {
       requireApart(source, output.get());
     }
-    boolean ranksAreSaid =
-        options.getTargetWorldSize() != null || options.as(CommandOptions.class).getGpus() != null;
     Integer files = options.getFilesPerCheckpoint();
     Output made =
         Formats.plan(
@@ -129,7 +140,7 @@ record Job(Source source, ReshardPlan plan, String form, String latest, Optional
             source.dataParallelRanks(),
             new Request(
                 options.getOutputFormat(),
-                ranksAreSaid ? OptionalInt.of(ranks(source, options)) : OptionalInt.empty(),
+                ranks,
                 stage(options),
                 Optional.ofNullable(options.getDialect()),
                 files == null ? OptionalInt.empty() : OptionalInt.of(files),

@@ -255,8 +255,12 @@ public final class ReshardPipeline {
     List<String> notes = new ArrayList<>(plan.notes());
     boolean publishedBefore = counter(result, Counters.of(reshard, Counters.PUBLISHED_BEFORE)) > 0;
     if (publishedBefore) {
+      ReshardedOutput output = new ReshardedOutput(job.output().orElseThrow(), options);
+      if (!output.isMade(plan.tag())) {
+        throw new OutputException(job.output().orElseThrow(), ReshardedOutput.DAMAGED);
+      }
       // What the worker that died had counted is lost.
-      disagreed = new ReshardedOutput(job.output().orElseThrow(), options).disagreed(plan.tag());
+      disagreed = output.disagreed(plan.tag());
       placed.target().abandon();
       notes.add(
           "a worker died between publishing and the end of the job, which was started again and"

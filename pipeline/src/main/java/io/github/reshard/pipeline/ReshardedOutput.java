@@ -42,6 +42,11 @@ final class ReshardedOutput {
     CHANGING
   }
 
+  /** What is said of what this job published and {@link #isMade} does not find. */
+  static final String DAMAGED =
+      "what this job published there is not as it was written: a file is missing, has another size"
+          + " or is newer. Something else writes there; remove it and run again.";
+
   private static final ObjectMapper JSON = new ObjectMapper();
 
   private final String output;

@@ -96,6 +96,11 @@ record Source(String location, Found found, UserHints hints) {
             options.getSanitize()));
   }
 
+  /** The same, whose metadata is read once for several plans. */
+  Source readOnce() {
+    return new Source(location, found.readOnce(), hints);
+  }
+
   /** Reads its files. */
   SourceStore store() {
     return found.store();

@@ -14,8 +14,11 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.FileTime;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** What a job that follows takes from its output and leaves there. */
 class FollowerOutputTest extends SteppedFollower {
@@ -51,12 +54,68 @@ class FollowerOutputTest extends SteppedFollower {
     steps();
     Files.write(output.resolve("step1").resolve(Scratch.MODEL), new byte[10]);
     restart();
-    List<String> said = new ArrayList<>();
-    for (int i = 0; i < 20 && !state.over(); i++) {
-      said.addAll(steps());
-    }
+    List<String> said = tenSteps();
     assertThat(said.get(said.size() - 1)).startsWith("FAILED").contains("already holds this tag");
     assertThat(state.over()).isTrue();
+  }
+
+  /** What a worker published that died before it could say so. */
+  private void publishedByAWorkerThatDied() throws IOException {
+    saving.save("step1");
+    steps();
+    Reshard begun = inHand().get(0);
+    publish();
+    Path manifest = output.resolve("step1/reshard-manifest.json");
+    FileTime written = Files.getLastModifiedTime(manifest);
+    Files.writeString(
+        manifest,
+        Files.readString(manifest)
+            .replaceFirst("\"run\" : \"[^\"]*\"", "\"run\" : \"" + begun.config().run() + "\""));
+    Files.setLastModifiedTime(manifest, written);
+    for (String name : directory.names()) {
+      if (name.startsWith("ended-")) {
+        directory.delete(name);
+      }
+    }
+  }
+
+  @Test
+  void whatAWorkerPublishedThatDiedBeforeItSaidSoIsPublished() throws IOException {
+    publishedByAWorkerThatDied();
+    assertThat(tenSteps()).contains("PUBLISHED step1");
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"gone", "cut off", "written again"})
+  void whatIsDamagedSinceIsNotTakenForPublished(String damage) throws IOException {
+    publishedByAWorkerThatDied();
+    Path file = output.resolve("step1").resolve(Scratch.MODEL);
+    byte[] bytes = Files.readAllBytes(file);
+    switch (damage) {
+      case "gone" -> Files.delete(file);
+      case "cut off" -> {
+        FileTime written = Files.getLastModifiedTime(file);
+        Files.write(file, Arrays.copyOf(bytes, bytes.length - 1));
+        Files.setLastModifiedTime(file, written);
+      }
+      default -> {
+        Files.write(file, bytes);
+        Files.setLastModifiedTime(file, FileTime.fromMillis(System.currentTimeMillis() + 60_000));
+      }
+    }
+    assertThat(tenSteps())
+        .singleElement()
+        .asString()
+        .startsWith("FAILED step1")
+        .contains("is not as it was written");
+  }
+
+  private List<String> tenSteps() throws IOException {
+    List<String> said = new ArrayList<>();
+    for (int i = 0; i < 10 && !state.over(); i++) {
+      said.addAll(steps());
+    }
+    return said;
   }
 
   @Test

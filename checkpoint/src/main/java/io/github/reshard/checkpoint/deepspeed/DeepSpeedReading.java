@@ -13,6 +13,7 @@ public final class DeepSpeedReading extends SourceReading {
   private final CheckpointFiles files;
   private final int targetWorldSize;
   private final OptionalInt targetExperts;
+  private boolean askedForTarget;
   private final ArchiveNames archives = new ArchiveNames();
   private final OneStep steps = new OneStep(this);
 
@@ -43,9 +44,18 @@ public final class DeepSpeedReading extends SourceReading {
     return files;
   }
 
-  /** Data-parallel ranks that the checkpoint is read for. */
+  /**
+   * Data-parallel ranks that the checkpoint is read for. What is read by whoever asks is for that
+   * size alone.
+   */
   public int targetWorldSize() {
+    askedForTarget = true;
     return targetWorldSize;
+  }
+
+  @Override
+  public boolean isForAnySize() {
+    return !askedForTarget;
   }
 
   /** The expert-parallel size that the checkpoint is read for, if not as saved. */

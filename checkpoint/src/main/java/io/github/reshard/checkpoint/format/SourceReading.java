@@ -201,6 +201,11 @@ public class SourceReading {
     return Addresses.of(sources.get(source), source, file, at, storage);
   }
 
+  /** Whether what was read is the same for all numbers of ranks that it may be read for. */
+  public boolean isForAnySize() {
+    return false;
+  }
+
   /** The state that was read. */
   public final TrainingState state() {
     return new TrainingState(
@@ -214,6 +219,7 @@ public class SourceReading {
         parameters,
         carried,
         evidence,
-        notes);
+        notes,
+        isForAnySize());
   }
 }

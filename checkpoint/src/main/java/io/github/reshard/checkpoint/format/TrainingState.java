@@ -30,6 +30,7 @@ import java.util.stream.Stream;
  * @param carried files that go along as they are
  * @param evidence what was proven by metadata
  * @param notes what the user should know
+ * @param forAnySize whether it is the same for all numbers of ranks that it may be read for
  */
 public record TrainingState(
     SourceStore store,
@@ -42,7 +43,8 @@ public record TrainingState(
     List<ParameterSet> parameters,
     List<CarriedFile> carried,
     List<Evidence> evidence,
-    List<String> notes) {
+    List<String> notes,
+    boolean forAnySize) {
   public TrainingState {
     sources = List.copyOf(sources);
     parts = List.copyOf(parts);
@@ -66,7 +68,8 @@ public record TrainingState(
         otherParameters,
         carried,
         evidence,
-        notes);
+        notes,
+        forAnySize);
   }
 
   /**
@@ -87,7 +90,8 @@ public record TrainingState(
         parameters,
         carried,
         evidence.stream().filter(one -> !one.isOfIdentity()).toList(),
-        Stream.concat(notes.stream(), further.stream()).toList());
+        Stream.concat(notes.stream(), further.stream()).toList(),
+        forAnySize);
   }
 
   /** The one set of trained parameters of {@code part}. */

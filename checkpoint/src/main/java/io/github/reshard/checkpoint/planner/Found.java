@@ -54,6 +54,14 @@ public record Found(
   public record Bare(String pattern, int ranks) {}
 
   /**
+   * The same for several plans: metadata is read once for all numbers of ranks that it is the same
+   * for, and kept in memory as long as this is.
+   */
+  public Found readOnce() {
+    return new Found(store, files, folder, new ReadOnce(reader), writer, oddity, bare, foreign);
+  }
+
+  /**
    * Plans its reshard; nothing is written.
    *
    * @param stage the ZeRO stage, or {@link

@@ -50,7 +50,7 @@ record FlatUserShards(
             config.dsConfig().map(DsConfig::alignsParameters),
             config.dsConfig().map(DsConfig::roundRobin),
             model == null ? List.of() : List.copyOf(model.weights().keySet()),
-            reading.targetWorldSize(),
+            reading::targetWorldSize,
             reading::note);
     FlatSets sets = FlatReader.addSets(reading, 0, groups, ranks);
     FlatReader.readShards(reading, shards, sets, ranks);

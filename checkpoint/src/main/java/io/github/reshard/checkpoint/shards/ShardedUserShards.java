@@ -136,7 +136,7 @@ record ShardedUserShards(
     if (given.isEmpty()) {
       return subGroups.inferred(
           ranks,
-          reading.targetWorldSize(),
+          reading::targetWorldSize,
           reading::note,
           "the shards do not tell the DeepSpeed configuration",
           "Say it with --dsConfig=FILE.");

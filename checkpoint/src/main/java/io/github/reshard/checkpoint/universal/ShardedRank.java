@@ -67,7 +67,7 @@ final class ShardedRank {
       numbers.add(group.get(PARAMS).items().stream().map(PickledValue::asInt).toList());
     }
     SubGroups subGroups = SubGroups.of(model, numbers, inner.get(UniversalState.PARAM_GROUPS));
-    long size = subGroups.size(model, ranks, 1, note -> {});
+    long size = subGroups.size(model, ranks, () -> 1, note -> {});
     ShardedLayout source = new ShardedLayout(ranks, subGroups.parameters(), size);
     ShardedLayout alone = new ShardedLayout(1, subGroups.parameters(), size);
     ComposedGraph graph = new ComposedGraph(store, shared, tensors, shares);

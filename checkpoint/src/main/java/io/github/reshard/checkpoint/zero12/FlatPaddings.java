@@ -12,6 +12,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.function.Consumer;
+import java.util.function.IntSupplier;
 import java.util.function.ToLongBiFunction;
 
 /** Which of DeepSpeed's ways to pad flat groups the shards of ZeRO-1 and 2 show. */
@@ -34,7 +35,7 @@ public final class FlatPaddings {
    *     be told for the target's size
    */
   static ParamGroups of(
-      ModelStates model, ParamGroups groups, List<Shard> shards, int targetWorldSize) {
+      ModelStates model, ParamGroups groups, List<Shard> shards, IntSupplier targetWorldSize) {
     if (groups.expertParallelSizes().stream().anyMatch(n -> shards.size() % Math.max(1, n) != 0)) {
       return groups; // That is refused where the groups are laid out.
     }
@@ -68,7 +69,7 @@ public final class FlatPaddings {
       Optional<Boolean> aligned,
       Optional<Boolean> roundRobin,
       List<String> module,
-      int targetWorldSize,
+      IntSupplier targetWorldSize,
       Consumer<String> notes) {
     ParamGroups padded =
         ParameterAlignments.read(groups, shards, aligned, g -> Optional.empty(), targetWorldSize);
@@ -87,7 +88,7 @@ public final class FlatPaddings {
       }
       if (listed.isEmpty()
           && roundRobin.isEmpty()
-          && !AlignedShards.isOrderTheSame(padded, shards.size(), targetWorldSize)) {
+          && !AlignedShards.isOrderTheSame(padded, shards.size(), targetWorldSize.getAsInt())) {
         notes.accept(
             "the order of parameters was taken on trust: a run with round_robin_gradients may leave"
                 + " shards that look just the same. --dsConfig=FILE, the DeepSpeed configuration,"
@@ -107,14 +108,14 @@ public final class FlatPaddings {
    * round_robin_gradients}: with gaps between the parameters the mappings are right either way.
    */
   private static ParamGroups inOrder(
-      ModelStates model, ParamGroups groups, List<Shard> shards, int targetWorldSize) {
+      ModelStates model, ParamGroups groups, List<Shard> shards, IntSupplier targetWorldSize) {
     if (!AlignedShards.haveGaps(groups, shards.size())) {
       return groups;
     }
     Optional<Boolean> roundRobin =
         AlignedShards.isRoundRobin(groups, shards, List.copyOf(model.module().keySet()));
     if (roundRobin.isEmpty()
-        && !AlignedShards.isOrderTheSame(groups, shards.size(), targetWorldSize)) {
+        && !AlignedShards.isOrderTheSame(groups, shards.size(), targetWorldSize.getAsInt())) {
       throw shards
           .get(0)
           .states()
@@ -122,7 +123,7 @@ public final class FlatPaddings {
           .get(ParameterAlignments.KEY)
           .refused(
               "parameter_alignment is on, and without a configuration it cannot be told whether round_robin_gradients is as well, which at %d ranks would be another order of parameters. Save the checkpoint from a run whose config is given as a dict, or keep the number of ranks."
-                  .formatted(targetWorldSize));
+                  .formatted(targetWorldSize.getAsInt()));
     }
     return roundRobin.orElse(false) ? AlignedShards.underRoundRobin(groups, shards.size()) : groups;
   }

@@ -144,10 +144,10 @@ public final class FlatReader implements CheckpointReader {
         .ifPresent(config -> config.requireSupported(states.stage()));
     ParamGroups recorded =
         model.hasShapes()
-            ? ParamGroups.of(model, shards, ranks, reading.targetWorldSize())
+            ? ParamGroups.of(model, shards, ranks, reading::targetWorldSize)
             : ExpertGroups.of(
                 reading, ExpertFiles.of(reading, experts, mpRank, model), modelFile, shards);
-    ParamGroups groups = FlatPaddings.of(model, recorded, shards, reading.targetWorldSize());
+    ParamGroups groups = FlatPaddings.of(model, recorded, shards, reading::targetWorldSize);
     FlatSets sets = addSets(reading, mpRank, groups, ranks);
     readShards(reading, shards, sets, ranks);
     MuonMomentum.add(

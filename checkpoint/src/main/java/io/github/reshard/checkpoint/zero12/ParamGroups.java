@@ -8,6 +8,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
+import java.util.function.IntSupplier;
 import java.util.stream.IntStream;
 
 /**
@@ -92,7 +93,7 @@ public record ParamGroups(
    * @throws RefusedException if the order at {@code target} ranks depends on what neither the
    *     configuration nor the mappings tell
    */
-  static ParamGroups of(ModelStates model, List<Shard> shards, int worldSize, int target) {
+  static ParamGroups of(ModelStates model, List<Shard> shards, int worldSize, IntSupplier target) {
     OptimizerStates optimizer = shards.get(0).states();
     List<List<Parameter>> flat = model.flatGroups();
     boolean roundRobin =
@@ -120,13 +121,13 @@ public record ParamGroups(
    * or not; more do not.
    */
   private static void requireKnownOrder(
-      ModelStates model, List<Group> groups, int worldSize, int target) {
+      ModelStates model, List<Group> groups, int worldSize, IntSupplier target) {
     if (groups.stream().noneMatch(group -> reorders(group, worldSize))
-        && groups.stream().anyMatch(group -> reorders(group, target))) {
+        && groups.stream().anyMatch(group -> reorders(group, target.getAsInt()))) {
       throw new RefusedException(
           model.root().file(),
           "ds_config is not stored, only the path of its file, and on %s the parameters lie the same with round_robin_gradients and without, but not on %d. Save the checkpoint once from a run whose config is given as a dict."
-              .formatted(worldSize == 1 ? "1 rank" : worldSize + " ranks", target));
+              .formatted(worldSize == 1 ? "1 rank" : worldSize + " ranks", target.getAsInt()));
     }
   }
 

@@ -11,6 +11,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.IntFunction;
+import java.util.function.IntSupplier;
 
 /**
  * {@code param_alignment_paddings} of ZeRO-1 and 2: for each group and each of its parameters, in
@@ -52,7 +53,7 @@ public final class ParameterAlignments {
    *
    * @param configured whether {@code parameter_alignment} is on, if that is known
    * @param types the module's type of a group's parameters, if it is known
-   * @param targetWorldSize where the alignment matters
+   * @param targetWorldSize asked where the alignment matters
    * @throws io.github.reshard.checkpoint.RefusedException if no alignment gives what is recorded,
    *     or several do that differ at the target's size
    */
@@ -61,7 +62,7 @@ public final class ParameterAlignments {
       List<Shard> shards,
       Optional<Boolean> configured,
       IntFunction<Optional<DType>> types,
-      int targetWorldSize) {
+      IntSupplier targetWorldSize) {
     OptimizerStates states = shards.get(0).states();
     int n = groups.groups().size();
     Optional<List<List<Long>>> recorded = recorded(states);
@@ -91,13 +92,13 @@ public final class ParameterAlignments {
     List<Integer> chosen = new ArrayList<>();
     for (int g = 0; g < n; g++) {
       List<Integer> left = left(fitting.get(g), on, known, types.apply(g));
-      for (int other : left) {
-        if (!paddings(groups, g, other, targetWorldSize)
-            .equals(paddings(groups, g, left.get(0), targetWorldSize))) {
+      for (int other : left.subList(1, left.size())) {
+        int ranks = targetWorldSize.getAsInt();
+        if (!paddings(groups, g, other, ranks).equals(paddings(groups, g, left.get(0), ranks))) {
           throw paddingsOf(states, g)
               .refused(
                   "at %d ranks round_robin_gradients puts the parameters in another order, and neither the files nor a configuration tell whether parameter_alignment is on and for which type. Save the checkpoint from a run whose config is given as a dict, or keep the number of ranks."
-                      .formatted(targetWorldSize));
+                      .formatted(ranks));
         }
       }
       chosen.add(left.get(0));

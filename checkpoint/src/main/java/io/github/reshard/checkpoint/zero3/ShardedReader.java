@@ -100,7 +100,7 @@ public final class ShardedReader implements CheckpointReader {
     states.requireNoMuon(Optional.of(first.root()));
 
     SubGroups subGroups = SubGroups.of(first, states);
-    long subGroupSize = subGroups.size(first, ranks, reading.targetWorldSize(), reading::note);
+    long subGroupSize = subGroups.size(first, ranks, reading::targetWorldSize, reading::note);
     ShardedLayout layout = new ShardedLayout(ranks, subGroups.parameters(), subGroupSize);
     List<Parameter> frozen = partitionedFrozen(first);
     ParameterSet trained = begin(mpRank, layout);

@@ -8,6 +8,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.Consumer;
+import java.util.function.IntSupplier;
 
 /**
  * The sub-groups that a ZeRO-3 checkpoint records.
@@ -76,8 +77,10 @@ public record SubGroups(List<Parameter> parameters, List<Integer> firsts, Pickle
   /**
    * The {@code sub_group_size} that makes these boundaries at {@code ranks} ranks, from ds_config
    * or, where that is not stored, from the boundaries themselves.
+   *
+   * @param targetRanks asked where boundaries leave several
    */
-  public long size(ModelStates model, int ranks, int targetRanks, Consumer<String> notes) {
+  public long size(ModelStates model, int ranks, IntSupplier targetRanks, Consumer<String> notes) {
     Optional<DsConfig> config = model.config();
     if (config.isPresent()) {
       long size = config.get().subGroupSize();
@@ -99,11 +102,12 @@ public record SubGroups(List<Parameter> parameters, List<Integer> firsts, Pickle
   /**
    * As the boundaries tell it.
    *
+   * @param targetRanks asked where they leave several
    * @param because why it has to be told by them
    * @param remedy what the user can do if they leave several
    */
   public long inferred(
-      int ranks, int targetRanks, Consumer<String> notes, String because, String remedy) {
+      int ranks, IntSupplier targetRanks, Consumer<String> notes, String because, String remedy) {
     ShardedLayout pieces = new ShardedLayout(ranks, parameters, 0);
     long above = -1;
     long atMost = Long.MAX_VALUE;
@@ -131,15 +135,16 @@ public record SubGroups(List<Parameter> parameters, List<Integer> firsts, Pickle
               .formatted(because, DsConfig.DEFAULT_SUB_GROUP_SIZE));
       return DsConfig.DEFAULT_SUB_GROUP_SIZE;
     }
-    if (!new ShardedLayout(targetRanks, parameters, smallest)
-        .hasBoundariesOf(new ShardedLayout(targetRanks, parameters, atMost))) {
+    int target = targetRanks.getAsInt();
+    if (!new ShardedLayout(target, parameters, smallest)
+        .hasBoundariesOf(new ShardedLayout(target, parameters, atMost))) {
       throw shapes.refused(
           "%s, and sub_group_size may be anything from %d to %d, which makes different sub-groups at %d ranks. %s"
-              .formatted(because, smallest, atMost, targetRanks, remedy));
+              .formatted(because, smallest, atMost, target, remedy));
     }
     notes.accept(
         "%s; every sub_group_size that fits the source makes the same sub-groups at %d ranks"
-            .formatted(because, targetRanks));
+            .formatted(because, target));
     return smallest;
   }
 }

@@ -54,7 +54,7 @@ class AlignedShardsTest {
 
   private ParamGroups read(List<Shard> shards, Optional<Boolean> roundRobin, List<String> module) {
     return FlatPaddings.ofShards(
-        ShardGroups.of(shards), shards, Optional.empty(), roundRobin, module, 3, notes::add);
+        ShardGroups.of(shards), shards, Optional.empty(), roundRobin, module, () -> 3, notes::add);
   }
 
   private static List<String> matrices(ParamGroups groups) {
