@@ -5,7 +5,9 @@ import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
 import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
 import io.github.reshard.checkpoint.deepspeed.Scalar;
+import io.github.reshard.checkpoint.format.Addresses;
 import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PickleWriter;
@@ -20,7 +22,7 @@ import io.github.reshard.checkpoint.state.PartitionedModel.Partition;
 import io.github.reshard.checkpoint.storage.SourceStore;
 import io.github.reshard.checkpoint.template.Comparison;
 import io.github.reshard.checkpoint.torch.PickledValue;
-import io.github.reshard.checkpoint.torch.StorageKeys;
+import io.github.reshard.checkpoint.torch.TensorNode;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -29,6 +31,7 @@ import java.util.HashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Set;
 
 /** A distributed checkpoint beside a checkpoint of DeepSpeed of the same training state. */
@@ -96,6 +99,11 @@ final class DcpComparison {
         }
       }
       beside.forEach(tensor -> needed.add(keys.model(tensor.name())));
+      List<ClientState.Leaf> leaves =
+          ClientState.of(state.parts().get(0).model().orElseThrow().root());
+      leaves.stream()
+          .filter(leaf -> leaf.tensor().isPresent() && keys.tensor(leaf.key()).isPresent())
+          .forEach(leaf -> needed.add(leaf.key()));
       needed.forEach(keys::requireTensor);
       DcpSources sources = DcpSources.read(store, dcp, needed, 0);
       List<PartitionedModel> ofDcp = new ArrayList<>();
@@ -112,10 +120,10 @@ final class DcpComparison {
           looseOfZero.add(tensor.name(), tensor.dtype(), tensor.shape(), tensor.address());
         }
       }
+      compareValues(leaves, sources, looseOfDcp, looseOfZero);
       looseOfDcp.chunks().ifPresent(ofDcp::add);
       looseOfZero.whole().ifPresent(ofZero::add);
       compareGroups();
-      compareValues();
       return new Comparison(
           LooseTensors.plan(dcp.path(), sources.files(), ofDcp, zero.partBytes()),
           zero.with(ofZero),
@@ -199,12 +207,22 @@ final class DcpComparison {
       }
     }
 
-    private void compareValues() {
+    /** Compares counters, scheduler and client state; the tensors among them are added. */
+    private void compareValues(
+        List<ClientState.Leaf> leaves,
+        DcpSources sources,
+        LooseTensors ofDcp,
+        LooseTensors ofZero) {
       List<String> only = new ArrayList<>();
-      for (PickledValue.Entry entry :
-          state.parts().get(0).model().orElseThrow().root().children()) {
-        if (!DcpWriter.isDeepSpeeds(entry.key())) {
-          compare(entry.key(), entry.value(), only);
+      for (ClientState.Leaf leaf : leaves) {
+        String key = leaf.key();
+        Optional<DcpMetadata.Tensor> tensor = keys.tensor(key);
+        if (leaf.tensor().isPresent() && tensor.isPresent()) {
+          compare(leaf, leaf.tensor().get(), tensor.get(), sources, ofDcp, ofZero);
+        } else if (objects.containsKey(key) && !leaf.holdsTensors()) {
+          compare(key, leaf.value().node(), objects.get(key));
+        } else if (leaf.value().node() != PyNone.NONE) {
+          only.add(key);
         }
       }
       if (!only.isEmpty()) {
@@ -212,19 +230,37 @@ final class DcpComparison {
       }
     }
 
-    private void compare(String key, PickledValue value, List<String> only) {
-      if (value.isDict() && value.entries().size() > 0) {
-        for (PickledValue.Entry entry : value.children()) {
-          compare(key + "." + entry.key(), entry.value(), only);
-        }
-      } else if (!objects.containsKey(key)) {
-        if (value.node() != PyNone.NONE) {
-          only.add(key);
-        }
-      } else if (StorageKeys.references(value.node()).isEmpty()) {
-        compare(key, value.node(), objects.get(key));
-      } else {
-        only.add(key);
+    private void compare(
+        ClientState.Leaf leaf,
+        TensorNode one,
+        DcpMetadata.Tensor other,
+        DcpSources sources,
+        LooseTensors ofDcp,
+        LooseTensors ofZero) {
+      List<Long> shape = Arrays.stream(one.shape()).boxed().toList();
+      if (!shape.equals(other.shape()) || one.dtype() != other.dtype()) {
+        differences.add(
+            "%s is %s of shape %s in one and %s of shape %s in the other"
+                .formatted(
+                    leaf.key(),
+                    one.dtype().torchName(),
+                    shape,
+                    other.dtype().torchName(),
+                    other.shape()));
+      } else if (one.numel() > 0 && one.isContiguous()) {
+        String name = "client state, " + leaf.key();
+        ReadFile file = state.parts().get(0).model().orElseThrow();
+        ofDcp.add(name, other, leaf.key(), sources);
+        ofZero.add(
+            name,
+            one.dtype(),
+            shape,
+            Addresses.of(
+                zero.sources().get(file.source()),
+                file.source(),
+                file.file(),
+                leaf.value().where(),
+                one));
       }
     }
   }

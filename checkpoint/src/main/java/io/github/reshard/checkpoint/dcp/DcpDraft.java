@@ -4,8 +4,6 @@ import io.github.reshard.checkpoint.RefusedException;
 import io.github.reshard.checkpoint.deepspeed.RankLocal;
 import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
 import io.github.reshard.checkpoint.deepspeed.Scalar;
-import io.github.reshard.checkpoint.pickle.PyDict;
-import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
@@ -88,7 +86,15 @@ public final class DcpDraft {
     writer.addTensors();
     writer.addTied();
     writer.addOptions();
-    content.objects().forEach(writer::addObject);
+    content
+        .objects()
+        .forEach(
+            (path, value) ->
+                writer.model.put(new DcpDialect.Key(path), writer.model.addValue(value)));
+    content
+        .clientTensors()
+        .forEach(
+            (path, tensor) -> writer.model.put(new DcpDialect.Key(path), writer.addMoved(tensor)));
     return writer.finished(files);
   }
 
@@ -210,10 +216,14 @@ public final class DcpDraft {
 
   private void addTensors() {
     for (DcpContent.Tensor tensor : content.tensors()) {
-      int piece = model.add(new Piece.OfSource(tensor.dtype(), tensor.shape()));
-      putWeight(tensor.name(), piece);
-      moved.add(new Moved(tensor, piece));
+      putWeight(tensor.name(), addMoved(tensor));
     }
+  }
+
+  private int addMoved(DcpContent.Tensor tensor) {
+    int piece = model.add(new Piece.OfSource(tensor.dtype(), tensor.shape()));
+    moved.add(new Moved(tensor, piece));
+    return piece;
   }
 
   private void addTied() {
@@ -266,36 +276,6 @@ public final class DcpDraft {
         optimizer.put(dialect.option(g, PARAMS), optimizer.addValue(params));
       }
     }
-  }
-
-  /** As DCP saves a dict: each of its entries by itself. */
-  private void addObject(String name, PyObject value) {
-    add(DcpMetadata.Step.keys(name), value);
-  }
-
-  private void add(List<DcpMetadata.Step> path, PyObject value) {
-    if (value instanceof PyDict dict && dict.entries().size() > 0) {
-      for (PyEntries.Entry entry : dict.entries()) {
-        List<DcpMetadata.Step> further = new ArrayList<>(path);
-        further.add(new DcpMetadata.Step.Key(text(entry.key())));
-        add(further, entry.value());
-      }
-    } else {
-      model.put(new DcpDialect.Key(path), model.addValue(value));
-    }
-  }
-
-  private String text(PyObject key) {
-    if (key instanceof PyStr name) {
-      return name.value();
-    }
-    if (key instanceof PyInt number) {
-      return number.value().toString();
-    }
-    throw new RefusedException(
-        read.checkpoint(),
-        "a dict in the client state has a key that is neither a text nor a number, for which a"
-            + " distributed checkpoint has no place.");
   }
 
   private ReshardPlan finished(int files) {

@@ -257,6 +257,11 @@ public final class DcpKeys {
     return optimizer + GROUPS + groupOrParameter + "." + option;
   }
 
+  /** Whether the optimizer has {@code key}: a state, or an option of a param group. */
+  boolean isOfOptimizer(String key) {
+    return key.startsWith(optimizer + STATE) || key.startsWith(optimizer + GROUPS);
+  }
+
   /** All keys of objects. */
   public Set<String> valueKeys() {
     Set<String> keys = new TreeSet<>();

@@ -1,54 +1,30 @@
 package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.RefusedException;
+import io.github.reshard.checkpoint.dcp.DcpMetadata.Step;
 import io.github.reshard.checkpoint.deepspeed.CheckpointFiles;
 import io.github.reshard.checkpoint.deepspeed.SavedModule;
 import io.github.reshard.checkpoint.deepspeed.SavedOptimizer;
-import io.github.reshard.checkpoint.deepspeed.TensorChange;
+import io.github.reshard.checkpoint.format.Addresses;
 import io.github.reshard.checkpoint.format.CheckpointWriter;
 import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.format.ReadFile;
 import io.github.reshard.checkpoint.format.Target;
 import io.github.reshard.checkpoint.format.TrainingState;
 import io.github.reshard.checkpoint.pickle.PyNone;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.plan.ReshardPlan;
-import io.github.reshard.checkpoint.torch.PickledValue;
-import io.github.reshard.checkpoint.torch.StorageKeys;
+import io.github.reshard.checkpoint.torch.TensorNode;
 import java.io.IOException;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
+import java.util.Optional;
 
 /** Plans a distributed checkpoint of PyTorch, made of a checkpoint of DeepSpeed. */
 public final class DcpWriter implements CheckpointWriter {
-  /**
-   * What is DeepSpeed's own in a model file and says nothing to another trainer (DeepSpeed 0.9.5 to
-   * 0.19.8, runtime/engine.py, {@code _common_checkpoint_state}); all else is a counter, the
-   * scheduler, or what the user handed to {@code save_checkpoint}.
-   */
-  private static final Set<String> OF_DEEPSPEED =
-      Set.of(
-          "module",
-          "buffer_names",
-          "optimizer",
-          "param_shapes",
-          "frozen_param_shapes",
-          "shared_params",
-          "frozen_param_fragments",
-          "sparse_tensor_module_names",
-          "csr_tensor_module_names",
-          "dp_world_size",
-          "mp_world_size",
-          "checkpoint_parallel_dimensions",
-          TensorChange.INFO,
-          "num_experts",
-          "ds_config",
-          "ds_version");
-
-  private static final Set<String> ONLY_FOR_DEEPSPEED = Set.of("data_sampler", "random_ltd");
-
   private final CheckpointFiles files;
   private final DcpDialect dialect;
   private final int filesPerCheckpoint;
@@ -86,13 +62,6 @@ public final class DcpWriter implements CheckpointWriter {
     List<String> notes = new ArrayList<>(plan.notes());
     notes.add("not taken along: " + String.join("; ", left));
     return plan.withNotes(notes);
-  }
-
-  /**
-   * Whether {@code key} of a model file is DeepSpeed's own, and says nothing to another trainer.
-   */
-  static boolean isDeepSpeeds(String key) {
-    return OF_DEEPSPEED.contains(key) || ONLY_FOR_DEEPSPEED.contains(key);
   }
 
   /**
@@ -137,25 +106,40 @@ public final class DcpWriter implements CheckpointWriter {
             new DcpContent.Tensor(tensor.name(), tensor.dtype(), tensor.shape(), tensor.address()));
       }
     }
-    return new DcpContent(
-        SavedOptimizer.of(state).groups(), tensors, module.tied(), objects(state, left));
-  }
-
-  /** The counters, the scheduler and the client's state; what cannot go along is added to left. */
-  private static Map<String, PyObject> objects(TrainingState state, List<String> left) {
-    Map<String, PyObject> objects = new LinkedHashMap<>();
-    for (PickledValue.Entry entry : state.parts().get(0).model().orElseThrow().root().children()) {
-      if (OF_DEEPSPEED.contains(entry.key()) || entry.value().node() == PyNone.NONE) {
-        continue;
-      }
-      if (ONLY_FOR_DEEPSPEED.contains(entry.key())) {
-        left.add(entry.key() + ", which only DeepSpeed has");
-      } else if (!StorageKeys.references(entry.value().node()).isEmpty()) {
-        left.add(entry.key() + " of the client's state, which holds tensors");
-      } else {
-        objects.put(entry.key(), entry.value().node());
+    Map<List<Step>, PyObject> objects = new LinkedHashMap<>();
+    Map<List<Step>, DcpContent.Tensor> clients = new LinkedHashMap<>();
+    ReadFile model = state.parts().get(0).model().orElseThrow();
+    ClientState.onlyForDeepSpeed(model.root())
+        .forEach(key -> left.add(key + ", which only DeepSpeed has"));
+    for (ClientState.Leaf leaf : ClientState.of(model.root())) {
+      Optional<TensorNode> tensor = leaf.tensor();
+      if (tensor.isPresent() && tensor.get().isContiguous()) {
+        clients.put(leaf.path(), clientTensor(read, model, leaf, tensor.get()));
+      } else if (leaf.holdsTensors()) {
+        left.add(
+            leaf.key()
+                + (tensor.isPresent()
+                    ? " of the client's state, whose elements do not follow one another"
+                    : " of the client's state, which is no tensor and holds some"));
+      } else if (leaf.path().size() > 1 || leaf.value().node() != PyNone.NONE) {
+        objects.put(leaf.path(), leaf.value().node());
       }
     }
-    return objects;
+    return new DcpContent(
+        SavedOptimizer.of(state).groups(), tensors, module.tied(), objects, clients);
+  }
+
+  private static DcpContent.Tensor clientTensor(
+      ReshardPlan read, ReadFile file, ClientState.Leaf leaf, TensorNode tensor) {
+    return new DcpContent.Tensor(
+        leaf.key(),
+        tensor.dtype(),
+        Arrays.stream(tensor.shape()).boxed().toList(),
+        Addresses.of(
+            read.sources().get(file.source()),
+            file.source(),
+            file.file(),
+            leaf.value().where(),
+            tensor));
   }
 }

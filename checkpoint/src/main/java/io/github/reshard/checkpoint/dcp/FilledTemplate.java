@@ -111,7 +111,7 @@ final class FilledTemplate {
         }
       }
     }
-    needed.addAll(run.modelKeys());
+    needed.addAll(run.wholeKeys());
     return needed;
   }
 
@@ -179,21 +179,22 @@ final class FilledTemplate {
       }
     }
     for (TemplateTensors.Located tensor : run.tensors()) {
-      if (!tensor.isOfModule()) {
+      if (tensor.isOfClient()) {
+        replace(tensor, tensor.name(), carried);
+      } else if (!tensor.isOfModule()) {
         carried.replace(
             tensor.address(),
             tensor.bytes(),
             sources.address(run.scalarKey(tensor.group(), tensor.name()), 0),
             null);
       } else if (!derived.contains(tensor.name())) {
-        replace(tensor, carried);
+        replace(tensor, keys.model(tensor.name()), carried);
       }
     }
     return carried;
   }
 
-  private void replace(TemplateTensors.Located tensor, TemplateCarried carried) {
-    String key = keys.model(tensor.name());
+  private void replace(TemplateTensors.Located tensor, String key, TemplateCarried carried) {
     DcpMetadata.Tensor from = keys.requireTensor(key);
     Conversion conversion =
         from.dtype() == tensor.dtype() ? null : new Conversion(from.dtype(), tensor.dtype());

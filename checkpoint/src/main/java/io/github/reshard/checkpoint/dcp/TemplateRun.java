@@ -45,7 +45,7 @@ import java.util.TreeSet;
  * @param tied further names of parameters, and which one each names
  * @param values what takes the place of values in pickles
  * @param scalars for each param group what its parameters have once
- * @param modelKeys the keys of tensors of the module
+ * @param wholeKeys the keys of tensors of the module, and of those that the user saved
  * @param notes what the user should know
  */
 record TemplateRun(
@@ -55,7 +55,7 @@ record TemplateRun(
     Map<String, String> tied,
     TemplateValues values,
     List<Map<String, TemplateGroups.FoundScalar>> scalars,
-    Set<String> modelKeys,
+    Set<String> wholeKeys,
     List<String> notes) {
   private static final String STEP = "step";
   private static final String GLOBAL_STEPS = "global_steps";
@@ -86,7 +86,7 @@ record TemplateRun(
           String key = keys.model(name);
           String other = keys.model(of);
           Optional<DcpMetadata.Tensor> tensor = keys.tensor(key);
-          if (tensor.isEmpty() || !modelKeys.contains(key)) {
+          if (tensor.isEmpty() || !wholeKeys.contains(key)) {
             return;
           }
           DcpMetadata.Tensor first = keys.requireTensor(other);
@@ -176,16 +176,18 @@ record TemplateRun(
         scalars.add(group.scalars());
         steps = step.isPresent() && step.getAsDouble() > steps.orElse(-1) ? step : steps;
       }
+      Set<String> needed = wholeKeys(tensors, tied);
       long made = ofModel(steps);
+      for (Map.Entry<Integer, TorchFile> file : files.entrySet()) {
+        for (TemplateTensors.Located tensor :
+            ClientTensors.of(plan, file.getKey(), file.getValue(), keys)) {
+          ClientTensors.requireApart(tensor, tensors);
+          tensors.add(tensor);
+          needed.add(tensor.name());
+        }
+      }
       return new TemplateRun(
-          "global_step" + made,
-          files,
-          tensors,
-          tied,
-          values,
-          scalars,
-          modelKeys(tensors, tied),
-          notes);
+          "global_step" + made, files, tensors, tied, values, scalars, needed, notes);
     }
 
     private TorchFile read(SourceFile file) throws IOException {
@@ -194,7 +196,7 @@ record TemplateRun(
       }
     }
 
-    private Set<String> modelKeys(List<TemplateTensors.Located> tensors, Map<String, String> tied) {
+    private Set<String> wholeKeys(List<TemplateTensors.Located> tensors, Map<String, String> tied) {
       Set<String> known = new HashSet<>(tied.keySet());
       Set<String> needed = new LinkedHashSet<>();
       for (PartitionedModel model : plan.models()) {
@@ -252,11 +254,12 @@ record TemplateRun(
                     return (long) steps.getAsDouble() + skipped;
                   });
       Set<String> kept = new TreeSet<>();
-      for (PickledValue.Entry entry : root.children()) {
-        if (!DcpWriter.isDeepSpeeds(entry.key())) {
-          replace(new ArrayList<>(List.of(entry.key())), entry.value(), kept);
-        }
+      Set<String> known = new HashSet<>();
+      for (ClientState.Leaf leaf : ClientState.of(root)) {
+        known.add(leaf.key());
+        replace(leaf, kept);
       }
+      noteUnknown(known);
       long batch =
           root.findPresent("ds_config")
               .filter(PickledValue::isDict)
@@ -314,28 +317,58 @@ record TemplateRun(
           : Optional.empty();
     }
 
-    /** Replaces the leaves of dicts, which a distributed checkpoint has under keys of their own. */
-    private void replace(List<String> path, PickledValue value, Set<String> kept) {
-      if (value.isDict() && value.entries().size() > 0) {
-        for (PickledValue.Entry entry : value.children()) {
-          List<String> further = new ArrayList<>(path);
-          further.add(entry.key());
-          replace(further, entry.value(), kept);
-        }
+    private void replace(ClientState.Leaf leaf, Set<String> kept) {
+      String key = leaf.key();
+      PyObject saved = objects.get(key);
+      boolean isTensor = leaf.tensor().isPresent();
+      if (isTensor ? saved != null : keys.tensor(key).isPresent()) {
+        throw new RefusedException(
+            keys.where(),
+            "'%s' is %s, and in the template's client state it is %s. Save the two with the same client state."
+                .formatted(
+                    key, isTensor ? "no tensor" : "a tensor", isTensor ? "a tensor" : "none"));
+      }
+      if (isTensor && keys.tensor(key).isPresent()) {
         return;
       }
-      String key = String.join(".", path);
-      PyObject saved = objects.get(key);
-      if (saved != null && StorageKeys.references(value.node()).isEmpty()) {
-        values.putOfModel(path, saved);
-      } else if (path.get(0).equals(SCHEDULER) && value.node() != PyNone.NONE) {
+      if (saved != null && !StorageKeys.references(saved).isEmpty()) {
+        throw new RefusedException(
+            keys.where(),
+            "'%s' is an object that holds tensors, which are taken over from dicts and lists only. Save the distributed checkpoint without it, or with the tensors in a dict."
+                .formatted(key));
+      }
+      if (saved != null && !leaf.holdsTensors()) {
+        values.putOfModel(leaf.path().stream().map(Reading::text).toList(), saved);
+      } else if (leaf.first().equals(SCHEDULER) && leaf.value().node() != PyNone.NONE) {
         throw new RefusedException(
             keys.where(),
             "has no object '%s', and the template's run has a scheduler with it: its state would be that after one step. Save the distributed checkpoint with the scheduler's state_dict() as 'lr_scheduler', or make the template without a scheduler."
                 .formatted(key));
       } else if (!Set.of(GLOBAL_STEPS, GLOBAL_SAMPLES, SKIPPED).contains(key)
-          && value.node() != PyNone.NONE) {
+          && leaf.value().node() != PyNone.NONE) {
         kept.add(key);
+      }
+    }
+
+    private static String text(DcpMetadata.Step step) {
+      return step instanceof DcpMetadata.Step.Index index
+          ? Long.toString(index.position())
+          : ((DcpMetadata.Step.Key) step).name();
+    }
+
+    /** Says what the template's run does not save, and so would not look for. */
+    private void noteUnknown(Set<String> known) {
+      Set<String> unknown = new TreeSet<>();
+      for (String key : objects.keySet()) {
+        if (!known.contains(key)
+            && !keys.isOfOptimizer(key)
+            && !Set.of(GLOBAL_STEPS, GLOBAL_SAMPLES, SKIPPED).contains(key)) {
+          unknown.add(key);
+        }
+      }
+      if (!unknown.isEmpty()) {
+        notes.add(
+            "the template has no place for, so not taken over: " + String.join(", ", unknown));
       }
     }
   }

@@ -24,8 +24,9 @@ public final class TemplateTensors {
   /**
    * A tensor whose elements are to come from elsewhere.
    *
-   * @param name what the module calls it, or what the optimizer calls a scalar of its state
-   * @param group whose scalar it is, or {@link #OF_MODULE}
+   * @param name what the module calls it, what the optimizer calls a scalar of its state, or the
+   *     key of what the user saved
+   * @param group whose scalar it is, {@link #OF_MODULE} or {@link #OF_CLIENT}
    * @param where it is, for messages
    * @param dtype the type of an element
    * @param shape elements per dimension
@@ -34,10 +35,23 @@ public final class TemplateTensors {
   public record Located(
       String name, int group, String where, DType dtype, List<Long> shape, Address address) {
     static final int OF_MODULE = -1;
+    static final int OF_CLIENT = -2;
 
     /** Whether it is one of the module. */
     public boolean isOfModule() {
       return group == OF_MODULE;
+    }
+
+    /** Whether it is one that the user saved beside the module. */
+    public boolean isOfClient() {
+      return group == OF_CLIENT;
+    }
+
+    /** Whether the two have bytes in common. */
+    public boolean overlaps(Located other) {
+      return address.file() == other.address.file()
+          && address.offset() < other.address.offset() + other.bytes()
+          && other.address.offset() < address.offset() + bytes();
     }
 
     /** How many bytes its elements have. */
@@ -77,12 +91,7 @@ public final class TemplateTensors {
               if (tensor.numel() == 0) {
                 return;
               }
-              if (!tensor.isContiguous()) {
-                throw new RefusedException(
-                    where,
-                    "is not contiguous, so its elements cannot be replaced. Save the template after"
-                        + " .contiguous().");
-              }
+              requireContiguous(tensor, where);
               Located located = located(plan, source, file, name, Located.OF_MODULE, where, tensor);
               if (seen.putIfAbsent(located.address(), name) == null) {
                 found.add(located);
@@ -111,6 +120,27 @@ public final class TemplateTensors {
       }
     }
     return found;
+  }
+
+  /**
+   * One that the user saved beside the module.
+   *
+   * @param key what it is called
+   * @throws RefusedException if it is not contiguous
+   */
+  public static Located ofClient(
+      ReshardPlan plan, int source, TorchFile file, String key, String where, TensorNode tensor) {
+    requireContiguous(tensor, where);
+    return located(plan, source, file, key, Located.OF_CLIENT, where, tensor);
+  }
+
+  private static void requireContiguous(TensorNode tensor, String where) {
+    if (!tensor.isContiguous()) {
+      throw new RefusedException(
+          where,
+          "is not contiguous, so its elements cannot be replaced. Save the template after"
+              + " .contiguous().");
+    }
   }
 
   private static Located located(

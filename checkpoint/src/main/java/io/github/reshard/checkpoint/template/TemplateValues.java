@@ -7,6 +7,7 @@ import io.github.reshard.checkpoint.pickle.PickleWriter;
 import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyFloat;
 import io.github.reshard.checkpoint.pickle.PyInt;
+import io.github.reshard.checkpoint.pickle.PyList;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import java.io.Serializable;
@@ -57,7 +58,11 @@ public final class TemplateValues implements Serializable {
     return pickled;
   }
 
-  /** Replaces a value of the model files. */
+  /**
+   * Replaces a value of the model files.
+   *
+   * @param path keys of dicts and positions in lists
+   */
   public void putOfModel(List<String> path, PyObject value) {
     ofModel.put(List.copyOf(path), PickleWriter.write(value, PROTOCOL));
   }
@@ -79,9 +84,14 @@ public final class TemplateValues implements Serializable {
   private static void replace(PickledValue root, List<String> path, PyObject value) {
     PickledValue at = root;
     for (String key : path.subList(0, path.size() - 1)) {
-      at = at.get(key);
+      at = at.isList() ? at.items().get(Integer.parseInt(key)) : at.get(key);
     }
-    at.entries().replace(path.get(path.size() - 1), value);
+    String last = path.get(path.size() - 1);
+    if (at.node() instanceof PyList list) {
+      list.items().set(Integer.parseInt(last), value);
+    } else {
+      at.entries().replace(last, value);
+    }
   }
 
   /** Replaces them in the graph of an optimizer file. */
