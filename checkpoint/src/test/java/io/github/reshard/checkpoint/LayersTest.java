@@ -66,6 +66,12 @@ class LayersTest {
           Map.entry(
               "torch.TorchFile <-> torch.TorchFileReading", "the file, and the one way to read it"),
           Map.entry(
+              "zero12.EditedFlat <-> zero12.SavedFlat",
+              "a rank's own files, and the one way to edit them"),
+          Map.entry(
+              "zero3.EditedSharded <-> zero3.SavedSharded",
+              "a rank's own files, and the one way to edit them"),
+          Map.entry(
               "universal.FlatRank <-> universal.UniversalSource",
               "one model-parallel rank of the source, read with what all of its ranks share"),
           Map.entry(

@@ -21,8 +21,7 @@ public final class MemoryTempDir implements TempDirFactory {
   public Path createTempDirectory(AnnotatedElementContext element, ExtensionContext test)
       throws IOException {
     String prefix = "reshard-";
-    return Files.isWritable(MEMORY)
-            && Files.getFileStore(MEMORY).getUsableSpace() >= LEAST_BYTES
+    return Files.isWritable(MEMORY) && Files.getFileStore(MEMORY).getUsableSpace() >= LEAST_BYTES
         ? Files.createTempDirectory(MEMORY, prefix)
         : Files.createTempDirectory(prefix);
   }

@@ -22,7 +22,7 @@ import java.util.function.BiPredicate;
  * that its holder writes again every few seconds. A file is created by one of many at once on every
  * file system; kernel locks are not known on all of them.
  */
-final class LocalLock {
+final class LocalLock extends OutputLock {
   private static final String DEAD = ".dead";
   private static final String TAKING = ".taking";
 
@@ -32,25 +32,8 @@ final class LocalLock {
     this.file = file;
   }
 
-  /**
-   * Takes the output for {@code run}, from a dead holder too, and gives signs of life from now on.
-   *
-   * @throws OutputHeldException if a living run has it
-   */
-  void acquire(String output, String run) throws IOException {
-    LockHolder me = take(output, run, LockHolder::isDead);
-    Heartbeat.start(output, () -> renew(me));
-  }
-
-  /**
-   * The same for a job, which goes from one process to another and gives its signs of life by
-   * {@link #adopt}.
-   */
-  void takeForJob(String output, String run) throws IOException {
-    take(output, run, LockHolder::isGone);
-  }
-
-  private LockHolder take(String output, String run, BiPredicate<LockHolder, Long> isDead)
+  @Override
+  protected LockHolder take(String output, String run, BiPredicate<LockHolder, Long> isDead)
       throws IOException {
     LockHolder me = LockHolder.here(run);
     Path mine = file.resolveSibling(file.getFileName() + "." + run);
@@ -196,7 +179,8 @@ final class LocalLock {
     }
   }
 
-  private boolean renew(LockHolder me) throws IOException {
+  @Override
+  protected boolean renew(LockHolder me) throws IOException {
     if (!isOf(me.run())) {
       return false;
     }

@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.zero12;
 
 import io.github.reshard.checkpoint.deepspeed.ModelStates;
+import io.github.reshard.checkpoint.deepspeed.SavedRank;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.PlanDraft;
@@ -29,7 +30,7 @@ import java.util.Optional;
 import java.util.function.UnaryOperator;
 
 /** Files of ZeRO-1 and 2 made of the source's own, which are of one of these too. */
-public final class EditedFlat {
+final class EditedFlat {
   private final PlanDraft draft;
   private final int stage;
   private final Optional<ExpertTarget> experts;
@@ -40,7 +41,7 @@ public final class EditedFlat {
    * @param experts how those of the target are divided, if not as saved
    * @param form in which optimizer files are wanted
    */
-  public EditedFlat(
+  EditedFlat(
       PlanDraft draft, int stage, Optional<ExpertTarget> experts, UnaryOperator<TorchRecipe> form) {
     this.draft = draft;
     this.stage = stage;
@@ -48,14 +49,8 @@ public final class EditedFlat {
     this.form = form;
   }
 
-  /** Where the optimizer file of a target rank goes, by its template's name. */
-  @FunctionalInterface
-  public interface Naming {
-    String path(String templateName, int rank);
-  }
-
   /** Adds the files of a model-parallel rank, the model file among them if there is one. */
-  public void add(ModelPart part, SavedFlat saved, Naming naming) throws IOException {
+  void add(ModelPart part, SavedFlat saved, SavedRank.Naming naming) throws IOException {
     int ranks = draft.worldSize();
     TargetSets planned = TargetSets.add(draft, part, saved, stage, experts);
     FlatSets target = planned.sets();
@@ -156,7 +151,11 @@ public final class EditedFlat {
   }
 
   private void addOptimizerFile(
-      List<Shard> shards, int rank, List<GroupRef> refs, Regrouping regrouping, Naming naming) {
+      List<Shard> shards,
+      int rank,
+      List<GroupRef> refs,
+      Regrouping regrouping,
+      SavedRank.Naming naming) {
     Shard template = shards.get(templateRank(shards, rank, refs));
     ReadFile file = new ReadFile(template.source(), template.file());
     TorchRecipe recipe =

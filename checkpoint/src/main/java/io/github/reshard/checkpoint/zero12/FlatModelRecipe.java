@@ -26,11 +26,7 @@ record FlatModelRecipe(int template, List<GroupRef> groups, int stage, Regroupin
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
     return FlatModelRewrite.rewrite(
         template,
-        groups.stream()
-            .map(
-                ref ->
-                    new FlatModelRewrite.Group(ref.source(models), ref.target(models), ref.group()))
-            .toList(),
+        FlatModelRewrite.groups(groups, models),
         targetWorldSize,
         stage,
         Optional.ofNullable(regrouping));

@@ -9,6 +9,7 @@ import io.github.reshard.checkpoint.pickle.PyEntries;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyObject;
 import io.github.reshard.checkpoint.state.Parameter;
+import io.github.reshard.checkpoint.state.PartitionedModel;
 import io.github.reshard.checkpoint.torch.DType;
 import io.github.reshard.checkpoint.torch.PickledValue;
 import io.github.reshard.checkpoint.torch.StorageKeys;
@@ -35,6 +36,13 @@ public final class FlatModelRewrite {
    * @param group the group in these layouts
    */
   public record Group(FlatLayout source, FlatLayout target, int group) {}
+
+  /** What {@code refs} refer to. */
+  static List<Group> groups(List<GroupRef> refs, List<PartitionedModel> models) {
+    return refs.stream()
+        .map(ref -> new Group(ref.source(models), ref.target(models), ref.group()))
+        .toList();
+  }
 
   /**
    * What the file says at the target's size and stage.

@@ -27,11 +27,7 @@ record RecutFlatModelRecipe(int template, List<GroupRef> groups, int frozen, int
   public Rewritten rewrite(TorchFile template, List<PartitionedModel> models, int targetWorldSize) {
     return RecutModelRewrite.rewrite(
         template,
-        groups.stream()
-            .map(
-                ref ->
-                    new FlatModelRewrite.Group(ref.source(models), ref.target(models), ref.group()))
-            .toList(),
+        FlatModelRewrite.groups(groups, models),
         frozen == TensorRecipe.NONE_FROZEN
             ? List.of()
             : models.get(frozen).target().ofHolder(groups.get(0).to()).parameters(),

@@ -1,8 +1,14 @@
 package io.github.reshard.checkpoint.zero12;
 
+import io.github.reshard.checkpoint.deepspeed.SavedRank;
 import io.github.reshard.checkpoint.deepspeed.ZeroStage;
 import io.github.reshard.checkpoint.format.ModelPart;
+import io.github.reshard.checkpoint.format.PlanDraft;
+import io.github.reshard.checkpoint.format.TorchRecipe;
+import java.io.IOException;
 import java.util.List;
+import java.util.Optional;
+import java.util.function.UnaryOperator;
 
 /**
  * What was read of a model-parallel rank of ZeRO-1 or 2.
@@ -10,9 +16,15 @@ import java.util.List;
  * @param shards one for each data-parallel rank
  * @param sets its sets of parameters
  */
-public record SavedFlat(List<Shard> shards, FlatSets sets) implements ModelPart.Origin {
+public record SavedFlat(List<Shard> shards, FlatSets sets) implements SavedRank {
   public SavedFlat {
     shards = List.copyOf(shards);
+  }
+
+  @Override
+  public void edit(PlanDraft draft, ModelPart part, UnaryOperator<TorchRecipe> form, Naming naming)
+      throws IOException {
+    new EditedFlat(draft, ZeroStage.AS_SAVED, Optional.empty(), form).add(part, this, naming);
   }
 
   /** The ZeRO stage, 1 for BF16_Optimizer. */

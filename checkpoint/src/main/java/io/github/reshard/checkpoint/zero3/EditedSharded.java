@@ -1,5 +1,6 @@
 package io.github.reshard.checkpoint.zero3;
 
+import io.github.reshard.checkpoint.deepspeed.SavedRank;
 import io.github.reshard.checkpoint.format.ModelPart;
 import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.ReadFile;
@@ -11,26 +12,20 @@ import java.util.List;
 import java.util.function.UnaryOperator;
 
 /** Files of ZeRO-3 made of the source's own, which are of ZeRO-3 too. */
-public final class EditedSharded {
+final class EditedSharded {
   private final PlanDraft draft;
   private final UnaryOperator<TorchRecipe> form;
 
   /**
    * @param form in which optimizer files are wanted
    */
-  public EditedSharded(PlanDraft draft, UnaryOperator<TorchRecipe> form) {
+  EditedSharded(PlanDraft draft, UnaryOperator<TorchRecipe> form) {
     this.draft = draft;
     this.form = form;
   }
 
-  /** Where the file of a target rank goes, by its template's name. */
-  @FunctionalInterface
-  public interface Naming {
-    String path(String templateName, int rank);
-  }
-
   /** Adds the files of a model-parallel rank, the model files among them if there are some. */
-  public void add(ModelPart part, SavedSharded saved, Naming naming) throws IOException {
+  void add(ModelPart part, SavedSharded saved, SavedRank.Naming naming) throws IOException {
     ParameterSet set = draft.state().trained(part);
     int ranks = draft.worldSize();
     ShardedLayout target = new ShardedLayout(ranks, set.parameters(), saved.subGroupSize());
@@ -80,11 +75,11 @@ public final class EditedSharded {
    */
   private record Contents(
       PlanDraft draft,
-      Naming naming,
+      SavedRank.Naming naming,
       int partitioned,
       Shared<TorchTarget.Pickled> kept,
       Shared<TorchTarget.Pickled> lent) {
-    Contents(PlanDraft draft, Naming naming, int partitioned) {
+    Contents(PlanDraft draft, SavedRank.Naming naming, int partitioned) {
       this(draft, naming, partitioned, new Shared<>(), new Shared<>());
     }
 

@@ -1,9 +1,14 @@
 package io.github.reshard.checkpoint.zero3;
 
+import io.github.reshard.checkpoint.deepspeed.SavedRank;
 import io.github.reshard.checkpoint.format.ModelPart;
+import io.github.reshard.checkpoint.format.PlanDraft;
 import io.github.reshard.checkpoint.format.ReadFile;
+import io.github.reshard.checkpoint.format.TorchRecipe;
+import java.io.IOException;
 import java.util.List;
 import java.util.Set;
+import java.util.function.UnaryOperator;
 
 /**
  * What was read of a model-parallel rank of ZeRO-3.
@@ -20,10 +25,16 @@ public record SavedSharded(
     List<String> names,
     Set<String> tied,
     List<ReadFile> models)
-    implements ModelPart.Origin {
+    implements SavedRank {
   public SavedSharded {
     names = List.copyOf(names);
     tied = Set.copyOf(tied);
     models = List.copyOf(models);
+  }
+
+  @Override
+  public void edit(PlanDraft draft, ModelPart part, UnaryOperator<TorchRecipe> form, Naming naming)
+      throws IOException {
+    new EditedSharded(draft, form).add(part, this, naming);
   }
 }

@@ -2,9 +2,9 @@ package io.github.reshard.pipeline.storage;
 
 import io.github.reshard.checkpoint.IoReason;
 import io.github.reshard.checkpoint.OutputException;
-import io.github.reshard.checkpoint.storage.Heartbeat;
 import io.github.reshard.checkpoint.storage.LockHolder;
 import io.github.reshard.checkpoint.storage.OutputHeldException;
+import io.github.reshard.checkpoint.storage.OutputLock;
 import io.github.reshard.pipeline.storage.ObjectStore.Found;
 import java.io.IOException;
 import java.util.List;
@@ -16,7 +16,7 @@ import java.util.function.BiPredicate;
  * again every few seconds. It is made, renewed and taken over under generation preconditions, so
  * that of many at once one succeeds.
  */
-final class BucketLock {
+final class BucketLock extends OutputLock {
   private final ObjectStore store;
   private final String name;
 
@@ -25,26 +25,8 @@ final class BucketLock {
     this.name = name;
   }
 
-  /**
-   * Takes the output for {@code run}, from a dead holder too, and gives signs of life from now on.
-   *
-   * @param output for messages
-   * @throws OutputHeldException if a living run has it
-   */
-  void acquire(String output, String run) throws IOException {
-    LockHolder me = take(output, run, LockHolder::isDead);
-    Heartbeat.start(output, () -> renew(me));
-  }
-
-  /**
-   * The same for a job, which goes from one process to another and gives its signs of life by
-   * {@link #adopt}.
-   */
-  void takeForJob(String output, String run) throws IOException {
-    take(output, run, LockHolder::isGone);
-  }
-
-  private LockHolder take(String output, String run, BiPredicate<LockHolder, Long> isDead)
+  @Override
+  protected LockHolder take(String output, String run, BiPredicate<LockHolder, Long> isDead)
       throws IOException {
     LockHolder me = LockHolder.here(run);
     while (!store.putIfAbsent(name, me.toBytes())) {
@@ -104,7 +86,8 @@ final class BucketLock {
     return now.map(found -> found.writtenMillis() - lock.writtenMillis()).orElse(0L);
   }
 
-  private boolean renew(LockHolder me) throws IOException {
+  @Override
+  protected boolean renew(LockHolder me) throws IOException {
     Optional<Found> found = ofRun(me.run());
     return found.isPresent() && store.replace(found.get(), me.now().toBytes());
   }
