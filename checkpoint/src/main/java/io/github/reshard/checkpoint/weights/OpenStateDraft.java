@@ -55,10 +55,12 @@ final class OpenStateDraft {
     if (request.only().isPresent()) {
       problem = "--optimizer is of all parameters, and --only leaves some out. Give one of them.";
     } else if (source.models().stream().anyMatch(m -> m.expertRank() != ParamId.NO_EXPERT)) {
-      problem = "states of experts are not written yet. Leave --optimizer out.";
+      problem = "states of experts are not written. Leave --optimizer out.";
     } else if (source.models().stream().anyMatch(m -> m.mpRank() != 0)) {
       problem =
-          "states of more than one model-parallel rank are not written yet. Leave --optimizer out.";
+          "states of more than one model-parallel rank are not written. Make one of them with"
+              + " --targetPipelineParallelSize=1 and --targetTensorParallelSize=1, and export that;"
+              + " or leave --optimizer out.";
     }
     if (problem != null) {
       throw new RefusedException(source.checkpoint(), problem);

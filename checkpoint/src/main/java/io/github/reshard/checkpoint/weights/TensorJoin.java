@@ -102,7 +102,7 @@ final class TensorJoin {
   private static RefusedException unknown(ReshardPlan source, FileStat stat) {
     return new RefusedException(
         source.checkpoint(),
-        "more than one model-parallel rank holds %s, and nothing in %s says how the parts belong together (%s)."
+        "more than one model-parallel rank holds %s, and nothing in %s says how the parts belong together (%s). Make one rank of them with --targetTensorParallelSize=1 and --tpRules, which says how, and export that."
             .formatted(ranks(source, false).get(0).parameters().get(0).name(), stat.name(), INFO));
   }
 

@@ -269,7 +269,7 @@ final class WeightsPlanner {
   private RefusedException twice(String name) {
     return new RefusedException(
         source.checkpoint(),
-        "more than one model-parallel rank holds %s, and it is not known how the parts belong together."
+        "more than one model-parallel rank holds %s, and it is not known how the parts belong together. Make one rank of them with --targetTensorParallelSize=1 --targetPipelineParallelSize=1, and export that."
             .formatted(name));
   }
 
