@@ -39,6 +39,7 @@ import org.apache.beam.sdk.values.KV;
  */
 public final class VerifyPipeline {
   private static final ObjectMapper JSON = new ObjectMapper();
+  private static final int MOST_NAMED = 10;
 
   private VerifyPipeline() {}
 
@@ -205,7 +206,13 @@ public final class VerifyPipeline {
     b.keySet().stream().filter(key -> !a.containsKey(key)).forEach(onlyOne::add);
     if (!onlyOne.isEmpty()) {
       notes.add(
-          "%sonly one of the two has %s; not compared".formatted(what, String.join(", ", onlyOne)));
+          "%sonly one of the two has %s%s; not compared"
+              .formatted(
+                  what,
+                  String.join(", ", onlyOne.subList(0, Math.min(MOST_NAMED, onlyOne.size()))),
+                  onlyOne.size() > MOST_NAMED
+                      ? " and %d more".formatted(onlyOne.size() - MOST_NAMED)
+                      : ""));
     }
   }
 

@@ -89,24 +89,26 @@ class RanksOfUniversalTest {
   /**
    * @param heads key-value heads, or less if nothing is said: then a vocabulary is padded to
    *     multiples of 4
+   * @param rules of --tpRules, for one that says nothing
    */
   @ParameterizedTest
   @CsvSource({
-    "columns-z1/tp2dp2, columns-z1/tp4dp1, 4, 1, 0",
-    "columns-z3/tp3dp1, columns-z3/tp2dp2, 2, 2, 0",
-    "llama-z1/tp2dp1, llama-z1/tp3dp1, 3, 1, 4",
-    "qkv-z2/tp2dp1, qkv-z2/tp5dp1, 5, 1, 0",
-    "cut-z1/tp2dp1, cut-z1/tp4dp1, 4, 1, -1",
-    "cut-z1/tp1dp2, cut-z1/tp2dp1, 2, 1, -1",
+    "columns-z1/tp2dp2, columns-z1/tp4dp1, 4, 1, 0,",
+    "columns-z3/tp3dp1, columns-z3/tp2dp2, 2, 2, 0,",
+    "llama-z1/tp2dp1, llama-z1/tp3dp1, 3, 1, 4,",
+    "qkv-z2/tp2dp1, qkv-z2/tp5dp1, 5, 1, 0,",
+    "cut-z1/tp2dp1, cut-z1/tp4dp1, 4, 1, -1,",
+    "cut-z1/tp1dp2, cut-z1/tp2dp1, 2, 1, -1,",
+    "llama-z1/tp1dp2, llama-z1/tp2dp1, 2, 1, 4, llama",
   })
   void otherTensorParallelRanksAreMadeOfIt(
-      String degree, String expected, int tensor, int ranks, int heads) {
+      String degree, String expected, int tensor, int ranks, int heads, String rules) {
     TargetDegrees degrees =
         new TargetDegrees(
             Optional.of(
                 new TensorHints(
                     tensor,
-                    Optional.empty(),
+                    Optional.ofNullable(rules),
                     heads < 0 ? OptionalInt.empty() : OptionalInt.of(heads),
                     heads < 0 ? OptionalInt.of(4) : OptionalInt.empty())));
 
