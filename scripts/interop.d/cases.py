@@ -73,13 +73,21 @@ def grid(name, pipeline, tensor, data, to, dtype="fp32", small=False):
                          "--pipelineLayers=embed=Embed,Block*4,LayerNorm,embed=Embed"))
 
 
-def tensor(name, ranks, data, to, arguments, dtype="fp32", small=False, reshard=()):
-    """A run with automatic tensor parallelism that goes on with another number of such ranks."""
+def tensor(name, ranks, data, to, arguments, dtype="fp32", small=False, reshard=(), stage=None):
+    """A run with automatic tensor parallelism that goes on with another number of such ranks, and at another stage."""
     there, copies = to
     return Case(name, data, () if small else (copies,), f"--tp {ranks} --dtype {dtype} {arguments}",
                 small=(copies,) if small else (), script="../tensor/train_tensor.py", dtype=dtype, degree=ranks,
-                resume_degree=there, resume=f"--tp {there}",
-                reshard=(f"--targetTensorParallelSize={there}", *reshard))
+                resume_degree=there, resume=f"--tp {there}" + (f" --stage {stage}" if stage else ""),
+                reshard=(f"--targetTensorParallelSize={there}", *((f"--targetStage={stage}",) if stage else ()), *reshard))
+
+
+def experts(name, data, to, arguments, dtype="fp32"):
+    """A mixture of experts whose run goes on at another expert-parallel size, (data, experts)."""
+    there, size = to
+    return Case(name, data, (there,), f"--experts 4 --dtype {dtype} --aux 0 --vocab 19 --d 6 --m 5 {arguments}",
+                script=EXPERTS, dtype=dtype, resume_degree=1, resume=f"--ep {size}",
+                reshard=(f"--targetExpertParallelSize={size}",))
 
 
 ZERO3 = "../zero3/train_z3.py"
@@ -263,6 +271,15 @@ CASES = (
     tensor("tp2-z2-to-1", 2, 2, (1, 3), "--stage 2 --dtype bf16", dtype="bf16"),
     tensor("tp2-z3-to-4", 2, 2, (4, 1), "--stage 3", reshard=("--kvHeads=0",)),
     tensor("tp2-llama-to-3", 2, 1, (3, 2), "--stage 1 --model llama", reshard=("--kvHeads=4",)),
+    tensor("tp2-z1-to-4-at-z3", 2, 2, (4, 1), "--stage 1", reshard=("--kvHeads=0",), stage=3),
+    tensor("tp2-z3-to-1-at-z2", 2, 2, (1, 3), "--stage 3 --dtype bf16", dtype="bf16", stage=2),
+    tensor("tp2-z2-to-3-frozen", 2, 2, (3, 1), "--stage 2 --model frozen", reshard=("--kvHeads=0",)),
+    tensor("tp2-z3-to-3-frozen", 2, 2, (3, 1), "--stage 3 --model frozen --dtype bf16", dtype="bf16",
+           reshard=("--kvHeads=0",)),
+    tensor("tp3-z1-to-2-at-z3-frozen", 3, 1, (2, 2), "--stage 1 --model frozen", reshard=("--kvHeads=0",), stage=3),
+    experts("ep2-to-1", 4, (4, 1), "--ep 2 --stage 2 --layers 2"),
+    experts("ep2-to-4", 4, (4, 4), "--ep 2 --stage 1 --layers 2 --dtype bf16", dtype="bf16"),
+    experts("ep2-to-4-on-8", 4, (8, 4), "--ep 2 --stage 2"),
     Case("accelerate-z2", 2, (1, 3), "--stage 2", small=(4,), script="train_accelerate.py"),
     # The snippets of docs/user-shards.md.
     Case("guide-z2", 4, (1, 3, 6), "--stage 2", small=(2,), script="train_guide.py", reshard=MODEL),

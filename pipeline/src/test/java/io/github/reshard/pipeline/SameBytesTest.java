@@ -2,6 +2,8 @@ package io.github.reshard.pipeline;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.github.reshard.checkpoint.planner.TargetDegrees;
+import io.github.reshard.checkpoint.planner.TensorHints;
 import io.github.reshard.testing.CheckpointComparison;
 import io.github.reshard.testing.GoldenCase;
 import io.github.reshard.testing.WithoutBeam;
@@ -9,8 +11,11 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Optional;
+import java.util.OptionalInt;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
@@ -75,6 +80,33 @@ class SameBytesTest {
     ReshardOptions options = Resharding.options(golden.source(), temp.resolve("graph"), 3);
     options.setTargetStage(stage);
     Resharding.run(Resharding.checked(options));
+
+    assertSame(temp.resolve("loop"), temp.resolve("graph"));
+  }
+
+  /** Strided pieces, frozen ones among them, in parts that end within rows. */
+  @ParameterizedTest
+  @CsvSource({
+    "tensor/frozen-z1/tp2dp2, 3, 3, 0",
+    "tensor/frozen-z3/tp3dp1, 2, 1, 0",
+    "tensor/llama-z3/tp2dp1, 3, 3, 4",
+    "degrees/grid/p2t2d2, 1, 1, 0",
+  })
+  void otherTensorParallelRanks(String saved, int ranks, int stage, int heads) throws IOException {
+    Path source = Path.of(System.getProperty("reshard.testdata"), saved.split("/"));
+    TargetDegrees degrees =
+        new TargetDegrees(
+            Optional.of(
+                new TensorHints(
+                    ranks, Optional.empty(), OptionalInt.of(heads), OptionalInt.of(2))));
+    WithoutBeam.reshard(source, temp.resolve("loop"), 2, stage, degrees);
+    ReshardOptions options = Resharding.options(source, temp.resolve("graph"), 2);
+    options.setTargetStage(stage);
+    options.setTargetTensorParallelSize(ranks);
+    options.setKvHeads(heads);
+    options.setVocabularyMultiple(2);
+    options.setPartBytes(1021);
+    Resharding.run(options);
 
     assertSame(temp.resolve("loop"), temp.resolve("graph"));
   }

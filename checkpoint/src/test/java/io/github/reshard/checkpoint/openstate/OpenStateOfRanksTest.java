@@ -12,6 +12,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Optional;
 import java.util.OptionalInt;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -74,6 +75,16 @@ class OpenStateOfRanksTest {
   void tensorParallelRanksAreMadeOfIt(
       String saved, String expected, int tensor, int ranks, int heads) throws IOException {
     assertSameState(back(saved, ranks, degrees(tensor, heads)), TENSOR.resolve(expected));
+  }
+
+  @Test
+  void aFileOfRulesCutsThatOfOneRank() throws IOException {
+    TensorHints llama =
+        new TensorHints(3, Optional.of("llama"), OptionalInt.of(4), OptionalInt.empty());
+
+    assertSameState(
+        back("llama-z1/tp1dp2", 1, new TargetDegrees(Optional.of(llama))),
+        TENSOR.resolve("llama-z1/tp3dp1"));
   }
 
   private static TargetDegrees degrees(int tensor, int heads) {

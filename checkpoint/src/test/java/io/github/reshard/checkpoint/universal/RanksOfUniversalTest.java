@@ -116,6 +116,21 @@ class RanksOfUniversalTest {
         nativeFiles(universal(saved(degree)), "turned", ranks, degrees), saved(expected));
   }
 
+  @Test
+  void aFileOfRulesCutsThatOfOneRankAtAnotherStage() {
+    TargetDegrees degrees =
+        new TargetDegrees(
+            Optional.of(
+                new TensorHints(3, Optional.of("llama"), OptionalInt.of(4), OptionalInt.empty())));
+    Path output = temp.resolve("turned");
+
+    WithoutBeam.fromUniversal(universal(saved("llama-z1/tp1dp2")), output, 1, 3, degrees);
+
+    assertThat(Reassembly.of(output, TAG).tensors())
+        .containsExactlyInAnyOrderEntriesOf(
+            Reassembly.of(saved("llama-z3/tp3dp1"), TAG).tensors());
+  }
+
   private interface Damage {
     void to(Path zero) throws IOException;
   }
