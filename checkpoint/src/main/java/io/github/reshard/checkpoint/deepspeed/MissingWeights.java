@@ -81,6 +81,21 @@ public final class MissingWeights {
   }
 
   /**
+   * Takes note of a parameter of a tied layer, of which no file of a layer holds a weight.
+   *
+   * @throws RefusedException if one should
+   */
+  public void tied(Parameter parameter) {
+    if (isPipeline()) {
+      throw new RefusedException(
+          model.root().file(),
+          "expected the weight of the trained parameter %s in the file of its layer (layer_*-model_states.pt), found it in none. A file is missing, or is that of another layer."
+              .formatted(parameter.name()));
+    }
+    add(parameter);
+  }
+
+  /**
    * Takes note of a parameter of an expert whose weight was not found.
    *
    * @param global its name in the experts' files

@@ -67,15 +67,19 @@ final class WeightsBeside {
   private void addDense(ParameterSet set, Map<String, Stored> ofLayers, MissingWeights missing) {
     for (int p = 0; p < set.parameters().size(); p++) {
       Parameter parameter = set.parameters().get(p);
-      if (set.weights().get(p) == null) {
-        Stored stored = ofLayers.get(parameter.name());
-        set.weights()
-            .set(p, weight(stored == null ? tied(parameter, ofLayers, set) : stored, parameter));
-      }
-      if (set.weights().get(p) == null) {
-        missing.dense(parameter);
-      } else {
+      if (set.weights().get(p) != null) {
         missing.found(parameter);
+        continue;
+      }
+      Stored own = ofLayers.get(parameter.name());
+      List<Stored> stored = own == null ? tied(parameter, ofLayers, set) : List.of(own);
+      if (stored.size() == 1) {
+        set.weights().set(p, weight(stored.get(0), parameter));
+        missing.found(parameter);
+      } else if (stored.isEmpty() && MissingWeights.nameInTiedLayer(parameter.name()).isPresent()) {
+        missing.tied(parameter);
+      } else {
+        missing.dense(parameter);
       }
     }
   }
@@ -97,12 +101,13 @@ final class WeightsBeside {
   /**
    * A layer that stands in more than one place is {@code tied_modules.KEY}; its weights are in the
    * file of a layer that has no other trained parameters (DeepSpeed 0.19.6, runtime/pipe/module.py,
-   * {@code _build}). Null if that is not one file.
+   * {@code _build}): those that may be it.
    */
-  private static Stored tied(Parameter parameter, Map<String, Stored> ofLayers, ParameterSet set) {
+  private static List<Stored> tied(
+      Parameter parameter, Map<String, Stored> ofLayers, ParameterSet set) {
     Optional<String> inLayer = MissingWeights.nameInTiedLayer(parameter.name());
     if (inLayer.isEmpty()) {
-      return null;
+      return List.of();
     }
     List<Stored> found = new ArrayList<>();
     ofLayers.forEach(
@@ -114,7 +119,7 @@ final class WeightsBeside {
             found.add(stored);
           }
         });
-    return found.size() == 1 ? found.get(0) : null;
+    return found;
   }
 
   private ModuleWeight weight(Stored stored, Parameter parameter) {

@@ -22,6 +22,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /**
  * One training state as DeepSpeed saves it on several grids of pipeline stages, tensor-parallel and
@@ -135,6 +136,24 @@ class GridDegreesTest {
     exchange(input.resolve(TAG), one, other);
 
     assertRefused(input);
+  }
+
+  /** Of one stage or of two: nothing but the name of its parameter says that it had a file. */
+  @ParameterizedTest
+  @ValueSource(ints = {1, 2})
+  void aTiedLayerWithoutItsFileIsRefused(int stages) throws IOException {
+    Path copy = temp.resolve("copy");
+    Scratch.copyOf(ROOT.resolveSibling("pipeline-tied").resolve("source"), copy);
+    Files.delete(copy.resolve(TAG).resolve("layer_00-model_states.pt"));
+    Optional<PipelineTarget> one =
+        Optional.of(new PipelineTarget(1, Optional.empty(), PipelineScript.NOT_SAID));
+    TargetDegrees degrees =
+        new TargetDegrees(Optional.empty(), Optional.empty(), stages == 1 ? one : Optional.empty());
+
+    assertThatThrownBy(() -> WithoutBeam.reshard(copy, temp.resolve("refused"), 2, degrees))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("tied_modules.embed")
+        .hasMessageContaining("in the file of its layer");
   }
 
   @Test

@@ -229,6 +229,32 @@ class TensorDegreesTest {
         .isEmpty();
   }
 
+  @ParameterizedTest
+  @CsvSource({"frozen-z1, 2", "frozen-z3, 3", "frozen-z3, 1"})
+  void aFrozenWeightThatEveryRankHasAndThatDiffersIsRefused(String name, int stage)
+      throws IOException {
+    Path copy = copyOf(name, 2, 2);
+    boolean pieces = name.endsWith("3");
+    EditedTorchFile model =
+        new EditedTorchFile(
+            copy.resolve(TAG)
+                .resolve((pieces ? "zero_pp_rank_1_" : "") + "mp_rank_01_model_states.pt"));
+    String key =
+        model
+            .root()
+            .get(pieces ? "frozen_param_fragments" : "module")
+            .get("emb.weight")
+            .tensor()
+            .storageKey();
+    model.storage(key).put(8, (byte) (model.storage(key).get(8) ^ 1));
+    model.write();
+
+    assertThatThrownBy(
+            () -> WithoutBeam.reshard(copy, temp.resolve("turned"), 1, stage, degrees(3, 0)))
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("emb.weight");
+  }
+
   /** Only one rank's buffers go on. */
   @ParameterizedTest
   @CsvSource({"frozen-z3, 3", "frozen-z3, 1", "frozen-z1, 1", "frozen-z1, 3"})

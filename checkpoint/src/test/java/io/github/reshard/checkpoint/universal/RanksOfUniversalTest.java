@@ -127,8 +127,7 @@ class RanksOfUniversalTest {
     WithoutBeam.fromUniversal(universal(saved("llama-z1/tp1dp2")), output, 1, 3, degrees);
 
     assertThat(Reassembly.of(output, TAG).tensors())
-        .containsExactlyInAnyOrderEntriesOf(
-            Reassembly.of(saved("llama-z3/tp3dp1"), TAG).tensors());
+        .containsExactlyInAnyOrderEntriesOf(Reassembly.of(saved("llama-z3/tp3dp1"), TAG).tensors());
   }
 
   private interface Damage {
