@@ -63,8 +63,7 @@ class BucketFaultsTest extends BucketsCase {
     reshard(golden.source().toString(), gs(name), 2);
     Map<String, byte[]> published = bucket.under(name);
     published.keySet().removeIf(left -> left.startsWith(".reshard-"));
-    assertSameFiles(
-        withoutManifest(published), withoutManifest(GcsTree.local(Resharding.of(golden, 2))));
+    assertSameFiles(withoutManifest(published), withoutManifest(resharded(golden, 2)));
   }
 
   @Test

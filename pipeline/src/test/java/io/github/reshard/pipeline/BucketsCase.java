@@ -3,6 +3,7 @@ package io.github.reshard.pipeline;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.github.reshard.testing.GoldenCase;
+import io.github.reshard.testing.WithoutBeam;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.Map;
@@ -24,7 +25,7 @@ abstract class BucketsCase extends EmulatedBucketCase {
   }
 
   ReshardReport reshard(String input, String output, int worldSize) {
-    return Resharding.run(options(input, output, worldSize));
+    return Resharding.run(Resharding.byOneWorker(options(input, output, worldSize)));
   }
 
   static ReshardOptions options(String input, String output, int worldSize) {
@@ -46,8 +47,15 @@ abstract class BucketsCase extends EmulatedBucketCase {
     expected.forEach((file, bytes) -> assertThat(actual.get(file)).as(file).isEqualTo(bytes));
   }
 
+  /** The case at {@code worldSize} ranks as the loop makes it, with a manifest that is empty. */
+  Map<String, byte[]> resharded(GoldenCase golden, int worldSize) throws IOException {
+    Path loop = directory.resolve("loop-" + System.nanoTime());
+    WithoutBeam.reshard(golden.source(), loop, worldSize);
+    return GcsTree.local(loop);
+  }
+
   void assertResharded(String output, GoldenCase golden, int worldSize) throws IOException {
-    Map<String, byte[]> expected = GcsTree.local(Resharding.of(golden, worldSize));
+    Map<String, byte[]> expected = resharded(golden, worldSize);
     assertThat(expected.keySet()).anyMatch(file -> file.endsWith(MANIFEST));
     Map<String, byte[]> actual = bucket.under(output);
     assertThat(actual.keySet()).isEqualTo(expected.keySet());

@@ -220,8 +220,8 @@ class FaultTest {
       TargetStore target =
           new FaultyTarget(number, new LocalTargetStore(output.toString(), plan.tag(), false));
       target.begin();
-      ReshardOptions options = Resharding.options(SOURCE, output, RANKS);
-      Pipeline pipeline = Pipeline.create(options);
+      Pipeline pipeline =
+          Pipeline.create(Resharding.byOneWorker(Resharding.options(SOURCE, output, RANKS)));
       ReshardPipeline.apply(
           pipeline, plan, source, target, new JobConfig(false, JobConfig.AS_SAVED, 0));
       pipeline.run().waitUntilFinish();

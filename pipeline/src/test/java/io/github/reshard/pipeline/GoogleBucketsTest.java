@@ -81,8 +81,7 @@ class GoogleBucketsTest extends BucketsCase {
     Path local = directory.resolve("local");
     reshard(gs(name + "/source"), local.toString(), other);
     assertSameFiles(
-        withoutManifest(GcsTree.local(local)),
-        withoutManifest(GcsTree.local(Resharding.of(golden, other))));
+        withoutManifest(GcsTree.local(local)), withoutManifest(resharded(golden, other)));
 
     reshard(golden.source().toString(), gs(name + "/uploaded"), other);
     assertResharded(name + "/uploaded", golden, other);

@@ -65,6 +65,15 @@ final class Resharding {
     return options;
   }
 
+  /**
+   * One worker: beside one that waits for a bucket or a disk, another asks without a pause whether
+   * there is work.
+   */
+  static ReshardOptions byOneWorker(ReshardOptions options) {
+    options.as(DirectOptions.class).setTargetParallelism(1);
+    return options;
+  }
+
   static ReshardReport run(ReshardOptions options) {
     try {
       return ReshardPipeline.run(options, SILENT);
