@@ -150,10 +150,12 @@ public final class Repartition {
       /** The weight of a layer that is tied has one file, whatever stages have the layer. */
       @Override
       public long elements(int holder, String state) {
+        ModuleWeight weight = model.weights().get(parameter);
         boolean isElsewhere =
             state.equals(States.MODULE)
+                && weight != null
                 && layout.copyOf(holder, parameter) > 0
-                && model.weights().get(parameter).sources().get(holder) == null;
+                && weight.sources().get(holder) == null;
         return isElsewhere ? 0 : layout.localTensor(holder, parameter).elements();
       }
     };
