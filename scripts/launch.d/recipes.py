@@ -1,11 +1,11 @@
-"""Runs the recipes of docs/launch.md, with the very text that stands there.
+"""Runs the recipes of docs/launch.md, and the jobs of docs/follow.md, with the very text that stands there.
 
 python recipes.py BIN [RECIPE...]: BIN is where `reshard` is. Ends with "N passed, M failed".
 
 A block of Python goes into a training script of this directory where that says `# RECIPE: HEADING`;
 a block for the shell is given to bash. What cannot be had here is stood in for, and only that: `ssh`
-(DeepSpeed's launcher asks the one host of its hostfile), `srun` and `scontrol` of Slurm, and the
-container runtime of Kubernetes, in the place of which `sh` gets the commands with `/data` replaced.
+(DeepSpeed's launcher asks the one host of its hostfile), `sbatch`, `srun` and `scontrol` of Slurm, and
+`kubectl` with the container runtime, in the place of which `sh` gets the commands with `/data` replaced.
 """
 
 import os
@@ -22,13 +22,14 @@ import psutil
 
 HERE = Path(__file__).resolve().parent
 DOCUMENT = HERE.parent.parent / "docs" / "launch.md"
+FOLLOWED = HERE.parent.parent / "docs" / "follow.md"
 
 
-def recipe(heading):
+def recipe(heading, document=DOCUMENT):
     """The first block of code under a heading."""
-    section = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", DOCUMENT.read_text(), re.M | re.S)
+    section = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", document.read_text(), re.M | re.S)
     if not section:
-        raise SystemExit(f"{DOCUMENT} has no heading '{heading}'")
+        raise SystemExit(f"{document} has no heading '{heading}'")
     return re.search(r"^```\w*\n(.*?)^```$", section[1], re.M | re.S)[1]
 
 
@@ -45,9 +46,12 @@ def script(name, directory):
 STAND_INS = {
     # Of one host, DeepSpeed's launcher asks for its name and address, and starts the ranks itself.
     "ssh": 'while [ "$1" != localhost ]; do shift; done; shift; exec "$@"',
-    "scontrol": "echo 127.0.0.1",
+    "scontrol": 'if [ "$1" = requeue ]; then echo "$2" >requeued; else echo 127.0.0.1; fi',
+    "sbatch": 'exec bash "$@"',
+    "kubectl": 'exec python "$STAND_INS/kubectl.py" "$@"',
     # So many tasks, of which the first that fails ends the step.
     "srun": """tasks=
+trap 'kill $tasks' TERM
 for task in $(seq 0 $((SLURM_NTASKS - 1))); do
   SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
   tasks="$tasks $!"
@@ -72,6 +76,7 @@ class Runs:
             # PyTorch waits half a minute for nodes that may still come.
             "PET_RDZV_CONF": "last_call_timeout=3",
             "HF_HUB_OFFLINE": "1",
+            "STAND_INS": str(HERE),
         }
 
     def stand_in(self, *names):
@@ -206,23 +211,77 @@ def slurm(runs, directory):
     comes_back(runs, directory, recipe("Slurm, requeued"), SLURM_NTASKS="3", SLURM_JOB_NODELIST="n1")
 
 
-def kubernetes(runs, directory):
-    import yaml
-
-    job = yaml.safe_load(recipe("Kubernetes"))["spec"]["template"]["spec"]
-    commands = ["set -e"]
+def data_in(runs, directory):
+    """Where the volume of the containers is."""
     data = runs.place / "data"
     data.unlink(missing_ok=True)
     data.symlink_to(directory)
-    for container in job["initContainers"] + job["containers"]:
-        assert container["command"] == ["sh", "-c"] and container["volumeMounts"][0]["mountPath"] == "/data"
-        (command,) = container["args"]
-        for variable in container["env"]:
-            command = command.replace(f"$({variable['name']})", variable["value"])
-        commands.append(f"({command})".replace("/data", str(data)))
-    comes_back(runs, directory, "\n".join(commands))
+    return data
+
+
+def kubernetes(runs, directory):
+    runs.stand_in("kubectl")
+    data = data_in(runs, directory)
+    (directory / "train.yaml").write_text(recipe("Kubernetes"))
+    comes_back(runs, directory, "kubectl apply -f train.yaml", DATA=str(data))
     if (directory / "load-from").read_text() != f"{data}/ckpt-world-3\n":
         raise Failed("the init container left another answer")
+
+
+def made(directory, ranks):
+    """When the follower made what the first job saved for a size; None before it has."""
+    manifest = directory / "ready" / f"world-{ranks}" / "global_step4" / "reshard-manifest.json"
+    return manifest.stat().st_mtime_ns if manifest.exists() else None
+
+
+def followed(runs, directory, command, end, smaller, **more):
+    """A job on 3 ranks whose follower makes what it saves; then one on 2, which loads that."""
+    shutil.copytree(saved(runs), directory / "ckpt")
+    script("train.py", directory)
+    job = runs.start(directory, command, STEPS="1", LINGER="ended", **more)
+    try:
+        patience = time.monotonic() + 240
+        while not all(made(directory, ranks) for ranks in (2, 3, 4)):
+            if time.monotonic() > patience or job.poll() is not None:
+                raise Failed("the follower did not make what was saved")
+            time.sleep(0.2)
+        end(job)
+        runs.wait(job)
+    finally:
+        stop(job)
+    loaded, trained = expect(
+        directory, ("loaded", 3, "ready/world-3", 3, runs.weights), ("trained", 3, "ready/world-3", 4))
+    if list((directory / "ready").glob("**/.reshard-*")):
+        raise Failed("the follower did not end")
+    before = made(directory, 2)
+    runs.shell(directory, command, STEPS="1", **{**more, **smaller()})
+    expect(directory, ("loaded", 2, "ready/world-2", 4, trained), ("trained", 2, "ready/world-2", 5))
+    if made(directory, 2) != before:
+        raise Failed("what the follower made was made again")
+
+
+def follow_slurm(runs, directory):
+    """Ended as by --signal=B:TERM: the batch shell alone is told."""
+    runs.stand_in("sbatch", "srun", "scontrol")
+    (directory / "job.sh").write_text(recipe("A Slurm job", FOLLOWED))
+    followed(runs, directory, "exec sbatch job.sh", lambda job: job.terminate(), lambda: {"SLURM_NTASKS": "2"},
+             SLURM_NTASKS="3", SLURM_JOB_NODELIST="n[1-3]", SLURM_JOB_ID="17")
+    if (directory / "requeued").read_text() != "17\n":
+        raise Failed("the job was not put into the queue again")
+
+
+def follow_kubernetes(runs, directory):
+    runs.stand_in("kubectl")
+    job = directory / "train.yaml"
+    job.write_text(recipe("A Kubernetes job", FOLLOWED))
+
+    def smaller():
+        runs.shell(directory, "kubectl delete job train")
+        job.write_text(job.read_text().replace('value: "3"', 'value: "2"'))
+        return {}
+
+    followed(runs, directory, "kubectl apply -f train.yaml", lambda _: (directory / "ended").touch(), smaller,
+             DATA=str(data_in(runs, directory)))
 
 
 def library(name, path):
@@ -255,6 +314,8 @@ RECIPES = {
     "lightning": lightning,
     "slurm": slurm,
     "kubernetes": kubernetes,
+    "follow-slurm": follow_slurm,
+    "follow-kubernetes": follow_kubernetes,
 }
 
 

@@ -1,6 +1,8 @@
 """A training script that is told where its checkpoint is: for the recipes of shells."""
 
 import argparse
+import os
+import time
 
 import network
 
@@ -16,4 +18,7 @@ network.say("loaded", options.load, engine.global_steps, engine.module)
 network.train(engine)
 network.say("trained", options.load, engine.global_steps, engine.module)
 engine.save_checkpoint(options.save)
+# As a run that goes on training until it is ended.
+while os.environ.get("LINGER") and not os.path.exists(os.environ["LINGER"]):
+    time.sleep(0.1)
 network.end()
