@@ -41,6 +41,21 @@ record CommandLine(String command, Map<String, List<String>> options) {
     return list.contains("--debug=true") || (bare >= 0 && !off);
   }
 
+  /** Whether it takes no more than this program's own options, for the DirectRunner and files. */
+  static boolean hasOwnAlone(String... args) {
+    for (String arg : args) {
+      int equals = arg.indexOf('=');
+      String name =
+          arg.startsWith("--") ? arg.substring(2, equals < 0 ? arg.length() : equals) : null;
+      boolean foreign =
+          name != null && (name.equals(Options.RUNNER_NAME) || Options.named(name).isEmpty());
+      if (foreign || arg.contains("://")) {
+        return false;
+      }
+    }
+    return true;
+  }
+
   /**
    * Understands {@code --name=value}, {@code --name value} and, for yes/no options, {@code --name}.
    *

@@ -1,6 +1,5 @@
 package io.github.reshard.runners;
 
-import io.github.reshard.pipeline.CommandOptions;
 import java.lang.reflect.Method;
 import java.util.Collection;
 import java.util.LinkedHashMap;
@@ -20,9 +19,15 @@ import org.apache.beam.sdk.options.PipelineOptionsFactory;
  */
 record KnownOptions(Map<String, Class<?>> beam) {
 
-  /** What Beam has registered; this program's options are registered on the way. */
+  /** This program's options alone. */
+  static KnownOptions own() {
+    BeamRegistry.registerOwn();
+    return new KnownOptions(Map.of());
+  }
+
+  /** All that Beam has registered; this program's options are registered on the way. */
   static KnownOptions registered() {
-    PipelineOptionsFactory.register(CommandOptions.class);
+    BeamRegistry.registerAll();
     Map<String, Class<?>> all = new LinkedHashMap<>();
     addInherited(PipelineOptions.class, all);
     PipelineOptionsFactory.getRegisteredOptions().forEach(options -> addInherited(options, all));

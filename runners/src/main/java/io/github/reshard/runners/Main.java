@@ -142,7 +142,10 @@ public final class Main {
 
   /** The options that {@code args} ask for, checked, with what the runner needs filled in. */
   CommandOptions options(String... args) {
-    KnownOptions known = KnownOptions.registered();
+    KnownOptions known =
+        defaultRunner.isBlank() && CommandLine.hasOwnAlone(args)
+            ? KnownOptions.own()
+            : KnownOptions.registered();
     CommandLine commandLine = CommandLine.parse(known, args);
     if (!defaultRunner.isBlank()) {
       commandLine = commandLine.orElse(Options.RUNNER_NAME, defaultRunner);

@@ -44,6 +44,19 @@ class CommandLineTest {
         .containsExactly("--blockOnRun=true");
   }
 
+  @ParameterizedTest
+  @CsvSource({
+    "--input=a --output b --overwrite, true",
+    "a b 4 --json, true",
+    "--input=a --runner=DirectRunner, false",
+    "--input=a --blockOnRun, false",
+    "--input gs://b/a, false",
+    "--outptu=a, false",
+  })
+  void tellsWhetherOnlyOwnOptionsAreAskedFor(String args, boolean own) {
+    assertThat(CommandLine.hasOwnAlone(args.split(" "))).isEqualTo(own);
+  }
+
   @Test
   void theCommandMayBeNamed() {
     assertThat(CommandLine.parse(KNOWN, "reshard", "--tag=t").beamArgs())

@@ -180,6 +180,18 @@ class MainTest {
   }
 
   @Test
+  void optionsOfBeamAreKnownAfterACommandThatHasNone() {
+    main("").options(COMPLETE);
+
+    assertThat(
+            main("")
+                .options(completeWith("--targetParallelism=7"))
+                .as(DirectOptions.class)
+                .getTargetParallelism())
+        .isEqualTo(7);
+  }
+
+  @Test
   void theDirectRunnerIsNotSlowedDownByChecksForAuthors() {
     DirectOptions options = main("").options(COMPLETE).as(DirectOptions.class);
 
