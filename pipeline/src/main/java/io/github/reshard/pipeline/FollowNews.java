@@ -91,7 +91,12 @@ final class FollowNews {
     for (String name : events()) {
       Optional<byte[]> content = directory.get(name);
       if (content.isPresent() && heard.put(name, true) == null) {
-        events.add(FollowEvent.parse(content.get()));
+        FollowEvent event = FollowEvent.parse(content.get());
+        // A job that goes on from the moment before learns again how what it had in hand ended.
+        if (event.kind() != FollowEvent.Kind.PUBLISHED
+            || heard.put(event.checkpoint() + "/" + event.beganMillis(), true) == null) {
+          events.add(event);
+        }
       }
       directory.delete(name);
     }

@@ -85,6 +85,30 @@ class FollowerOutputTest extends SteppedFollower {
     assertThat(tenSteps()).contains("PUBLISHED step1");
   }
 
+  /** A job that goes on from the moment before it had said so. */
+  @Test
+  void whatIsSaidToBePublishedAgainIsHeardOnce() throws IOException {
+    FollowNews news = new FollowNews(directory);
+    Following said = state;
+    for (long published : new long[] {3_000, 4_000}) {
+      news.say(
+          new FollowEvent(
+              FollowEvent.Kind.PUBLISHED,
+              "step1",
+              "",
+              List.of(3),
+              List.of("out"),
+              7,
+              100,
+              1_000,
+              2_000,
+              published,
+              0));
+      said = news.put(said);
+    }
+    assertThat(news.hear()).singleElement().extracting("publishedMillis").isEqualTo(3_000L);
+  }
+
   @ParameterizedTest
   @ValueSource(strings = {"gone", "cut off", "written again"})
   void whatIsDamagedSinceIsNotTakenForPublished(String damage) throws IOException {
