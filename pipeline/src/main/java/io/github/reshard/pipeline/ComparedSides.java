@@ -11,8 +11,10 @@ import java.util.List;
 import java.util.Optional;
 
 /**
- * Both sides.
+ * The two checkpoints that {@code verify} holds against each other.
  *
+ * @param a {@code --input}
+ * @param b {@code --output}
  * @param differences what is known to differ before tensors are compared
  * @param notes what could not be compared
  */
