@@ -65,8 +65,6 @@ public final class ReshardPipeline {
    */
   public static List<ReshardReport> runAll(ReshardOptions options, ProgressListener progress) {
     long begin = System.nanoTime();
-    GraphWarmUp.begin(
-        graph -> apply(graph.apply("Plan", PlanItems.ofAll(Map.of())), Reshards.of(List.of())));
     progress.phase("reading headers", 0);
     try {
       List<Placed> placed = new ArrayList<>();

@@ -11,10 +11,10 @@ import org.apache.beam.sdk.options.PipelineOptionsRegistrar;
 /**
  * Which interfaces of options are registered with Beam.
  *
- * <p>Beam finds some thirty on the classpath and holds each that it registers against all others
- * ({@code PipelineOptionsFactory} of Beam 2.70). That is a fifth of the time of a small checkpoint,
- * and a command line that has none of them does not need it: those that the job itself asks for are
- * held against one another when it asks.
+ * <p>Beam finds many on the classpath and holds each that it registers against all others ({@code
+ * PipelineOptionsFactory} of Beam 2.70), which is a third of the time that options take to be
+ * understood (docs/performance.md). A command line that has none of them does not need it: those
+ * that the job itself asks for are held against one another when it asks.
  */
 final class BeamRegistry {
   private static final String REGISTRARS =
@@ -28,14 +28,7 @@ final class BeamRegistry {
   /** Registers this program's options; nothing else, if Beam has registered nothing before. */
   static synchronized void registerOwn() {
     ownAlone = true;
-    Thread thread = Thread.currentThread();
-    ClassLoader loader = thread.getContextClassLoader();
-    thread.setContextClassLoader(new WithoutRegistrars(loader));
-    try {
-      PipelineOptionsFactory.register(CommandOptions.class);
-    } finally {
-      thread.setContextClassLoader(loader);
-    }
+    withoutOthers(() -> PipelineOptionsFactory.register(CommandOptions.class));
   }
 
   /** Registers this program's options and all that Beam finds on the classpath. */
@@ -45,6 +38,18 @@ final class BeamRegistry {
       ownAlone = false;
     }
     PipelineOptionsFactory.register(CommandOptions.class);
+  }
+
+  /** Does something of Beam's, which finds no options on the classpath meanwhile. */
+  static void withoutOthers(Runnable registration) {
+    Thread thread = Thread.currentThread();
+    ClassLoader loader = thread.getContextClassLoader();
+    thread.setContextClassLoader(new WithoutRegistrars(loader));
+    try {
+      registration.run();
+    } finally {
+      thread.setContextClassLoader(loader);
+    }
   }
 
   /** The classpath, but for the names of who registers options. */

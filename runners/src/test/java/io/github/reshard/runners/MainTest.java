@@ -21,6 +21,7 @@ import java.util.TreeMap;
 import org.apache.beam.runners.direct.DirectOptions;
 import org.apache.beam.runners.flink.FlinkPipelineOptions;
 import org.apache.beam.runners.flink.FlinkRunner;
+import org.apache.beam.sdk.options.PipelineOptionsFactory;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -179,16 +180,19 @@ class MainTest {
     };
   }
 
+  /** As in a process of its own, where nothing was registered before. */
   @Test
   void optionsOfBeamAreKnownAfterACommandThatHasNone() {
+    BeamRegistry.withoutOthers(PipelineOptionsFactory::resetCache);
     main("").options(COMPLETE);
+    assertThat(PipelineOptionsFactory.getRegisteredOptions())
+        .contains(CommandOptions.class)
+        .doesNotContain(DirectOptions.class);
 
-    assertThat(
-            main("")
-                .options(completeWith("--targetParallelism=7"))
-                .as(DirectOptions.class)
-                .getTargetParallelism())
-        .isEqualTo(7);
+    DirectOptions options =
+        main("").options(completeWith("--targetParallelism=7")).as(DirectOptions.class);
+    assertThat(options.getTargetParallelism()).isEqualTo(7);
+    assertThat(PipelineOptionsFactory.getRegisteredOptions()).contains(DirectOptions.class);
   }
 
   @Test
