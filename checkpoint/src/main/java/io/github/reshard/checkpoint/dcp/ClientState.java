@@ -1,6 +1,7 @@
 package io.github.reshard.checkpoint.dcp;
 
 import io.github.reshard.checkpoint.dcp.DcpMetadata.Step;
+import io.github.reshard.checkpoint.deepspeed.ModelStates;
 import io.github.reshard.checkpoint.deepspeed.TensorChange;
 import io.github.reshard.checkpoint.pickle.PyInt;
 import io.github.reshard.checkpoint.pickle.PyList;
@@ -21,33 +22,13 @@ import java.util.Set;
  * tensors, and nothing else.
  */
 final class ClientState {
-  /**
-   * What is DeepSpeed's own in a model file and says nothing to another trainer (DeepSpeed 0.9.5 to
-   * 0.19.8, runtime/engine.py, {@code _common_checkpoint_state}); all else is a counter, the
-   * scheduler, or what the user handed to {@code save_checkpoint}.
-   */
-  private static final Set<String> OF_DEEPSPEED =
-      Set.of(
-          "module",
-          "buffer_names",
-          "optimizer",
-          "param_shapes",
-          "frozen_param_shapes",
-          "shared_params",
-          "frozen_param_fragments",
-          "sparse_tensor_module_names",
-          "csr_tensor_module_names",
-          "dp_world_size",
-          "mp_world_size",
-          "checkpoint_parallel_dimensions",
-          TensorChange.INFO,
-          "num_experts",
-          "ds_config",
-          "ds_version");
-
   private static final Set<String> ONLY_FOR_DEEPSPEED = Set.of("data_sampler", "random_ltd");
 
   private ClientState() {}
+
+  private static boolean isOfDeepSpeed(String key) {
+    return ModelStates.OF_DEEPSPEED.contains(key) || key.equals(TensorChange.INFO);
+  }
 
   /**
    * What is not taken apart.
@@ -85,7 +66,7 @@ final class ClientState {
   static List<Leaf> of(PickledValue root) {
     List<Leaf> leaves = new ArrayList<>();
     for (PickledValue.Entry entry : root.children()) {
-      if (!OF_DEEPSPEED.contains(entry.key()) && !ONLY_FOR_DEEPSPEED.contains(entry.key())) {
+      if (!isOfDeepSpeed(entry.key()) && !ONLY_FOR_DEEPSPEED.contains(entry.key())) {
         add(Step.keys(entry.key()), entry.value(), leaves);
       }
     }

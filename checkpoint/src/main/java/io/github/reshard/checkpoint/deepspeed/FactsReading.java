@@ -23,25 +23,6 @@ import java.util.TreeSet;
 
 /** One reading of {@link CheckpointFacts}. */
 final class FactsReading {
-  /** What of a model file is about the layout, or too large to be shown. */
-  private static final Set<String> NOT_VALUES =
-      Set.of(
-          "module",
-          "buffer_names",
-          "optimizer",
-          "param_shapes",
-          "frozen_param_shapes",
-          "frozen_param_fragments",
-          "shared_params",
-          "dp_world_size",
-          "mp_world_size",
-          "checkpoint_parallel_dimensions",
-          "ds_config",
-          "ds_version",
-          "param_groups",
-          "num_experts",
-          "sparse_tensor_module_names");
-
   private static final int DEEPEST = 8;
 
   /** Shared objects can make a small pickle a large tree. */
@@ -78,7 +59,7 @@ final class FactsReading {
 
     SortedMap<String, String> modelValues = new TreeMap<>();
     for (PickledValue.Entry entry : model.children()) {
-      if (!NOT_VALUES.contains(entry.key())) {
+      if (!ModelStates.OF_DEEPSPEED.contains(entry.key()) && !entry.key().equals("param_groups")) {
         flatten(modelFile, modelStat, entry.key(), entry.value(), 0, modelValues);
       }
     }

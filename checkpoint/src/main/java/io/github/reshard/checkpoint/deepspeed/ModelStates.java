@@ -31,6 +31,25 @@ public record ModelStates(PickledValue root) {
   public static final String FROZEN_FRAGMENTS = "frozen_param_fragments";
   public static final String FROZEN_SHAPES = "frozen_param_shapes";
 
+  /** Keys of what is neither a counter, nor a scheduler, nor the user's. */
+  public static final Set<String> OF_DEEPSPEED =
+      Set.of(
+          "module",
+          "buffer_names",
+          "optimizer",
+          PARAM_SHAPES,
+          FROZEN_SHAPES,
+          FROZEN_FRAGMENTS,
+          SHARED_PARAMS,
+          DP_WORLD_SIZE,
+          "mp_world_size",
+          "checkpoint_parallel_dimensions",
+          "ds_config",
+          "ds_version",
+          "num_experts",
+          "sparse_tensor_module_names",
+          "csr_tensor_module_names");
+
   public int dpWorldSize() {
     return root.get(DP_WORLD_SIZE).asInt();
   }
