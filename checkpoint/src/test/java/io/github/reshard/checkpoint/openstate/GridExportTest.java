@@ -75,6 +75,7 @@ class GridExportTest {
     file.write();
 
     assertThatThrownBy(() -> WithoutBeam.reshard(copy, scratch.resolve("joined"), 1, ONE_RANK))
-        .isInstanceOf(RefusedException.class);
+        .isInstanceOf(RefusedException.class)
+        .hasMessageContaining("ranks 0 and 2 share it and must hold the same exp_avg");
   }
 }
